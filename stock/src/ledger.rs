@@ -1,0 +1,215 @@
+//! The stock ledger's port: exact, atomic reservation in memory, and the memory of every order id that took units.
+//!
+//! The ledger is a fast *filter*; the database is the truth of what was sold. Every adapter
+//! - MUST carry out each call on one sale atomically; a call on one sale never touches another;
+//! - MUST move an id forward only: absent < pending < confirmed < released. Skipping is allowed; anything else
+//!   changes nothing and is no error, so the order in which calls arrive does not matter;
+//! - MUST take units when an id leaves absent for pending or confirmed (confirm may push `remaining` below 0),
+//!   and give them back when it enters released from those; absent → released moves no unit;
+//! - MUST keep `total = remaining + pending + confirmed`, always;
+//! - MUST bump the flag's counter in the step that makes `remaining` ≤ 0 or > 0, and answer with the flag's state;
+//! - MUST check a reserve batch in this order: sale known, open (no rebuild), epoch, batch deadline in ledger time (past it
+//!   nothing is taken, so that after it absence is final); then for each request: the id itself (pending or confirmed
+//!   give the same answer as the first time, released says `PassUsed`, whatever window, limit or stock say now), pause,
+//!   window by the ledger's clock, limit, stock. Validation of the whole call comes before its first write;
+//! - MUST remember the whole reservation with its owner while it is pending;
+//! - MUST keep every id until its sale is forgotten;
+//! - MUST accept confirm, release and restore while closed for a rebuild, and refuse reserve and grant;
+//! - MUST apply a pushed sale version only if newer; `remaining` then moves by the difference in total.
+//!
+//! A lost answer is [`LedgerError::Uncertain`]: the caller may repeat the call, which is harmless.
+
+use crate::{FlagState, OrderId, Owner, Reservation, SaleId, UserId};
+
+/// Reservations of one sale that gathered while the last batch was under way.
+#[derive(Debug, Clone)]
+pub struct ReserveBatch {
+    /// One batch, one sale.
+    pub sale: SaleId,
+    /// The ledger life that the caller knows; another one refuses the batch.
+    pub epoch: u64,
+    /// Ledger time past which nothing of it is taken, at most 1 s ahead.
+    pub deadline_ms: u64,
+    /// Whose log the winners go to.
+    pub owner: Owner,
+    /// At most [`BATCH_MAX`].
+    pub requests: Vec<ReserveRequest>,
+}
+
+/// Most requests in a [`ReserveBatch`], and most ids in any other call.
+pub const BATCH_MAX: usize = 512;
+
+/// One buyer's attempt.
+#[derive(Debug, Clone)]
+pub struct ReserveRequest {
+    /// From the pass.
+    pub order_id: OrderId,
+    /// From the pass.
+    pub user: UserId,
+    /// At least 1.
+    pub quantity: u32,
+    /// The buyer's own.
+    pub metadata: Option<Box<str>>,
+}
+
+/// What became of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReserveOutcome {
+    /// Units are held for this id. `first` tells whether this call took them; `reservation` is what is remembered, which on a
+    /// repeat is the first attempt's, whatever the repeat asked for.
+    Pending {
+        /// Whether this call took them.
+        first: bool,
+        /// What is remembered.
+        reservation: Reservation,
+    },
+    /// The database has the order.
+    Confirmed,
+    /// The id has been released (closed, cancelled or rejected): a new pass is needed.
+    PassUsed,
+    /// The sale is paused.
+    Paused,
+    /// The window has not begun by the ledger's clock.
+    NotStarted,
+    /// The window is over.
+    Ended,
+    /// The user would hold more than the limit.
+    LimitReached,
+    /// Fewer units are left than asked for.
+    NotEnough {
+        /// How many are left; at least 1.
+        remaining: u32,
+    },
+    /// None is left.
+    SoldOut,
+}
+
+/// A batch's outcomes, in the order of its requests.
+#[derive(Debug, Clone)]
+pub struct ReserveAnswer {
+    /// One for each request.
+    pub outcomes: Vec<ReserveOutcome>,
+    /// The flag after the batch.
+    pub flag: FlagState,
+    /// Ledger time of the batch.
+    pub now_ms: u64,
+}
+
+/// An id with what is needed to take or return its units when the ledger has never heard of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// Which order.
+    pub order_id: OrderId,
+    /// Whose limit it counts against.
+    pub user: UserId,
+    /// Units.
+    pub quantity: u32,
+}
+
+/// Where an id stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IdState {
+    /// Never heard of.
+    Absent,
+    /// Promised or about to be; not yet seen in the database.
+    Pending,
+    /// In the database, units held.
+    Confirmed,
+    /// In the database, no units held.
+    Released,
+}
+
+/// A request for the gate's consent to hand out a pass.
+#[derive(Debug, Clone)]
+pub struct GrantRequest {
+    /// Who asks.
+    pub user: UserId,
+    /// The id that a new pass would name.
+    pub order_id: OrderId,
+    /// Ledger time at which the pass no longer counts.
+    pub expires_at_ms: u64,
+}
+
+/// The gate's answer. Only unexpired, unused passes count, against `passes_per_unit × remaining`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantOutcome {
+    /// Counted: hand the pass out.
+    Granted,
+    /// This user holds a live pass already: hand out the same one.
+    Existing {
+        /// The id that it names.
+        order_id: OrderId,
+        /// When it stops counting.
+        expires_at_ms: u64,
+    },
+    /// As many passes are out as the stock allows.
+    GateFull,
+    /// No unit is left.
+    SoldOut,
+}
+
+/// One sale's books. `total = remaining + pending + confirmed`, in units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The ledger life that speaks.
+    pub epoch: u64,
+    /// Of the sale's row, as last pushed.
+    pub version: u64,
+    /// Units on offer.
+    pub total: u32,
+    /// Below 0 when the database sold what the ledger had forgotten.
+    pub remaining: i64,
+    /// Units of ids that are pending.
+    pub pending: u64,
+    /// Units of ids that are confirmed.
+    pub confirmed: u64,
+    /// False while a rebuild is under way.
+    pub open: bool,
+    /// As last pushed.
+    pub paused: bool,
+    /// The flag.
+    pub flag: FlagState,
+}
+
+/// What a call on the ledger can meet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// Nothing was carried out: the call did not reach the ledger.
+    #[error("the stock ledger is out of reach: {0}")]
+    Unavailable(String),
+    /// It may or may not have been carried out.
+    #[error("the stock ledger's answer was lost: {0}")]
+    Uncertain(String),
+    /// The ledger lives another life than the caller knows. Nothing was carried out.
+    #[error("the stock ledger is at epoch {current}, not the caller's")]
+    WrongEpoch {
+        /// The ledger's.
+        current: u64,
+    },
+    /// The batch came too late. Nothing was taken.
+    #[error("the batch's deadline had passed when the ledger saw it")]
+    DeadlinePassed,
+    /// A rebuild is under way. Nothing was carried out.
+    #[error("the stock ledger is being rebuilt")]
+    Closed,
+    /// No such sale. Nothing was carried out.
+    #[error("the stock ledger does not know sale {0}")]
+    UnknownSale(SaleId),
+    /// The caller broke the contract (batch too large, quantity 0). Nothing was carried out.
+    #[error("a call that the stock ledger cannot take: {0}")]
+    Invalid(String),
+}
+
+impl LedgerError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Uncertain(_) | Self::Closed)
+    }
+
+    /// Whether it is certain that the call changed nothing.
+    #[must_use]
+    pub fn took_nothing(&self) -> bool {
+        !matches!(self, Self::Uncertain(_))
+    }
+}

@@ -1,0 +1,23 @@
+//! Sales, reservations, the stock ledger and the sold-out flag. No HTTP, no SQL, no files.
+//!
+//! Start reading at [`ledger`] (the contract of the stock ledger) and [`flag`] (the sold-out hint).
+#![forbid(unsafe_code)]
+
+pub mod flag;
+pub mod ids;
+pub mod ledger;
+pub mod reservation;
+pub mod sale;
+pub mod timestamp;
+
+use std::sync::Arc;
+
+pub use flag::{FlagState, FlagVersion};
+pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
+pub use ledger::LedgerError;
+pub use reservation::Reservation;
+pub use sale::{SaleDefinition, SaleVersion};
+pub use timestamp::Timestamp;
+
+/// The injected wall clock: milliseconds since the Unix epoch, never going back.
+pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
