@@ -1,0 +1,160 @@
+//! The order-life port: what happens to an order once it has a row.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use stock::{OrderId, SaleId, Timestamp, UserId};
+
+use super::{Database, DatabaseError, adapter};
+
+/// Where an order's row stands. `queued` is no row yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderStatus {
+    /// Holds its units until `pay_by`.
+    Unpaid,
+    /// Holds its units for good.
+    Paid,
+    /// Cancelled, or not paid in time; holds none.
+    Closed,
+    /// Its money is on the way back.
+    Refunding,
+    /// Its money is back.
+    Refunded,
+    /// Promised, but the database would not take it; never held any.
+    Rejected,
+}
+
+impl OrderStatus {
+    const ALL: [Self; 6] =
+        [Self::Unpaid, Self::Paid, Self::Closed, Self::Refunding, Self::Refunded, Self::Rejected];
+
+    /// As the row's `status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unpaid => "unpaid",
+            Self::Paid => "paid",
+            Self::Closed => "closed",
+            Self::Refunding => "refunding",
+            Self::Refunded => "refunded",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for OrderStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for OrderStatus {
+    type Err = DatabaseError;
+
+    fn from_str(text: &str) -> Result<Self, DatabaseError> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| DatabaseError::Broken(format!("an order has the unknown status {text:?}")))
+    }
+}
+
+/// A row of `floodgate_orders`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OrderRow {
+    /// Names it everywhere.
+    pub order_id: OrderId,
+    /// Of which sale.
+    pub sale_id: SaleId,
+    /// Whose.
+    pub user_id: UserId,
+    /// Units asked for.
+    pub quantity: u32,
+    /// Units of the sale that it holds now.
+    pub units_held: u32,
+    /// price × quantity, minor units.
+    pub amount: u64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Where it stands.
+    pub status: OrderStatus,
+    /// Why it is closed (`cancelled`) or rejected (see [`super::RejectReason`]).
+    pub reason: Option<String>,
+    /// The buyer's own.
+    pub metadata: Option<Box<str>>,
+    /// When the row was written.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// By when it must be paid; none for a rejected one.
+    pub pay_by: Option<Timestamp>,
+    /// 1 at first, one more with every change.
+    pub version: u64,
+}
+
+/// What became of a cancellation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// It is closed and its units are back. The same answer when it had been cancelled before: nothing changes then.
+    Cancelled(OrderRow),
+    /// It is past cancelling (paid, rejected, closed for another reason …).
+    WrongState(OrderStatus),
+    /// No such order, or another user's.
+    NotFound,
+}
+
+/// What the ledger must be told of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it stands.
+    pub status: OrderStatus,
+    /// Units that it holds.
+    pub units_held: u32,
+}
+
+impl Database {
+    /// One order.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn order(&self, order: OrderId) -> Result<Option<OrderRow>, DatabaseError> {
+        adapter!(self, database => database.order(order).await)
+    }
+
+    /// A page of a sale's orders by id, those behind `after`; fewer than `limit` means that it was the last.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn orders(
+        &self,
+        sale: &SaleId,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderRow>, DatabaseError> {
+        adapter!(self, database => database.orders(sale.clone(), after, limit).await)
+    }
+
+    // ## Unpaid => Closed (reason `cancelled`)
+    /// Closes an unpaid order and gives its units back, exactly once, by compare-and-set under the sale's row. With a
+    /// user, only that user's; without, on the operator's word.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn cancel(
+        &self,
+        order: OrderId,
+        user: Option<&UserId>,
+    ) -> Result<CancelOutcome, DatabaseError> {
+        adapter!(self, database => database.cancel(order, user.cloned()).await)
+    }
+
+    /// Where each of the orders stands, in the order given; `None` without a row.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn statuses(&self, orders: &[OrderId]) -> Result<Vec<Option<Standing>>, DatabaseError> {
+        adapter!(self, database => database.statuses(orders.to_vec()).await)
+    }
+}

@@ -1,0 +1,213 @@
+//! The sales port: what is on offer, versioned, so that anyone may push it to the ledger until both are equal.
+
+use stock::{SaleDefinition, SaleId, SaleVersion, Timestamp};
+
+use super::{Database, DatabaseError, adapter};
+
+/// A row of `floodgate_sales`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaleRow {
+    /// As first published, but with the window as it is now. Its `total` is the first one; see [`Self::total`].
+    pub definition: SaleDefinition,
+    /// Rises with publish, restock, pause, resume and a changed end.
+    pub version: u64,
+    /// Units on offer now, restocks included.
+    pub total: u32,
+    /// Units held by rows.
+    pub sold: u32,
+    /// Who paused it; `None` while it runs. Only `resume` lifts it.
+    pub paused_by: Option<String>,
+    /// Whether a ledger was ever open for it: if not, no promise can exist.
+    pub opened: bool,
+    /// Ended, nothing outstanding: the ledger may forget it.
+    pub settled: bool,
+    /// First instant at which no unit may be taken any more.
+    pub ends_at: Timestamp,
+}
+
+impl SaleRow {
+    /// The part that the ledger must know.
+    #[must_use]
+    pub fn ledger_version(&self) -> SaleVersion {
+        SaleVersion {
+            sale: self.definition.id.clone(),
+            version: self.version,
+            total: self.total,
+            starts_at_ms: self.definition.starts_at.0,
+            ends_at_ms: self.ends_at.0,
+            per_user_limit: self.definition.per_user_limit,
+            passes_per_unit: self.definition.passes_per_unit,
+            paused: self.paused_by.is_some(),
+        }
+    }
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// The sale was absent and now is there.
+    New,
+    /// It had been published with the same definition.
+    Unchanged,
+    /// It had been published differently; nothing was written. One line a differing field: `price: 100 → 200`.
+    Differs(String),
+}
+
+impl Database {
+    /// Publishes a sale if it is absent.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Invalid`] for a definition that can never work (no units, a window that ends before it begins …).
+    pub async fn publish(&self, definition: &SaleDefinition) -> Result<Published, DatabaseError> {
+        adapter!(self, database => database.publish(definition.clone()).await)
+    }
+
+    /// All sales, by id.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn sales(&self) -> Result<Vec<SaleRow>, DatabaseError> {
+        adapter!(self, database => database.sales().await)
+    }
+
+    /// One sale.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn sale(&self, sale: &SaleId) -> Result<Option<SaleRow>, DatabaseError> {
+        adapter!(self, database => database.sale(sale.clone()).await)
+    }
+
+    /// Raises the total by `units`, once for each restock id of the sale; the same call again answers with the row as it is.
+    ///
+    /// # Errors
+    /// [`DatabaseError::RestockDiffers`] when the id was used with other units, [`DatabaseError::UnknownSale`],
+    /// [`DatabaseError::Invalid`] for 0 units, a total beyond `u32` or a settled sale.
+    pub async fn restock(
+        &self,
+        sale: &SaleId,
+        restock_id: &str,
+        units: u32,
+    ) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.restock(sale.clone(), restock_id.to_owned(), units).await)
+    }
+
+    /// Pauses a sale in somebody's name. A paused sale stays as it is, with the first name.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn pause(&self, sale: &SaleId, by: &str) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.pause(sale.clone(), by.to_owned()).await)
+    }
+
+    /// Lifts a pause, whoever made it. A running sale stays as it is.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn resume(&self, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.resume(sale.clone()).await)
+    }
+
+    /// Ends a sale now, unless it has ended already. A sale that has not begun never will: its start moves along.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn end_now(&self, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.end_now(sale.clone()).await)
+    }
+
+    /// Records that a ledger is about to open for this sale: from now on an empty ledger is amnesia, not a beginning.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn mark_opened(&self, sale: &SaleId) -> Result<(), DatabaseError> {
+        adapter!(self, database => database.mark_opened(sale.clone()).await)
+    }
+
+    /// Settles a sale that has ended, none of whose orders is unpaid or refunding, and which owes the ledger no release.
+    /// `true` when it is settled afterwards. The caller answers for the ledger's pending ids and the logs being done.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn mark_settled(&self, sale: &SaleId) -> Result<bool, DatabaseError> {
+        adapter!(self, database => database.mark_settled(sale.clone()).await)
+    }
+}
+
+/// Why a definition can never be sold from; `None` for a good one.
+pub(super) fn fault(definition: &SaleDefinition) -> Option<&'static str> {
+    if definition.total == 0 {
+        Some("a sale needs at least 1 unit (total)")
+    } else if definition.per_user_limit == 0 {
+        Some("a sale needs a per_user_limit of at least 1")
+    } else if definition.ends_at <= definition.starts_at {
+        Some("a sale must end (ends_at) after it starts (starts_at)")
+    } else if definition.currency.len() != 3 || !definition.currency.bytes().all(|b| b.is_ascii_uppercase()) {
+        Some("a sale's currency is three capital letters (ISO 4217)")
+    } else if i64::try_from(definition.price).is_err() || i64::try_from(definition.list_price).is_err() {
+        Some("a sale's price and list_price must stay below 2^63 minor units")
+    } else {
+        None
+    }
+}
+
+/// The fields in which two definitions differ, one line each.
+pub(super) fn difference(
+    first: &SaleDefinition,
+    now: &SaleDefinition,
+) -> Result<Option<String>, serde_json::Error> {
+    if first == now {
+        return Ok(None);
+    }
+    let (first, now) = (serde_json::to_value(first)?, serde_json::to_value(now)?);
+    let absent = serde_json::Value::Null;
+    let mut names: Vec<&String> =
+        [&first, &now].into_iter().filter_map(serde_json::Value::as_object).flat_map(|o| o.keys()).collect();
+    names.sort();
+    names.dedup();
+    let lines = names.into_iter().filter_map(|name| {
+        let (was, is) = (first.get(name).unwrap_or(&absent), now.get(name).unwrap_or(&absent));
+        (was != is).then(|| format!("{name}: {was} → {is}"))
+    });
+    Ok(Some(lines.collect::<Vec<_>>().join("\n")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+mod tests {
+    use super::*;
+
+    fn definition() -> SaleDefinition {
+        serde_json::from_str(
+            r#"{"id":"s","price":100,"total":5,"starts_at":"2026-01-01T00:00:00Z","ends_at":"2026-01-02T00:00:00Z"}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn differing_fields_are_named_one_a_line() {
+        let first = definition();
+        let mut now = definition();
+        assert_eq!(difference(&first, &now).unwrap(), None);
+        now.price = 200;
+        now.title = "红包".into();
+        assert_eq!(difference(&first, &now).unwrap().unwrap(), "price: 100 → 200\ntitle: \"\" → \"红包\"");
+    }
+
+    #[test]
+    fn definitions_that_can_never_work_are_named() {
+        assert_eq!(fault(&definition()), None);
+        let spoil: [fn(&mut SaleDefinition); 5] = [
+            |d| d.total = 0,
+            |d| d.per_user_limit = 0,
+            |d| d.ends_at = d.starts_at,
+            |d| d.currency = "yuan".into(),
+            |d| d.price = u64::MAX,
+        ];
+        for spoil in spoil {
+            let mut bad = definition();
+            spoil(&mut bad);
+            assert!(fault(&bad).is_some(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Promised orders become rows of `floodgate_orders`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+use stock::{Reservation, SaleId, Timestamp};
+
+use super::{DatabaseError, SqliteDatabase, parsed, sales};
+use crate::database::{OrderStatus, Outcome, RejectReason, SaleRow, Settled};
+
+/// ISO 4217's code for "no currency": of orders whose sale the database has not.
+const NO_CURRENCY: &str = "XXX";
+
+impl SqliteDatabase {
+    pub(in crate::database) async fn settle(
+        &self,
+        batch: Arc<[Reservation]>,
+    ) -> Result<Vec<Settled>, DatabaseError> {
+        let settled = self.write(move |transaction, now| settle(transaction, now, &batch)).await?;
+        if settled.iter().any(|settled| matches!(settled.outcome, Outcome::Rejected(_))) {
+            self.release_written.notify_one();
+        }
+        Ok(settled)
+    }
+
+    pub(in crate::database) async fn reject(
+        &self,
+        reservation: Reservation,
+        reason: RejectReason,
+    ) -> Result<Settled, DatabaseError> {
+        let settled = self
+            .write(move |transaction, now| {
+                let sale = sales::find(transaction, &reservation.sale)?;
+                let bare = Reservation { metadata: None, ..reservation };
+                let entry = Entry { amount: None, verdict: Err(reason), sale: sale.as_ref() };
+                write(transaction, now, &bare, &entry)
+            })
+            .await?;
+        self.release_written.notify_one();
+        Ok(settled)
+    }
+}
+
+/// A sale's row as this transaction has changed it so far.
+struct OpenSale {
+    row: SaleRow,
+    sold: u32,
+}
+
+/// What is about to be written for one order.
+struct Entry<'a> {
+    amount: Option<i64>,
+    verdict: Result<(), RejectReason>,
+    sale: Option<&'a SaleRow>,
+}
+
+fn settle(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    batch: &[Reservation],
+) -> Result<Vec<Settled>, DatabaseError> {
+    let mut open: BTreeMap<SaleId, Option<OpenSale>> = BTreeMap::new();
+    let mut all_settled = Vec::with_capacity(batch.len());
+    for reservation in batch {
+        if !open.contains_key(&reservation.sale) {
+            let found = sales::find(transaction, &reservation.sale)?;
+            open.insert(reservation.sale.clone(), found.map(|row| OpenSale { sold: row.sold, row }));
+        }
+        let sale = open.get_mut(&reservation.sale).and_then(Option::as_mut);
+        let entry = judge(transaction, reservation, sale.as_deref())?;
+        let settled = write(transaction, now, reservation, &entry)?;
+        if let (Outcome::Inserted, Some(sale)) = (settled.outcome, sale) {
+            sale.sold += reservation.quantity;
+        }
+        all_settled.push(settled);
+    }
+    for (id, sale) in open.iter().filter_map(|(id, sale)| sale.as_ref().map(|sale| (id, sale))) {
+        if sale.sold != sale.row.sold {
+            transaction
+                .prepare_cached("UPDATE floodgate_sales SET sold = ?2, updated_at = ?3 WHERE sale_id = ?1")?
+                .execute(params![id.as_str(), sale.sold, now.to_string()])?;
+        }
+    }
+    Ok(all_settled)
+}
+
+/// First fit: what the order gets if it has no row yet.
+fn judge<'a>(
+    transaction: &Transaction<'_>,
+    reservation: &Reservation,
+    sale: Option<&'a OpenSale>,
+) -> Result<Entry<'a>, DatabaseError> {
+    let Some(sale) = sale else {
+        return Ok(Entry { amount: None, verdict: Err(RejectReason::UnknownSale), sale: None });
+    };
+    let definition = &sale.row.definition;
+    let amount = definition.price.checked_mul(u64::from(reservation.quantity));
+    let amount = amount.and_then(|amount| i64::try_from(amount).ok());
+    let left = sale.row.total.saturating_sub(sale.sold);
+    let verdict = if amount.is_none() {
+        Err(RejectReason::AmountTooLarge)
+    } else if reservation.quantity > left {
+        Err(RejectReason::NotEnough)
+    } else if held_by_user(transaction, reservation)? + u64::from(reservation.quantity)
+        > u64::from(definition.per_user_limit)
+    {
+        Err(RejectReason::LimitReached)
+    } else {
+        Ok(())
+    };
+    Ok(Entry { amount, verdict, sale: Some(&sale.row) })
+}
+
+/// Units that the user's other orders of the sale hold.
+fn held_by_user(transaction: &Transaction<'_>, reservation: &Reservation) -> Result<u64, DatabaseError> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT coalesce(sum(units_held), 0) FROM floodgate_orders WHERE sale_id = ?1 AND user_id = ?2",
+    )?;
+    let held: i64 = statement
+        .query_row(params![reservation.sale.as_str(), reservation.user.as_str()], |row| row.get(0))?;
+    Ok(u64::try_from(held).unwrap_or(0))
+}
+
+/// Inserts the row, with its release if it is rejected; an order that has a row keeps it.
+fn write(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    reservation: &Reservation,
+    entry: &Entry<'_>,
+) -> Result<Settled, DatabaseError> {
+    let definition = entry.sale.map(|row| &row.definition);
+    let (status, units_held) = match entry.verdict {
+        Ok(()) => (OrderStatus::Unpaid, reservation.quantity),
+        Err(_) => (OrderStatus::Rejected, 0),
+    };
+    let pay_by = definition
+        .filter(|_| entry.verdict.is_ok())
+        .map(|definition| Timestamp(now.0 + u64::from(definition.pay_within_s) * 1_000).to_string());
+    let order_id = reservation.order_id.to_string();
+    let now = now.to_string();
+    let inserted = transaction
+        .prepare_cached(
+            "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency,
+                                           status, reason, metadata, created_at, updated_at, pay_by, version)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, 1)
+             ON CONFLICT (order_id) DO NOTHING",
+        )?
+        .execute(params![
+            order_id,
+            reservation.sale.as_str(),
+            reservation.user.as_str(),
+            reservation.quantity,
+            units_held,
+            entry.amount.unwrap_or(0),
+            definition.map_or(NO_CURRENCY, |definition| &definition.currency),
+            status.as_str(),
+            entry.verdict.err().map(RejectReason::as_str),
+            reservation.metadata,
+            now,
+            pay_by,
+        ])?;
+    if inserted == 0 {
+        return duplicate(transaction, reservation);
+    }
+    if entry.verdict.is_err() {
+        release(
+            transaction,
+            &order_id,
+            reservation.sale.as_str(),
+            reservation.user.as_str(),
+            reservation.quantity,
+            &now,
+        )?;
+    }
+    Ok(Settled {
+        order_id: reservation.order_id,
+        sale: reservation.sale.clone(),
+        user: reservation.user.clone(),
+        quantity: reservation.quantity,
+        units_held,
+        status,
+        outcome: entry.verdict.map_or_else(Outcome::Rejected, |()| Outcome::Inserted),
+    })
+}
+
+/// What the row of an order says that was settled before.
+fn duplicate(transaction: &Transaction<'_>, reservation: &Reservation) -> Result<Settled, DatabaseError> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT sale_id, user_id, quantity, units_held, status FROM floodgate_orders WHERE order_id = ?1",
+    )?;
+    let row = statement.query_row(params![reservation.order_id.to_string()], |row| {
+        Ok(Settled {
+            order_id: reservation.order_id,
+            sale: parsed(row, 0)?,
+            user: parsed(row, 1)?,
+            quantity: row.get(2)?,
+            units_held: row.get(3)?,
+            status: parsed(row, 4)?,
+            outcome: Outcome::Duplicate,
+        })
+    });
+    row.optional()?
+        .ok_or_else(|| DatabaseError::Broken("an order conflicts with a row that is not there".into()))
+}
+
+/// The outbox row of an order that holds no units any more. An order enters such a state once.
+pub(super) fn release(
+    transaction: &Transaction<'_>,
+    order_id: &str,
+    sale: &str,
+    user: &str,
+    quantity: u32,
+    now: &str,
+) -> Result<(), DatabaseError> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO floodgate_releases (order_id, sale_id, user_id, quantity, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![order_id, sale, user, quantity, now])?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! `floodgate_meta` (epoch) and `floodgate_instances`.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+use stock::Owner;
+
+use super::{DatabaseError, SqliteDatabase, parsed};
+use crate::database::Instance;
+
+impl SqliteDatabase {
+    pub(in crate::database) async fn epoch(&self) -> Result<u64, DatabaseError> {
+        self.read(epoch).await
+    }
+
+    pub(in crate::database) async fn next_epoch(&self) -> Result<u64, DatabaseError> {
+        self.write(|transaction, _| {
+            let next = epoch(transaction)? + 1;
+            transaction.execute(
+                "INSERT INTO floodgate_meta (name, value) VALUES ('epoch', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                params![next.to_string()],
+            )?;
+            Ok(next)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn register_instance(
+        &self,
+        owner: Owner,
+        place: String,
+    ) -> Result<(), DatabaseError> {
+        self.write(move |transaction, now| {
+            transaction.execute(
+                "INSERT INTO floodgate_instances (instance_id, place, registered_at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (instance_id)
+                 DO UPDATE SET place = excluded.place, registered_at = excluded.registered_at",
+                params![owner.to_string(), place, now.to_string()],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn deregister_instance(&self, owner: Owner) -> Result<(), DatabaseError> {
+        self.write(move |transaction, _| {
+            let forget = "DELETE FROM floodgate_instances WHERE instance_id = ?1";
+            transaction.execute(forget, params![owner.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn instances(&self) -> Result<Vec<Instance>, DatabaseError> {
+        self.read(|transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT instance_id, place, registered_at FROM floodgate_instances ORDER BY instance_id",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let id: String = row.get(0)?;
+                let owner = u64::from_str_radix(&id, 16).map_err(|error| {
+                    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+                })?;
+                Ok(Instance { owner: Owner(owner), place: row.get(1)?, registered_at: parsed(row, 2)? })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}
+
+fn epoch(transaction: &Transaction<'_>) -> Result<u64, DatabaseError> {
+    let value: Option<String> = transaction
+        .query_row("SELECT value FROM floodgate_meta WHERE name = 'epoch'", [], |row| row.get(0))
+        .optional()?;
+    let epoch = value.map_or(Ok(0), |value| value.parse());
+    epoch.map_err(|_| DatabaseError::Broken("the recorded epoch is not a number".into()))
+}

@@ -1,0 +1,220 @@
+//! `floodgate_sales` and `floodgate_restocks`.
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use stock::{SaleDefinition, SaleId, Timestamp};
+
+use super::{DatabaseError, SqliteDatabase, parsed, unsigned};
+use crate::database::sales::{difference, fault};
+use crate::database::{Published, SaleRow};
+
+const COLUMNS: &str =
+    "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened, settled";
+
+impl SqliteDatabase {
+    pub(in crate::database) async fn publish(
+        &self,
+        definition: SaleDefinition,
+    ) -> Result<Published, DatabaseError> {
+        if let Some(fault) = fault(&definition) {
+            return Err(DatabaseError::Invalid(format!("sale {}: {fault}", definition.id)));
+        }
+        let broken =
+            |error: serde_json::Error| DatabaseError::Broken(format!("a sale's definition: {error}"));
+        let text = serde_json::to_string(&definition).map_err(broken)?;
+        self.write(move |transaction, now| {
+            let inserted = transaction.execute(
+                "INSERT INTO floodgate_sales
+                 (sale_id, total, version, definition, starts_at, ends_at, created_at, updated_at)
+                 VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?6) ON CONFLICT (sale_id) DO NOTHING",
+                params![
+                    definition.id.as_str(),
+                    definition.total,
+                    text,
+                    definition.starts_at.to_string(),
+                    definition.ends_at.to_string(),
+                    now.to_string()
+                ],
+            )?;
+            if inserted == 1 {
+                return Ok(Published::New);
+            }
+            let first: String = transaction.query_row(
+                "SELECT definition FROM floodgate_sales WHERE sale_id = ?1",
+                params![definition.id.as_str()],
+                |row| row.get(0),
+            )?;
+            let first: SaleDefinition = serde_json::from_str(&first).map_err(broken)?;
+            let difference = difference(&first, &definition).map_err(broken)?;
+            Ok(difference.map_or(Published::Unchanged, Published::Differs))
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn sales(&self) -> Result<Vec<SaleRow>, DatabaseError> {
+        self.read(|transaction| {
+            let mut statement = transaction
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM floodgate_sales ORDER BY sale_id"))?;
+            let rows = statement.query_map([], sale_row)?.collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn sale(&self, sale: SaleId) -> Result<Option<SaleRow>, DatabaseError> {
+        self.read(move |transaction| find(transaction, &sale)).await
+    }
+
+    pub(in crate::database) async fn restock(
+        &self,
+        sale: SaleId,
+        restock_id: String,
+        units: u32,
+    ) -> Result<SaleRow, DatabaseError> {
+        if units == 0 {
+            return Err(DatabaseError::Invalid("a restock brings at least 1 unit".into()));
+        }
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            let recorded: Option<u32> = transaction
+                .query_row(
+                    "SELECT units FROM floodgate_restocks WHERE sale_id = ?1 AND restock_id = ?2",
+                    params![sale.as_str(), restock_id],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            match recorded {
+                Some(recorded) if recorded == units => return Ok(row),
+                Some(recorded) => {
+                    return Err(DatabaseError::RestockDiffers { sale, restock_id, recorded, asked: units });
+                }
+                None => {}
+            }
+            if row.settled {
+                return Err(DatabaseError::Invalid(format!("sale {sale} is settled: publish a new one")));
+            }
+            let total = row.total.checked_add(units).ok_or_else(|| {
+                DatabaseError::Invalid(format!("sale {sale} would offer more than {} units", u32::MAX))
+            })?;
+            transaction.execute(
+                "INSERT INTO floodgate_restocks (sale_id, restock_id, units, created_at) VALUES (?1, ?2, ?3, ?4)",
+                params![sale.as_str(), restock_id, units, now.to_string()],
+            )?;
+            let change = "total = ?3, version = version + 1";
+            update(transaction, &sale, now, change, &total)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn pause(
+        &self,
+        sale: SaleId,
+        by: String,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            if row.paused_by.is_some() {
+                return Ok(row);
+            }
+            update(transaction, &sale, now, "paused_by = ?3, version = version + 1", &by)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn resume(&self, sale: SaleId) -> Result<SaleRow, DatabaseError> {
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            if row.paused_by.is_none() {
+                return Ok(row);
+            }
+            update(transaction, &sale, now, "paused_by = ?3, version = version + 1", &rusqlite::types::Null)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn end_now(&self, sale: SaleId) -> Result<SaleRow, DatabaseError> {
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            if row.ends_at <= now {
+                return Ok(row);
+            }
+            let change = "ends_at = ?3, starts_at = min(starts_at, ?3), version = version + 1";
+            update(transaction, &sale, now, change, &now.to_string())
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn mark_opened(&self, sale: SaleId) -> Result<(), DatabaseError> {
+        self.write(move |transaction, now| {
+            if !get(transaction, &sale)?.opened {
+                update(transaction, &sale, now, "opened = ?3", &true)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn mark_settled(&self, sale: SaleId) -> Result<bool, DatabaseError> {
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            if row.settled || row.ends_at > now {
+                return Ok(row.settled);
+            }
+            let outstanding: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM floodgate_orders INDEXED BY floodgate_orders_sale
+                                WHERE sale_id = ?1 AND status IN ('unpaid', 'refunding'))
+                     OR EXISTS (SELECT 1 FROM floodgate_releases WHERE sale_id = ?1)",
+                params![sale.as_str()],
+                |row| row.get(0),
+            )?;
+            if !outstanding {
+                update(transaction, &sale, now, "settled = ?3", &true)?;
+            }
+            Ok(!outstanding)
+        })
+        .await
+    }
+}
+
+/// The sale's row, if there is one.
+pub(super) fn find(transaction: &Transaction<'_>, sale: &SaleId) -> Result<Option<SaleRow>, DatabaseError> {
+    let mut statement =
+        transaction.prepare_cached(&format!("SELECT {COLUMNS} FROM floodgate_sales WHERE sale_id = ?1"))?;
+    Ok(statement.query_row(params![sale.as_str()], sale_row).optional()?)
+}
+
+fn get(transaction: &Transaction<'_>, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
+    find(transaction, sale)?.ok_or_else(|| DatabaseError::UnknownSale(sale.clone()))
+}
+
+/// Changes the sale's row by `change`, in which `?3` is `value`, and answers with the new row.
+fn update(
+    transaction: &Transaction<'_>,
+    sale: &SaleId,
+    now: Timestamp,
+    change: &str,
+    value: &dyn rusqlite::ToSql,
+) -> Result<SaleRow, DatabaseError> {
+    let mut statement = transaction.prepare_cached(&format!(
+        "UPDATE floodgate_sales SET {change}, updated_at = ?2 WHERE sale_id = ?1 RETURNING {COLUMNS}"
+    ))?;
+    Ok(statement.query_row(params![sale.as_str(), now.to_string(), value], sale_row)?)
+}
+
+fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
+    let mut definition: SaleDefinition =
+        serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, Box::new(error))
+        })?;
+    definition.starts_at = parsed(row, 5)?;
+    definition.ends_at = parsed(row, 6)?;
+    Ok(SaleRow {
+        ends_at: definition.ends_at,
+        definition,
+        version: unsigned(row, 3)?,
+        total: row.get(1)?,
+        sold: row.get(2)?,
+        paused_by: row.get(7)?,
+        opened: row.get(8)?,
+        settled: row.get(9)?,
+    })
+}

@@ -1,0 +1,145 @@
+//! The database ports' contract as one list of cases that every adapter runs: `database_suite!(open)`.
+
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+
+mod intake;
+mod life;
+mod sales;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use order_worker::Database;
+use order_worker::database::{Published, Settled};
+use stock::{Now, OrderId, Reservation, SaleDefinition, SaleId, Timestamp, UserId};
+
+pub(crate) use intake::*;
+pub(crate) use life::*;
+pub(crate) use sales::*;
+
+/// 2026-11-11T12:00:00Z: when every test's clock starts, and its sales have begun.
+pub(crate) const START_MS: u64 = 1_794_398_400_000;
+
+/// An empty database with its clock in the test's hand.
+pub(crate) struct Fixture {
+    pub(crate) database: Database,
+    pub(crate) now: Arc<AtomicU64>,
+    pub(crate) keep: Box<dyn Any + Send>,
+}
+
+impl Fixture {
+    pub(crate) async fn publish(&self, id: &str, total: u32, per_user_limit: u32) -> SaleDefinition {
+        let definition = definition(id, total, per_user_limit);
+        assert_eq!(self.database.publish(&definition).await.unwrap(), Published::New);
+        definition
+    }
+
+    pub(crate) async fn settle_one(&self, reservation: Reservation) -> Settled {
+        self.database.settle(vec![reservation]).await.unwrap().remove(0)
+    }
+
+    pub(crate) fn advance(&self, ms: u64) {
+        self.now.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn clock(now: &Arc<AtomicU64>) -> Now {
+    let now = now.clone();
+    Arc::new(move || now.load(Ordering::SeqCst))
+}
+
+pub(crate) fn definition(id: &str, total: u32, per_user_limit: u32) -> SaleDefinition {
+    SaleDefinition {
+        id: sale_id(id),
+        item_id: "item".into(),
+        title: "红包".into(),
+        description: String::new(),
+        currency: "CNY".into(),
+        price: 206_640,
+        list_price: 688_800,
+        total,
+        per_user_limit,
+        passes_per_unit: 0,
+        pay_within_s: 900,
+        starts_at: Timestamp(START_MS - 1_000),
+        ends_at: Timestamp(START_MS + 3_600_000),
+        rehearsal: false,
+        labels: [("colour".to_owned(), "red".to_owned())].into(),
+    }
+}
+
+pub(crate) fn sale_id(id: &str) -> SaleId {
+    id.parse().unwrap()
+}
+
+pub(crate) fn user_id(id: &str) -> UserId {
+    id.parse().unwrap()
+}
+
+/// The `n`-th order id.
+pub(crate) fn order_id(n: u64) -> OrderId {
+    OrderId::new(START_MS, &sale_id("any"), n)
+}
+
+pub(crate) fn reservation(sale: &str, n: u64, user: &str, quantity: u32) -> Reservation {
+    Reservation {
+        order_id: order_id(n),
+        sale: sale_id(sale),
+        user: user_id(user),
+        quantity,
+        metadata: Some("{\"gift\":true}".into()),
+        reserved_at_ms: START_MS,
+    }
+}
+
+/// The list. `$open` makes an empty [`Fixture`].
+macro_rules! database_suite {
+    ($open:expr) => {
+        $crate::conformance::database_suite!(@cases $open,
+            publish_is_insert_if_absent,
+            publish_compares_with_the_first_definition,
+            publish_refuses_what_can_never_work,
+            sale_changes_bump_the_version,
+            restock_is_idempotent_by_its_id,
+            restock_is_bounded,
+            end_now_moves_the_window,
+            opened_and_settled_are_remembered,
+            a_sale_settles_only_when_nothing_is_outstanding,
+            epochs_rise,
+            instances_are_registered_by_id,
+            unknown_sales_are_named,
+            settle_writes_the_whole_row,
+            settle_tells_inserts_from_duplicates,
+            settle_fits_first_in_log_order,
+            settle_keeps_the_per_user_limit_over_batches,
+            settle_rejects_an_unknown_sale,
+            settle_rejects_an_amount_that_does_not_fit,
+            settle_spans_sales,
+            settle_of_nothing_is_nothing,
+            a_duplicate_is_never_written_again,
+            reject_writes_a_bare_row_once,
+            concurrent_batches_never_oversell,
+            restocks_race_with_intake,
+            any_text_comes_back_as_it_was,
+            cancel_gives_units_back_once,
+            cancel_minds_its_owner,
+            cancel_of_a_rejected_order_is_refused,
+            a_cancelled_unit_can_be_sold_again,
+            concurrent_cancels_release_once,
+            orders_come_in_pages,
+            statuses_answer_in_order,
+            releases_come_in_pages_until_done,
+            a_written_release_wakes_the_relay,
+            books_sum_the_orders,
+        );
+    };
+    (@cases $open:expr, $($case:ident),* $(,)?) => {$(
+        #[tokio::test]
+        async fn $case() {
+            let open: fn() -> $crate::conformance::Fixture = $open;
+            $crate::conformance::$case(open()).await;
+        }
+    )*};
+}
+pub(crate) use database_suite;

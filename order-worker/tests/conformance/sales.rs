@@ -1,0 +1,162 @@
+//! Sales, epoch and instances.
+
+use order_worker::database::{DatabaseError, Published, RejectReason};
+use stock::{Owner, Timestamp};
+
+use super::*;
+
+pub(crate) async fn publish_is_insert_if_absent(fixture: Fixture) {
+    let definition = fixture.publish("s", 100, 2).await;
+    assert_eq!(fixture.database.publish(&definition).await.unwrap(), Published::Unchanged);
+    let row = fixture.database.sale(&definition.id).await.unwrap().unwrap();
+    assert_eq!(row.definition, definition);
+    assert_eq!((row.version, row.total, row.sold), (1, 100, 0));
+    assert_eq!((row.paused_by.clone(), row.opened, row.settled), (None, false, false));
+    assert_eq!(row.ends_at, definition.ends_at);
+    let version = row.ledger_version();
+    assert_eq!((version.version, version.total, version.paused), (1, 100, false));
+    assert_eq!(version.starts_at_ms, definition.starts_at.0);
+    assert_eq!(fixture.database.sales().await.unwrap(), [row]);
+    assert_eq!(fixture.database.sale(&sale_id("other")).await.unwrap(), None);
+}
+
+pub(crate) async fn publish_compares_with_the_first_definition(fixture: Fixture) {
+    let definition = fixture.publish("s", 100, 1).await;
+    fixture.database.restock(&definition.id, "r", 50).await.unwrap();
+    fixture.database.end_now(&definition.id).await.unwrap();
+    assert_eq!(fixture.database.publish(&definition).await.unwrap(), Published::Unchanged);
+    let mut other = definition.clone();
+    other.price = 1;
+    other.total = 150;
+    let Published::Differs(difference) = fixture.database.publish(&other).await.unwrap() else {
+        panic!("a different definition was not noticed")
+    };
+    assert_eq!(difference, "price: 206640 → 1\ntotal: 100 → 150");
+    assert_eq!(fixture.database.sale(&definition.id).await.unwrap().unwrap().definition.price, 206_640);
+}
+
+pub(crate) async fn publish_refuses_what_can_never_work(fixture: Fixture) {
+    for spoil in
+        [(|d| d.total = 0) as fn(&mut SaleDefinition), |d| d.ends_at = d.starts_at, |d| d.price = u64::MAX]
+    {
+        let mut bad = definition("s", 1, 1);
+        spoil(&mut bad);
+        let error = fixture.database.publish(&bad).await.unwrap_err();
+        assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
+    }
+    assert!(fixture.database.sales().await.unwrap().is_empty());
+}
+
+pub(crate) async fn sale_changes_bump_the_version(fixture: Fixture) {
+    let id = fixture.publish("s", 100, 1).await.id;
+    let database = &fixture.database;
+    let row = database.pause(&id, "alice").await.unwrap();
+    assert_eq!((row.version, row.paused_by.as_deref()), (2, Some("alice")));
+    assert!(row.ledger_version().paused);
+    let row = database.pause(&id, "bob").await.unwrap();
+    assert_eq!((row.version, row.paused_by.as_deref()), (2, Some("alice")), "the first name stays");
+    let row = database.resume(&id).await.unwrap();
+    assert_eq!((row.version, row.paused_by), (3, None));
+    assert_eq!(database.resume(&id).await.unwrap().version, 3);
+    assert_eq!(database.restock(&id, "r", 5).await.unwrap().version, 4);
+    fixture.settle_one(reservation("s", 1, "u", 1)).await;
+    assert_eq!(database.sale(&id).await.unwrap().unwrap().version, 4, "sold is not part of the version");
+}
+
+pub(crate) async fn restock_is_idempotent_by_its_id(fixture: Fixture) {
+    let id = fixture.publish("s", 100, 1).await.id;
+    let other = fixture.publish("t", 100, 1).await.id;
+    let database = &fixture.database;
+    assert_eq!(database.restock(&id, "r1", 50).await.unwrap().total, 150);
+    let again = database.restock(&id, "r1", 50).await.unwrap();
+    assert_eq!((again.total, again.version), (150, 2));
+    let error = database.restock(&id, "r1", 51).await.unwrap_err();
+    let differs = matches!(&error, DatabaseError::RestockDiffers { recorded: 50, asked: 51, .. });
+    assert!(differs, "{error:?}");
+    assert_eq!(database.restock(&id, "r2", 1).await.unwrap().total, 151);
+    assert_eq!(database.restock(&other, "r1", 7).await.unwrap().total, 107, "ids are a sale's own");
+}
+
+pub(crate) async fn restock_is_bounded(fixture: Fixture) {
+    let id = fixture.publish("s", 100, 1).await.id;
+    for units in [0, u32::MAX] {
+        let error = fixture.database.restock(&id, "r", units).await.unwrap_err();
+        assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
+    }
+    let row = fixture.database.restock(&id, "r", u32::MAX - 100).await.unwrap();
+    assert_eq!((row.total, row.version), (u32::MAX, 2), "a refused restock left its id behind");
+}
+
+pub(crate) async fn end_now_moves_the_window(fixture: Fixture) {
+    let id = fixture.publish("s", 1, 1).await.id;
+    let row = fixture.database.end_now(&id).await.unwrap();
+    assert_eq!((row.ends_at, row.version), (Timestamp(START_MS), 2));
+    assert_eq!(row.definition.ends_at, row.ends_at);
+    fixture.advance(10);
+    assert_eq!(fixture.database.end_now(&id).await.unwrap(), row, "an ended sale stays as it is");
+    let mut future = definition("f", 1, 1);
+    future.starts_at = Timestamp(START_MS + 60_000);
+    fixture.database.publish(&future).await.unwrap();
+    let row = fixture.database.end_now(&future.id).await.unwrap();
+    assert!(row.ledger_version().starts_at_ms <= row.ledger_version().ends_at_ms);
+}
+
+pub(crate) async fn opened_and_settled_are_remembered(fixture: Fixture) {
+    let id = fixture.publish("s", 1, 1).await.id;
+    fixture.database.mark_opened(&id).await.unwrap();
+    fixture.database.mark_opened(&id).await.unwrap();
+    assert!(!fixture.database.mark_settled(&id).await.unwrap(), "it has not ended");
+    fixture.advance(3_600_000);
+    assert!(fixture.database.mark_settled(&id).await.unwrap());
+    assert!(fixture.database.mark_settled(&id).await.unwrap());
+    let row = fixture.database.sale(&id).await.unwrap().unwrap();
+    assert_eq!((row.opened, row.settled, row.version), (true, true, 1));
+    let error = fixture.database.restock(&id, "r", 1).await.unwrap_err();
+    assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
+}
+
+pub(crate) async fn a_sale_settles_only_when_nothing_is_outstanding(fixture: Fixture) {
+    let id = fixture.publish("s", 1, 1).await.id;
+    fixture.settle_one(reservation("s", 1, "u", 1)).await;
+    fixture.advance(3_600_000);
+    assert!(!fixture.database.mark_settled(&id).await.unwrap(), "an order is unpaid");
+    fixture.database.cancel(order_id(1), None).await.unwrap();
+    assert!(!fixture.database.mark_settled(&id).await.unwrap(), "a release is owed");
+    fixture.database.releases_done(&[order_id(1)]).await.unwrap();
+    assert!(fixture.database.mark_settled(&id).await.unwrap());
+}
+
+pub(crate) async fn epochs_rise(fixture: Fixture) {
+    assert_eq!(fixture.database.epoch().await.unwrap(), 0);
+    for expected in 1..12 {
+        assert_eq!(fixture.database.next_epoch().await.unwrap(), expected);
+        assert_eq!(fixture.database.epoch().await.unwrap(), expected);
+    }
+}
+
+pub(crate) async fn instances_are_registered_by_id(fixture: Fixture) {
+    let database = &fixture.database;
+    database.register_instance(u64::MAX, "data/queue").await.unwrap();
+    database.register_instance(7, "host-7:/queue").await.unwrap();
+    fixture.advance(5);
+    database.register_instance(u64::MAX, "elsewhere").await.unwrap();
+    let instances = database.instances().await.unwrap();
+    let seen: Vec<_> = instances.iter().map(|i| (i.owner, i.place.as_str(), i.registered_at.0)).collect();
+    assert_eq!(seen, [(Owner(7), "host-7:/queue", START_MS), (Owner(u64::MAX), "elsewhere", START_MS + 5)]);
+    database.deregister_instance(7).await.unwrap();
+    database.deregister_instance(7).await.unwrap();
+    assert_eq!(database.instances().await.unwrap().len(), 1);
+}
+
+pub(crate) async fn unknown_sales_are_named(fixture: Fixture) {
+    let id = sale_id("nowhere");
+    let database = &fixture.database;
+    let unknown = Err(DatabaseError::UnknownSale(id.clone()));
+    assert_eq!(database.restock(&id, "r", 1).await, unknown);
+    assert_eq!(database.pause(&id, "a").await, unknown);
+    assert_eq!(database.resume(&id).await, unknown);
+    assert_eq!(database.end_now(&id).await, unknown);
+    assert_eq!(database.mark_opened(&id).await, Err(DatabaseError::UnknownSale(id.clone())));
+    assert_eq!(database.mark_settled(&id).await, Err(DatabaseError::UnknownSale(id)));
+    assert_eq!(RejectReason::UnknownSale.to_string(), "unknown-sale");
+}

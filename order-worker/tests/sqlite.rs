@@ -1,0 +1,148 @@
+//! SQLite: the whole database contract on both executors, and what is its own (schema, errors, dropped callers).
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod conformance;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use conformance::{Fixture, START_MS, clock};
+use order_worker::database::{Database, DatabaseError, Executor, SchemaState, SharedConnection, schema_sql};
+
+fn open(executor: Executor) -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("deep/orders.db").display());
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::open_sqlite(&url, executor, clock(&now)).unwrap();
+    Fixture { database, now, keep: Box::new(directory) }
+}
+
+mod on_threads {
+    use super::*;
+    conformance::database_suite!(|| open(Executor::Thread));
+}
+
+mod inline {
+    use super::*;
+    conformance::database_suite!(|| open(Executor::Inline));
+}
+
+#[tokio::test]
+async fn a_dropped_caller_breaks_no_transaction() {
+    let fixture = open(Executor::Thread);
+    fixture.publish("s", 1_000, 1_000).await;
+    for n in 0..50u64 {
+        let batch: Vec<_> = (0..4).map(|i| conformance::reservation("s", n * 4 + i, "u", 1)).collect();
+        let settle = fixture.database.settle(batch);
+        tokio::select! {
+            biased;
+            _ = settle => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+    // The writer takes turns: once it answers this, the batches are behind it.
+    fixture.database.next_epoch().await.unwrap();
+    let books = fixture.database.books(None).await.unwrap();
+    assert_eq!(books[0].sold, books[0].units_held);
+    assert_eq!(books[0].orders % 4, 0, "half a batch was written");
+    assert_eq!(books[0].orders, 200, "a batch that was handed over was not carried out");
+}
+
+#[tokio::test]
+async fn the_inline_connection_outlives_the_database() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let first = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    assert_eq!(first.next_epoch().await.unwrap(), 1);
+    drop(first);
+    let second = Database::over_connection(connection, clock(&now)).unwrap();
+    assert_eq!(second.epoch().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn every_commit_is_synced() {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = SharedConnection::open(directory.path().join("orders.db")).unwrap();
+    let pragma = |name: &str| {
+        connection.with(|c| c.pragma_query_value(None, name, |row| row.get::<_, i64>(0))).unwrap()
+    };
+    assert_eq!(pragma("synchronous"), 2, "FULL");
+    let mode = connection.with(|c| c.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0)));
+    assert_eq!(mode.unwrap(), "wal");
+}
+
+#[tokio::test]
+async fn migration_is_versioned_and_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("orders.db").display());
+    assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Missing);
+    assert!(!directory.path().join("orders.db").exists(), "a check made the file");
+    assert_eq!(Database::migrate_sqlite(&url).unwrap(), [1]);
+    assert_eq!(Database::migrate_sqlite(&url).unwrap(), [0u32; 0]);
+    assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Current);
+    assert!(schema_sql().contains("CREATE TABLE floodgate_orders"));
+
+    let connection = SharedConnection::open(directory.path().join("orders.db")).unwrap();
+    let record = |version: &str| {
+        let update = "UPDATE floodgate_meta SET value = ?1 WHERE name = 'schema_version'";
+        connection.with(|c| c.execute(update, [version])).unwrap();
+    };
+    let now = Arc::new(AtomicU64::new(START_MS));
+    record("2");
+    assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::NewerByOne);
+    assert!(Database::open_sqlite(&url, Executor::Inline, clock(&now)).is_ok());
+    record("3");
+    let refused = Database::open_sqlite(&url, Executor::Inline, clock(&now)).err();
+    assert!(matches!(refused, Some(DatabaseError::Schema(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn errors_say_whether_to_repeat_to_search_or_to_look() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    let fixture = Fixture { database, now, keep: Box::new(()) };
+    fixture.publish("s", 10, 1).await;
+    connection.with(|c| {
+        c.execute_batch(
+            "CREATE TRIGGER poison BEFORE INSERT ON floodgate_orders WHEN NEW.user_id = 'poison'
+             BEGIN SELECT RAISE(ABORT, 'poison'); END",
+        )
+        .unwrap();
+    });
+    let batch = vec![conformance::reservation("s", 1, "a", 1), conformance::reservation("s", 2, "poison", 1)];
+    let error = fixture.database.settle(batch).await.unwrap_err();
+    assert!(error.is_of_the_record() && !error.is_retryable(), "{error:?}");
+    assert_eq!(fixture.database.books(None).await.unwrap()[0].orders, 0, "half a batch was written");
+
+    connection.with(|c| c.execute_batch("DROP TABLE floodgate_orders").unwrap());
+    let batch = vec![conformance::reservation("s", 1, "a", 1)];
+    let error = fixture.database.settle(batch).await.unwrap_err();
+    assert!(matches!(error, DatabaseError::Schema(_)), "{error:?}");
+    assert!(!error.is_of_the_record() && !error.is_retryable());
+
+    let directory = tempfile::tempdir().unwrap();
+    let garbage = directory.path().join("garbage.db");
+    std::fs::write(&garbage, vec![b'x'; 8192]).unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let error =
+        Database::open_sqlite(garbage.to_str().unwrap(), Executor::Inline, clock(&now)).err().unwrap();
+    assert!(matches!(error, DatabaseError::Broken(_)), "{error:?}");
+    let error = Database::open_sqlite("sqlite::memory:", Executor::Thread, clock(&now)).err().unwrap();
+    assert!(matches!(error, DatabaseError::Broken(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn another_process_holding_the_database_is_worth_a_repeat() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orders.db");
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::open_sqlite(path.to_str().unwrap(), Executor::Thread, clock(&now)).unwrap();
+    let other = SharedConnection::open(&path).unwrap();
+    other.with(|c| c.execute_batch("BEGIN IMMEDIATE").unwrap());
+    assert!(database.next_epoch().await.unwrap_err().is_retryable());
+    assert_eq!(database.epoch().await.unwrap(), 0, "readers are not held up");
+    other.with(|c| c.execute_batch("COMMIT").unwrap());
+    assert_eq!(database.next_epoch().await.unwrap(), 1);
+}
