@@ -1,0 +1,468 @@
+//! The sections `[gateway]`, `[admin]`, `[auth]`, `[gate]` and `[limits]`: shapes, defaults, and what is refused at start.
+//!
+//! Files are read elsewhere: whoever loads the configuration puts the contents of every `…_file` in its place.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A text that never shows in logs, in `--print-config` or in errors.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text`.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for a key schedule or a comparison.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// A configuration that cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// Such as `gate.pass_secrets`.
+    pub key: &'static str,
+    /// What is wrong and what to write instead.
+    pub problem: String,
+}
+
+fn wrong(key: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError { key, problem: problem.into() }
+}
+
+/// An address range: `10.0.0.0/8`, `::1/128`, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// Whether `address` lies in the range. An IPv4 address inside IPv6 counts as the IPv4 address.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(one)) => {
+                let shift = 32 - u32::from(self.prefix);
+                u32::from(net).checked_shr(shift).unwrap_or(0)
+                    == u32::from(one).checked_shr(shift).unwrap_or(0)
+            }
+            (IpAddr::V6(net), IpAddr::V6(one)) => {
+                let shift = 128 - u32::from(self.prefix);
+                u128::from(net).checked_shr(shift).unwrap_or(0)
+                    == u128::from(one).checked_shr(shift).unwrap_or(0)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is not an address range such as 10.0.0.0/8 or ::1/128");
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|&p: &u8| p <= bits).ok_or_else(bad)?,
+            None => bits,
+        };
+        Ok(Self { address, prefix })
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// `[gateway]`: the public listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Where buyers connect; behind nginx usually.
+    pub listen: SocketAddr,
+    /// Peers whose `X-Forwarded-For` (and, in trusted-header mode, user header) is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Runtimes, each on a thread of its own; 0 = one a core.
+    pub threads: usize,
+    /// Longest that a shutdown waits for what was reserved, seconds.
+    pub shutdown_max_s: u64,
+    /// Longest from a request's first byte to the end of its head, milliseconds.
+    pub header_read_max_ms: u64,
+    /// Longest for the whole body, milliseconds.
+    pub body_read_max_ms: u64,
+    /// Longest that a connection may be idle, or stall while it is written to, milliseconds.
+    pub idle_max_ms: u64,
+    /// Largest request head, bytes.
+    pub header_bytes_max: usize,
+    /// Largest request body, bytes.
+    pub body_bytes_max: usize,
+    /// Event streams open at once; each may last ten minutes.
+    pub event_streams_max: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            trusted_proxies: vec![Network { address: IpAddr::from([127, 0, 0, 1]), prefix: 32 }],
+            threads: 0,
+            shutdown_max_s: 20,
+            header_read_max_ms: 10_000,
+            body_read_max_ms: 10_000,
+            idle_max_ms: 75_000,
+            header_bytes_max: 8_192,
+            body_bytes_max: 8_192,
+            event_streams_max: 10_000,
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.threads > 1_024 {
+            return Err(wrong("gateway.threads", "at most 1024; 0 means one a core"));
+        }
+        for (key, value) in [
+            ("gateway.header_read_max_ms", self.header_read_max_ms),
+            ("gateway.body_read_max_ms", self.body_read_max_ms),
+            ("gateway.idle_max_ms", self.idle_max_ms),
+        ] {
+            if !(10..=3_600_000).contains(&value) {
+                return Err(wrong(key, "between 10 and 3600000 milliseconds"));
+            }
+        }
+        if !(1_024..=65_536).contains(&self.header_bytes_max) {
+            return Err(wrong("gateway.header_bytes_max", "between 1024 and 65536 bytes"));
+        }
+        if !(2_048..=1_048_576).contains(&self.body_bytes_max) {
+            return Err(wrong("gateway.body_bytes_max", "between 2048 and 1048576 bytes"));
+        }
+        Ok(())
+    }
+}
+
+/// `[admin]`: the listener of the operator, of probes and of the edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Never to be reachable by buyers.
+    pub listen: SocketAddr,
+    /// The operator's token. Without one the operator's calls answer 401.
+    pub token: Option<Secret>,
+    /// Holds the token; made at first start, mode 0600.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            token: None,
+            token_file: Some(PathBuf::from("data/admin.token")),
+        }
+    }
+}
+
+/// How a request names its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    /// A JWT signed with HS256.
+    #[default]
+    Jwt,
+    /// A header set by a trusted proxy that has authenticated the user.
+    TrustedHeader,
+}
+
+/// `[auth]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Where the user comes from.
+    pub mode: AuthMode,
+    /// The key of the tokens; at least 32 bytes.
+    pub hs256_secret: Option<Secret>,
+    /// Holds the key.
+    pub hs256_secret_file: Option<PathBuf>,
+    /// Reserved: this version cannot fetch keys.
+    pub jwks_url: Option<String>,
+    /// If set, a token's `iss` must be this.
+    pub issuer: Option<String>,
+    /// If set, a token's `aud` must contain this.
+    pub audience: Option<String>,
+    /// The claim that holds the user's id.
+    pub user_claim: String,
+    /// The header of trusted-header mode.
+    pub user_header: String,
+    /// `POST /api/v1/demo/login` hands out tokens to whoever asks from this machine.
+    pub demo: bool,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::Jwt,
+            hs256_secret: None,
+            hs256_secret_file: None,
+            jwks_url: None,
+            issuer: None,
+            audience: None,
+            user_claim: "sub".into(),
+            user_header: "floodgate-user".into(),
+            demo: false,
+        }
+    }
+}
+
+/// Shortest secret that is accepted, bytes: HS256's own rule (RFC 7518, 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+impl AuthConfig {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.jwks_url.is_some() {
+            return Err(wrong(
+                "auth.jwks_url",
+                "this version checks HS256 tokens only: remove the key and set auth.hs256_secret or auth.hs256_secret_file",
+            ));
+        }
+        match (self.mode, &self.hs256_secret) {
+            (AuthMode::Jwt, None) => {
+                return Err(wrong("auth.hs256_secret", "missing: set it or auth.hs256_secret_file"));
+            }
+            (_, Some(secret)) if secret.expose().len() < SECRET_BYTES_MIN => {
+                return Err(wrong("auth.hs256_secret", "at least 32 bytes"));
+            }
+            _ => {}
+        }
+        if self.mode == AuthMode::TrustedHeader && self.demo {
+            return Err(wrong("auth.demo", "the demo login hands out tokens: it needs auth.mode = \"jwt\""));
+        }
+        if self.user_claim.is_empty() {
+            return Err(wrong("auth.user_claim", "the name of a claim, such as \"sub\""));
+        }
+        if hyper::header::HeaderName::from_bytes(self.user_header.as_bytes()).is_err() {
+            return Err(wrong("auth.user_header", "the name of a header, such as \"floodgate-user\""));
+        }
+        Ok(())
+    }
+}
+
+/// The question before a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChallengeKind {
+    /// Read letters off an image.
+    #[default]
+    Image,
+    /// Find a number whose hash starts with zeros.
+    ProofOfWork,
+    /// None: a pass for whoever asks.
+    Off,
+}
+
+/// One of the keys that passes and challenges are made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassSecret {
+    /// Travels in the pass; at most 16 bytes.
+    pub id: String,
+    /// At least 32 bytes.
+    #[serde(default)]
+    pub secret: Option<Secret>,
+    /// Holds the secret.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+}
+
+/// `[gate]`: questions and passes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateConfig {
+    /// What is asked.
+    pub challenge: ChallengeKind,
+    /// Zero bits of a proof of work; each one doubles the buyer's work.
+    pub pow_bits: u8,
+    /// How long before the opening questions are asked and passes given, seconds.
+    pub opens_before_s: u64,
+    /// A pass's life from the later of its issue and the opening, seconds.
+    pub pass_ttl_s: u64,
+    /// The first signs, all are accepted. To rotate: put the new one first, remove the old one after `pass_ttl_s`.
+    pub pass_secrets: Vec<PassSecret>,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self {
+            challenge: ChallengeKind::Image,
+            pow_bits: 18,
+            opens_before_s: 0,
+            pass_ttl_s: 120,
+            pass_secrets: Vec::new(),
+        }
+    }
+}
+
+impl GateConfig {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=32).contains(&self.pow_bits) {
+            return Err(wrong("gate.pow_bits", "between 1 and 32"));
+        }
+        if !(1..=86_400).contains(&self.pass_ttl_s) {
+            return Err(wrong("gate.pass_ttl_s", "between 1 and 86400 seconds"));
+        }
+        if self.opens_before_s > 7 * 86_400 {
+            return Err(wrong("gate.opens_before_s", "at most 604800 seconds, a week"));
+        }
+        const KEY: &str = "gate.pass_secrets";
+        if self.pass_secrets.is_empty() || self.pass_secrets.len() > 2 {
+            return Err(wrong(KEY, "one entry { id, secret }, or two while a key is rotated"));
+        }
+        for entry in &self.pass_secrets {
+            if entry.id.is_empty() || entry.id.len() > 16 {
+                return Err(wrong(KEY, "an id has 1 to 16 bytes"));
+            }
+            if entry.secret.as_ref().is_none_or(|s| s.expose().len() < SECRET_BYTES_MIN) {
+                return Err(wrong(
+                    KEY,
+                    format!("the secret of {:?} is missing or shorter than 32 bytes", entry.id),
+                ));
+            }
+        }
+        if self.pass_secrets.len() == 2 && self.pass_secrets[0].id == self.pass_secrets[1].id {
+            return Err(wrong(KEY, "two entries have the same id"));
+        }
+        Ok(())
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Questions, passes and purchases of one user a second; 0 = off.
+    pub per_user_rps: u32,
+    /// The same of one address (an IPv6 /64 is one); 0 = off, since thousands share an address behind NAT.
+    pub per_address_rps: u32,
+    /// Connections, and purchases between permit and answer, of the whole process.
+    pub in_flight_max: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { per_user_rps: 5, per_address_rps: 0, in_flight_max: 20_000 }
+    }
+}
+
+impl LimitsConfig {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=10_000_000).contains(&self.in_flight_max) {
+            return Err(wrong("limits.in_flight_max", "between 1 and 10000000"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_hold_what_they_say() {
+        let cases = [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("127.0.0.1/32", "127.0.0.1", true),
+            ("127.0.0.1/32", "::ffff:127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("2001:db8::/32", "2001:db8:1::5", true),
+            ("2001:db8::/32", "2001:db9::5", false),
+            ("::/0", "::1", true),
+            ("::/0", "192.0.2.1", false),
+        ];
+        for (network, address, inside) in cases {
+            let network: Network = network.parse().expect("a network");
+            assert_eq!(network.contains(address.parse().expect("an address")), inside, "{network} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "::/129", "ten/8", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(serde_json::to_string(&secret).expect("json"), "\"***\"");
+    }
+
+    #[test]
+    fn wrong_values_name_their_key() {
+        let auth = AuthConfig { jwks_url: Some("https://example.org".into()), ..AuthConfig::default() };
+        assert_eq!(auth.validate().map_err(|e| e.key), Err("auth.jwks_url"));
+        assert_eq!(AuthConfig::default().validate().map_err(|e| e.key), Err("auth.hs256_secret"));
+        assert_eq!(GateConfig::default().validate().map_err(|e| e.key), Err("gate.pass_secrets"));
+        let none = LimitsConfig { in_flight_max: 0, ..LimitsConfig::default() };
+        assert_eq!(none.validate().map_err(|e| e.key), Err("limits.in_flight_max"));
+    }
+}
