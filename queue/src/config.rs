@@ -1,0 +1,47 @@
+//! The `[queue]` section of the configuration. Knows shapes and defaults; choosing the adapter is the root's.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `[queue]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// `disk` or `rocketmq`.
+    pub backend: QueueBackend,
+    /// Where this instance's own log lives.
+    pub directory: PathBuf,
+    /// Directories of other instances' logs on this machine that a worker drains. Empty: its own `directory`.
+    pub sources: Vec<PathBuf>,
+    /// Records that the slowest group may be behind before permits are refused.
+    pub backlog_max: u64,
+    /// RocketMQ's name servers, `host:port;host:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rocketmq_namesrv: Option<String>,
+    /// Before every topic's name.
+    pub topic_prefix: String,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            backend: QueueBackend::Disk,
+            directory: PathBuf::from("data/queue"),
+            sources: Vec::new(),
+            backlog_max: 10_000_000,
+            rocketmq_namesrv: None,
+            topic_prefix: String::from("floodgate-"),
+        }
+    }
+}
+
+/// `queue.backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueueBackend {
+    /// The log on the local disk.
+    Disk,
+    /// Apache RocketMQ.
+    Rocketmq,
+}

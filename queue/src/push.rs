@@ -1,0 +1,93 @@
+//! Push delivery on top of pull and acknowledgements: bounded concurrency, back-off levels, dead letters. Spawns nothing.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, FutureExt, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::port::{Group, Message, QueueError, RetryLevels, Verdict};
+
+/// Longest time that a pull blocks while no handler is under way, so that nothing waits on a lost wake-up for ever.
+const IDLE_PULL_MAX: Duration = Duration::from_secs(5);
+
+/// See [`Group::push`].
+pub(crate) async fn run<H, F>(
+    group: &mut Group,
+    concurrency: usize,
+    retries: &RetryLevels,
+    handle: &mut H,
+    stop: impl Future<Output = ()>,
+) -> Result<(), QueueError>
+where
+    H: FnMut(Message) -> F,
+    F: Future<Output = Verdict>,
+{
+    let concurrency = concurrency.max(1);
+    let mut stop = pin!(stop.fuse());
+    let mut stopping = false;
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let room = if stopping { 0 } else { concurrency - under_way.len() };
+        if room > 0 {
+            // Messages that come in while handlers work start at once; a handler that ends frees room at once.
+            let pulled = {
+                let pull = pin!(group.pull(room, IDLE_PULL_MAX));
+                let ended = async {
+                    if under_way.is_empty() { std::future::pending().await } else { under_way.next().await }
+                };
+                let ended = pin!(ended);
+                match select(&mut stop, select(ended, pull)).await {
+                    Either::Left(((), _)) => {
+                        stopping = true;
+                        continue;
+                    }
+                    Either::Right((Either::Left((ended, _)), _)) => Either::Left(ended),
+                    Either::Right((Either::Right((messages, _)), _)) => Either::Right(messages?),
+                }
+            };
+            match pulled {
+                Either::Left(ended) => settle(group, retries, ended, &mut under_way).await?,
+                Either::Right(messages) => {
+                    for message in messages {
+                        let verdict = handle(message.clone());
+                        under_way.push(async move { (message, verdict.await) });
+                    }
+                }
+            }
+        } else {
+            let ended = under_way.next().await;
+            if ended.is_none() && stopping {
+                return Ok(());
+            }
+            settle(group, retries, ended, &mut under_way).await?;
+        }
+    }
+}
+
+/// Makes one verdict durable, together with all others that are ready by now.
+async fn settle<S>(
+    group: &mut Group,
+    retries: &RetryLevels,
+    first: Option<(Message, Verdict)>,
+    under_way: &mut FuturesUnordered<S>,
+) -> Result<(), QueueError>
+where
+    S: Future<Output = (Message, Verdict)>,
+{
+    let mut done = Vec::new();
+    let mut next = first;
+    while let Some((message, verdict)) = next {
+        match verdict {
+            Verdict::Done => done.push(message.position),
+            Verdict::Retry(reason) => match retries.after(message.attempt) {
+                Some(delay) => group.nack(message.position, delay).await?,
+                None => group.dead_letter(&message, &reason).await?,
+            },
+            Verdict::Dead(reason) => group.dead_letter(&message, &reason).await?,
+        }
+        next = under_way.next().now_or_never().flatten();
+    }
+    if done.is_empty() { Ok(()) } else { group.ack_all(&done).await }
+}
