@@ -3,6 +3,7 @@
 //! Start reading at [`config`], then [`pass`].
 #![forbid(unsafe_code)]
 
+pub mod challenge;
 pub mod config;
 pub mod pass;
 
