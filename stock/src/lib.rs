@@ -1,22 +1,27 @@
 //! Sales, reservations, the stock ledger and the sold-out flag. No HTTP, no SQL, no files.
 //!
-//! Start reading at [`ledger`] (the contract of the stock ledger) and [`flag`] (the sold-out hint).
+//! Start reading at [`ledger`] (the contract of the stock ledger) and [`flag`] (the sold-out hint); [`Stock`] joins the two.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod flag;
 pub mod ids;
 pub mod ledger;
+mod metrics;
 pub mod reservation;
 pub mod sale;
+mod stock;
 pub mod timestamp;
 
 use std::sync::Arc;
 
-pub use flag::{FlagState, FlagVersion};
+pub use config::{SoldOutConfig, StockConfig};
+pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
-pub use ledger::LedgerError;
+pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleVersion};
+pub use stock::Stock;
 pub use timestamp::Timestamp;
 
 /// The injected wall clock: milliseconds since the Unix epoch, never going back.

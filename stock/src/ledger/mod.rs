@@ -12,14 +12,127 @@
 //!   nothing is taken, so that after it absence is final); then for each request: the id itself (pending or confirmed
 //!   give the same answer as the first time, released says `PassUsed`, whatever window, limit or stock say now), pause,
 //!   window by the ledger's clock, limit, stock. Validation of the whole call comes before its first write;
-//! - MUST remember the whole reservation with its owner while it is pending;
+//! - MUST remember the whole reservation with its owner while it is pending; when a confirm names another quantity than the
+//!   pending reservation, the confirm's counts from then on, since the database is the truth;
 //! - MUST keep every id until its sale is forgotten;
-//! - MUST accept confirm, release and restore while closed for a rebuild, and refuse reserve and grant;
-//! - MUST apply a pushed sale version only if newer; `remaining` then moves by the difference in total.
+//! - MUST accept confirm, release and restore while closed for a rebuild, and refuse reserve, grant and states; once open, MUST
+//!   refuse restore;
+//! - MUST apply a pushed sale version only if newer; `remaining` then moves by the difference in total;
+//! - MUST count only passes that are unexpired by the ledger's clock and whose id is still absent; a used id frees its place.
 //!
 //! A lost answer is [`LedgerError::Uncertain`]: the caller may repeat the call, which is harmless.
 
-use crate::{FlagState, OrderId, Owner, Reservation, SaleId, UserId};
+mod books;
+mod embedded;
+
+pub use embedded::EmbeddedLedger;
+
+use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
+
+/// The adapters. Every method is one atomic call on one sale.
+#[derive(Debug, Clone)]
+pub enum Ledger {
+    /// In this process's memory; dies with it.
+    Embedded(EmbeddedLedger),
+}
+
+/// Sends one call to whichever adapter there is: the embedded one answers at once.
+macro_rules! adapter {
+    ($self:ident.$method:ident($($argument:expr),*)) => {
+        match $self {
+            Ledger::Embedded(ledger) => ledger.$method($($argument),*),
+        }
+    };
+}
+
+/// # Errors
+/// Every method: [`LedgerError`]. After [`LedgerError::Uncertain`] the same call may be repeated; every other error says that
+/// nothing was carried out.
+impl Ledger {
+    /// Ledger time, milliseconds since the Unix epoch.
+    pub async fn now_ms(&self) -> Result<u64, LedgerError> {
+        adapter!(self.now_ms())
+    }
+
+    /// Takes units for a batch of attempts, in their order. See the contract for the order of its checks.
+    pub async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
+        adapter!(self.reserve(batch))
+    }
+
+    /// Asks the gate for one more pass. With `passes_per_unit` = 0 nothing is counted.
+    pub async fn grant(
+        &self,
+        sale: &SaleId,
+        epoch: u64,
+        request: &GrantRequest,
+    ) -> Result<(GrantOutcome, FlagState), LedgerError> {
+        adapter!(self.grant(sale, epoch, request))
+    }
+
+    /// Tells that the database holds these orders with their units: absent or pending → confirmed.
+    pub async fn confirm(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        adapter!(self.confirm(sale, settled))
+    }
+
+    /// Tells that the database holds these orders without units: any → released.
+    pub async fn release(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        adapter!(self.release(sale, settled))
+    }
+
+    /// Where each id stands, in the order asked. [`LedgerError::Closed`] during a rebuild, when absence means nothing.
+    pub async fn states(&self, sale: &SaleId, ids: &[OrderId]) -> Result<Vec<IdState>, LedgerError> {
+        adapter!(self.states(sale, ids))
+    }
+
+    /// Pending reservations (of one owner, or of all) with ids above `after`, ordered by id, at most `limit`.
+    pub async fn pending(
+        &self,
+        sale: &SaleId,
+        owner: Option<Owner>,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
+        adapter!(self.pending(sale, owner, after, limit))
+    }
+
+    /// The sale's books, taken in one step.
+    pub async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
+        adapter!(self.snapshot(sale))
+    }
+
+    /// Tells the sale's row as it is now. Newer wins; [`LedgerError::UnknownSale`] if the sale was never installed.
+    pub async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
+        adapter!(self.push_sale(version))
+    }
+
+    /// Replaces whatever is held of the sale by an empty closed state of a newer epoch, which [`Self::open`] opens. Of the
+    /// given and a known sale version the newer stays. A repeat at the same epoch changes nothing, open or closed; an older epoch
+    /// is [`LedgerError::WrongEpoch`].
+    pub async fn install(&self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
+        adapter!(self.install(version, epoch))
+    }
+
+    /// Merges promises of one log into a closed state: absent → pending. [`LedgerError::Open`] once it is open.
+    pub async fn restore(
+        &self,
+        sale: &SaleId,
+        epoch: u64,
+        owner: Owner,
+        reservations: &[Reservation],
+    ) -> Result<(), LedgerError> {
+        adapter!(self.restore(sale, epoch, owner, reservations))
+    }
+
+    /// Ends the rebuild of this epoch. Repeats change nothing.
+    pub async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
+        adapter!(self.open(sale, epoch))
+    }
+
+    /// Forgets a sale that the database marked settled. Repeats change nothing.
+    pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
+        adapter!(self.forget(sale))
+    }
+}
 
 /// Reservations of one sale that gathered while the last batch was under way.
 #[derive(Debug, Clone)]
@@ -192,6 +305,9 @@ pub enum LedgerError {
     /// A rebuild is under way. Nothing was carried out.
     #[error("the stock ledger is being rebuilt")]
     Closed,
+    /// The rebuild is over. Nothing was carried out.
+    #[error("the stock ledger is open: there is nothing to restore any more")]
+    Open,
     /// No such sale. Nothing was carried out.
     #[error("the stock ledger does not know sale {0}")]
     UnknownSale(SaleId),

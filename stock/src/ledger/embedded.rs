@@ -1,0 +1,125 @@
+//! The ledger in this process's memory. It dies with the process and is rebuilt at start from database and queue.
+//!
+//! Calls on one sale take that sale's lock for the length of one batch and never wait for anything else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::books::Books;
+use super::{
+    GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
+};
+use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
+
+/// See the module. Clones share the same books.
+#[derive(Clone)]
+pub struct EmbeddedLedger {
+    now: Now,
+    sales: Arc<RwLock<BTreeMap<SaleId, Arc<Mutex<Books>>>>>,
+}
+
+impl fmt::Debug for EmbeddedLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedLedger").field("sales", &self.sales.read().keys()).finish()
+    }
+}
+
+impl EmbeddedLedger {
+    /// An empty ledger; `now` is ledger time.
+    #[must_use]
+    pub fn new(now: Now) -> Self {
+        Self { now, sales: Arc::default() }
+    }
+
+    pub(super) fn now_ms(&self) -> Result<u64, LedgerError> {
+        Ok((self.now)())
+    }
+
+    pub(super) fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
+        self.with(&batch.sale, |books| {
+            // Read under the lock, so that a later batch never sees an earlier time.
+            let now_ms = (self.now)();
+            let outcomes = books.reserve(batch, now_ms)?;
+            Ok(ReserveAnswer { outcomes, flag: books.flag(), now_ms })
+        })
+    }
+
+    pub(super) fn grant(
+        &self,
+        sale: &SaleId,
+        epoch: u64,
+        request: &GrantRequest,
+    ) -> Result<(GrantOutcome, FlagState), LedgerError> {
+        self.with(sale, |books| Ok((books.grant(epoch, request, (self.now)())?, books.flag())))
+    }
+
+    pub(super) fn confirm(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        self.with(sale, |books| books.confirm(settled))
+    }
+
+    pub(super) fn release(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        self.with(sale, |books| books.release(settled))
+    }
+
+    pub(super) fn states(&self, sale: &SaleId, ids: &[OrderId]) -> Result<Vec<IdState>, LedgerError> {
+        self.with(sale, |books| books.states(ids))
+    }
+
+    pub(super) fn pending(
+        &self,
+        sale: &SaleId,
+        owner: Option<Owner>,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
+        self.with(sale, |books| books.pending(owner, after, limit))
+    }
+
+    pub(super) fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
+        self.with(sale, |books| Ok(books.snapshot()))
+    }
+
+    pub(super) fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
+        self.with(&version.sale, |books| Ok(books.push_sale(version)))
+    }
+
+    pub(super) fn install(&self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
+        let mut sales = self.sales.write();
+        let installed = sales
+            .entry(version.sale.clone())
+            .or_insert_with(|| Arc::new(Mutex::new(Books::closed(version.clone(), epoch))));
+        installed.lock().install(version, epoch)
+    }
+
+    pub(super) fn restore(
+        &self,
+        sale: &SaleId,
+        epoch: u64,
+        owner: Owner,
+        reservations: &[Reservation],
+    ) -> Result<(), LedgerError> {
+        self.with(sale, |books| books.restore(epoch, owner, reservations))
+    }
+
+    pub(super) fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
+        self.with(sale, |books| books.open(epoch))
+    }
+
+    pub(super) fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
+        self.sales.write().remove(sale);
+        Ok(())
+    }
+
+    fn with<T>(
+        &self,
+        sale: &SaleId,
+        call: impl FnOnce(&mut Books) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let books = self.sales.read().get(sale).cloned();
+        let books = books.ok_or_else(|| LedgerError::UnknownSale(sale.clone()))?;
+        call(&mut books.lock())
+    }
+}

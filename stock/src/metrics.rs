@@ -1,0 +1,167 @@
+//! This crate's metrics.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::ledger::Snapshot;
+use crate::{LedgerError, SaleId};
+
+/// Where a sale's units are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum UnitState {
+    #[allow(non_camel_case_types)]
+    total,
+    #[allow(non_camel_case_types)]
+    remaining,
+    #[allow(non_camel_case_types)]
+    pending,
+    #[allow(non_camel_case_types)]
+    confirmed,
+}
+
+const UNIT_STATES: [UnitState; 4] =
+    [UnitState::total, UnitState::remaining, UnitState::pending, UnitState::confirmed];
+
+/// A call on the ledger, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LedgerCall {
+    Now,
+    Reserve,
+    Grant,
+    Confirm,
+    Release,
+    States,
+    Pending,
+    Snapshot,
+    PushSale,
+    Install,
+    Restore,
+    Open,
+    Forget,
+}
+
+impl EncodeLabelValue for LedgerCall {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let name = match self {
+            Self::Now => "now",
+            Self::Reserve => "reserve",
+            Self::Grant => "grant",
+            Self::Confirm => "confirm",
+            Self::Release => "release",
+            Self::States => "states",
+            Self::Pending => "pending",
+            Self::Snapshot => "snapshot",
+            Self::PushSale => "push_sale",
+            Self::Install => "install",
+            Self::Restore => "restore",
+            Self::Open => "open",
+            Self::Forget => "forget",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnitLabels {
+    sale: String,
+    state: UnitState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SaleLabels {
+    sale: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    call: LedgerCall,
+    outcome: &'static str,
+}
+
+/// What [`crate::Stock`] counts.
+#[derive(Debug)]
+pub(crate) struct StockMetrics {
+    units: Family<UnitLabels, Gauge>,
+    conservation_error: Family<SaleLabels, Gauge>,
+    calls: Family<CallLabels, Counter>,
+    pub(crate) batch_size: Histogram,
+    pub(crate) flag_publish_errors: Counter,
+}
+
+impl StockMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            units: Family::default(),
+            conservation_error: Family::default(),
+            calls: Family::default(),
+            batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            flag_publish_errors: Counter::default(),
+        };
+        registry.register(
+            "floodgate_stock_units",
+            "Units of a sale by where they are, as last seen",
+            metrics.units.clone(),
+        );
+        registry.register(
+            "floodgate_conservation_error_units",
+            "total - remaining - pending - confirmed, as last seen; anything but 0 is a bug",
+            metrics.conservation_error.clone(),
+        );
+        registry.register(
+            "floodgate_ledger_batch_size",
+            "Attempts in one call on the ledger",
+            metrics.batch_size.clone(),
+        );
+        registry.register("floodgate_ledger_calls", "Calls on the ledger by outcome", metrics.calls.clone());
+        registry.register(
+            "floodgate_flag_publish_errors",
+            "Sold-out flags that could not be published",
+            metrics.flag_publish_errors.clone(),
+        );
+        metrics
+    }
+
+    /// Counts a call's outcome and hands it on.
+    pub(crate) fn count<T>(
+        &self,
+        call: LedgerCall,
+        answer: Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(LedgerError::Unavailable(_)) => "unavailable",
+            Err(LedgerError::Uncertain(_)) => "uncertain",
+            Err(LedgerError::WrongEpoch { .. }) => "wrong_epoch",
+            Err(LedgerError::DeadlinePassed) => "deadline_passed",
+            Err(LedgerError::Closed) => "closed",
+            Err(LedgerError::Open) => "open",
+            Err(LedgerError::UnknownSale(_)) => "unknown_sale",
+            Err(LedgerError::Invalid(_)) => "invalid",
+        };
+        self.calls.get_or_create(&CallLabels { call, outcome }).inc();
+        answer
+    }
+
+    pub(crate) fn show(&self, sale: &SaleId, snapshot: &Snapshot) {
+        let (pending, confirmed) = (snapshot.pending as i64, snapshot.confirmed as i64);
+        let figures = [i64::from(snapshot.total), snapshot.remaining, pending, confirmed];
+        for (state, figure) in UNIT_STATES.into_iter().zip(figures) {
+            self.units.get_or_create(&UnitLabels { sale: sale.to_string(), state }).set(figure);
+        }
+        let error = i64::from(snapshot.total) - snapshot.remaining - pending - confirmed;
+        self.conservation_error.get_or_create(&SaleLabels { sale: sale.to_string() }).set(error);
+    }
+
+    pub(crate) fn hide(&self, sale: &SaleId) {
+        for state in UNIT_STATES {
+            self.units.remove(&UnitLabels { sale: sale.to_string(), state });
+        }
+        self.conservation_error.remove(&SaleLabels { sale: sale.to_string() });
+    }
+}

@@ -1,0 +1,154 @@
+//! Ledger and flag together: the only thing that the other crates call.
+//!
+//! Every flag state that a ledger's answer brings along is published if it is newer than the one known here. A flag that
+//! cannot be published never fails the call that brought it: it is a hint, and the next answer brings it again.
+
+use prometheus_client::registry::Registry;
+
+use crate::ledger::{
+    GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
+};
+use crate::metrics::{LedgerCall, StockMetrics};
+use crate::{Flag, FlagState, LedgerError, OrderId, Owner, Reservation, SaleId, SaleVersion};
+
+/// See the module. The methods are those of [`Ledger`], with its contract.
+#[derive(Debug)]
+pub struct Stock {
+    ledger: Ledger,
+    flag: Flag,
+    metrics: StockMetrics,
+}
+
+/// # Errors
+/// Every method: [`LedgerError`], as the ledger gave it.
+impl Stock {
+    /// Joins the two and registers this crate's metrics.
+    #[must_use]
+    pub fn new(ledger: Ledger, flag: Flag, registry: &mut Registry) -> Self {
+        Self { ledger, flag, metrics: StockMetrics::register(registry) }
+    }
+
+    /// The ledger itself, for callers that must not publish.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The sold-out flag.
+    #[must_use]
+    pub fn flag(&self) -> &Flag {
+        &self.flag
+    }
+
+    /// See [`Ledger::now_ms`].
+    pub async fn now_ms(&self) -> Result<u64, LedgerError> {
+        self.metrics.count(LedgerCall::Now, self.ledger.now_ms().await)
+    }
+
+    /// See [`Ledger::reserve`].
+    pub async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
+        self.metrics.batch_size.observe(batch.requests.len() as f64);
+        let answer = self.metrics.count(LedgerCall::Reserve, self.ledger.reserve(batch).await)?;
+        self.publish(&batch.sale, answer.flag).await;
+        Ok(answer)
+    }
+
+    /// See [`Ledger::grant`].
+    pub async fn grant(
+        &self,
+        sale: &SaleId,
+        epoch: u64,
+        request: &GrantRequest,
+    ) -> Result<(GrantOutcome, FlagState), LedgerError> {
+        let answer = self.metrics.count(LedgerCall::Grant, self.ledger.grant(sale, epoch, request).await)?;
+        self.publish(sale, answer.1).await;
+        Ok(answer)
+    }
+
+    /// See [`Ledger::confirm`].
+    pub async fn confirm(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        let flag = self.metrics.count(LedgerCall::Confirm, self.ledger.confirm(sale, settled).await)?;
+        self.publish(sale, flag).await;
+        Ok(flag)
+    }
+
+    /// See [`Ledger::release`].
+    pub async fn release(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        let flag = self.metrics.count(LedgerCall::Release, self.ledger.release(sale, settled).await)?;
+        self.publish(sale, flag).await;
+        Ok(flag)
+    }
+
+    /// See [`Ledger::states`].
+    pub async fn states(&self, sale: &SaleId, ids: &[OrderId]) -> Result<Vec<IdState>, LedgerError> {
+        self.metrics.count(LedgerCall::States, self.ledger.states(sale, ids).await)
+    }
+
+    /// See [`Ledger::pending`].
+    pub async fn pending(
+        &self,
+        sale: &SaleId,
+        owner: Option<Owner>,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
+        self.metrics.count(LedgerCall::Pending, self.ledger.pending(sale, owner, after, limit).await)
+    }
+
+    /// See [`Ledger::snapshot`]. Refreshes the gauges of this sale.
+    pub async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
+        let snapshot = self.metrics.count(LedgerCall::Snapshot, self.ledger.snapshot(sale).await)?;
+        self.metrics.show(sale, &snapshot);
+        self.publish(sale, snapshot.flag).await;
+        Ok(snapshot)
+    }
+
+    /// See [`Ledger::push_sale`].
+    pub async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
+        let flag = self.metrics.count(LedgerCall::PushSale, self.ledger.push_sale(version).await)?;
+        self.publish(&version.sale, flag).await;
+        Ok(flag)
+    }
+
+    /// See [`Ledger::install`].
+    pub async fn install(&self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
+        self.metrics.count(LedgerCall::Install, self.ledger.install(version, epoch).await)
+    }
+
+    /// See [`Ledger::restore`].
+    pub async fn restore(
+        &self,
+        sale: &SaleId,
+        epoch: u64,
+        owner: Owner,
+        reservations: &[Reservation],
+    ) -> Result<(), LedgerError> {
+        self.metrics.count(LedgerCall::Restore, self.ledger.restore(sale, epoch, owner, reservations).await)
+    }
+
+    /// See [`Ledger::open`].
+    pub async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
+        let flag = self.metrics.count(LedgerCall::Open, self.ledger.open(sale, epoch).await)?;
+        self.publish(sale, flag).await;
+        Ok(flag)
+    }
+
+    /// See [`Ledger::forget`]. The flag's cell goes back to unknown and the sale's gauges vanish.
+    pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
+        self.metrics.count(LedgerCall::Forget, self.ledger.forget(sale).await)?;
+        self.flag.forget(sale);
+        self.metrics.hide(sale);
+        Ok(())
+    }
+
+    async fn publish(&self, sale: &SaleId, state: FlagState) {
+        let known = self.flag.cell(sale).read();
+        if known.is_some_and(|known| known.version >= state.version) {
+            return;
+        }
+        if let Err(error) = self.flag.publish(sale, state).await {
+            self.metrics.flag_publish_errors.inc();
+            tracing::warn!(%sale, %error, "the sold-out flag was not published; the next answer of the ledger brings it again");
+        }
+    }
+}
