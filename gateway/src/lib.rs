@@ -3,11 +3,8 @@
 //! Start reading at [`config`], then [`pass`].
 #![forbid(unsafe_code)]
 
-pub mod auth;
 pub mod challenge;
-pub mod client;
 pub mod config;
-pub mod limits;
 pub mod pass;
 
 use std::sync::Arc;

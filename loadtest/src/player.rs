@@ -223,7 +223,12 @@ impl Holder<'_> {
                 Press::Strange(_) => sleep(DOUBT).await,
                 Press::Lost(crate::http::Lost::NotSent(_)) => self.stage.wait_until_up().await,
                 Press::Lost(crate::http::Lost::Unanswered(_)) => {
-                    if self.resolve().await {
+                    self.stage.wait_until_up().await;
+                    sleep(DOUBT).await;
+                    if self.look().await {
+                        let mut claim = self.claim.lock();
+                        // With a hang-up of one's own, nobody knows which of the two was executed.
+                        claim.executed_unanswered |= claim.hung_up == 0;
                         return;
                     }
                 }
@@ -241,10 +246,6 @@ impl Holder<'_> {
         let (first, second) = tokio::join!(self.press(intended, "{}"), second);
         let accepted = |press: &Press| matches!(press, Press::Accepted { .. });
         if !accepted(&first) && !accepted(&second) {
-            let unanswered = self.claim.lock().unanswered > 0;
-            if unanswered && self.resolve().await {
-                return;
-            }
             self.press_until_answered(Instant::now()).await;
         }
     }
@@ -299,17 +300,6 @@ impl Holder<'_> {
         if self.person.role == Role::BotWithPass && !self.claim.lock().promised {
             self.press_until_answered(Instant::now()).await;
         }
-    }
-
-    /// After a silence of the server: waits until what was sent has had its effect, and asks whether it had one.
-    async fn resolve(&self) -> bool {
-        self.stage.wait_until_up().await;
-        sleep(DOUBT).await;
-        let found = self.look().await;
-        let mut claim = self.claim.lock();
-        // With a hang-up of one's own, nobody knows which of the two was executed.
-        claim.executed_unanswered |= found && !claim.promised && claim.hung_up == 0;
-        found
     }
 
     /// Asks for the order once it must be known; true when it is there.
@@ -367,16 +357,9 @@ impl Holder<'_> {
         if timeout_at(self.stage.deadline, encore.wait_for(|go| *go)).await.is_err() {
             return;
         }
-        // Looked at before it is pressed again: a press would make good what the crash has lost.
+        self.press_until_answered(Instant::now()).await;
         if self.claim.lock().promised {
             self.follow_order().await;
-        }
-        // Every third leaves the sale to itself: what was promised must come about without help.
-        if !self.person.lane.is_multiple_of(3) {
-            self.press_until_answered(Instant::now()).await;
-            if self.claim.lock().promised {
-                self.follow_order().await;
-            }
         }
     }
 }

@@ -1,11 +1,49 @@
 //! Drains promised orders into the orders database and keeps database and ledger equal. No HTTP server.
 //!
-//! Start reading at [`database`], the contract of the final truth.
+//! Start reading at [`drain`] (the way from queue to row) and [`database`] (the contract of the final truth).
 #![forbid(unsafe_code)]
 
+pub mod audit;
+mod backoff;
+pub mod config;
 pub mod database;
+pub mod drain;
+pub mod metrics;
+pub mod pace;
+pub mod rebuild;
+pub mod reconciler;
+pub mod relay;
+pub mod stats;
 
+pub use audit::{Audit, AuditError, SaleAudit, audit};
+pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor};
+pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
+pub use metrics::{BacklogMetrics, WorkerMetrics};
+pub use rebuild::{RebuildError, rebuild};
+pub use reconciler::{ReconcileError, Reconciler, bring};
+pub use relay::Relay;
+pub use stats::{DrainState, DrainStats};
 
-/// Every failpoint of this crate.
-pub const FAILPOINTS: &[&str] = &["database.begin", "database.commit", "database.committed", "database.read"];
+/// Every failpoint of this crate, in the order of the steps. One that fails its step loses an answer or skips to the next
+/// try; those between two steps only crash.
+pub const FAILPOINTS: &[&str] = &[
+    "database.begin",
+    "database.commit",
+    "database.committed",
+    "database.read",
+    "drain.pulled",
+    "drain.settled",
+    "drain.committed",
+    "drain.confirm",
+    "relay.read",
+    "relay.released",
+    "reconciler.looked_up",
+    "reconciler.marked_opened",
+    "reconciler.settled",
+    "rebuild.epoch",
+    "rebuild.installed",
+    "rebuild.log",
+    "rebuild.rows",
+    "rebuild.opened",
+];

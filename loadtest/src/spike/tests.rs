@@ -22,10 +22,8 @@ fn options(fake: &Fake, arrival: &str) -> SpikeOptions {
         json = fake.file("report.json").display(),
         html = fake.file("report.html").display(),
     );
-    match Arguments::parse_from(line.split_whitespace()).scenario {
-        Scenario::Spike(options) => options,
-        other => panic!("{other:?}"),
-    }
+    let Scenario::Spike(options) = Arguments::parse_from(line.split_whitespace()).scenario;
+    options
 }
 
 async fn spike(fault: Fault) -> (bool, Value) {

@@ -1,0 +1,146 @@
+//! The names of this crate's metrics.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use queue::Topic;
+
+use crate::drain::DRAIN_GROUP;
+
+/// Every metric of the worker's side. Clones count together.
+#[derive(Clone)]
+pub struct WorkerMetrics {
+    /// Orders that became rows, rejected ones included.
+    pub(crate) drained_orders: Counter,
+    /// Messages whose order had a row already.
+    pub(crate) duplicate_orders: Counter,
+    /// Promised orders that the database would not take, by reason.
+    pub(crate) rejected_orders: Family<Reason, Counter>,
+    /// Messages moved to the dead letters.
+    pub(crate) dead_letters: Counter,
+    /// Tries that the database did not take.
+    pub(crate) database_failures: Counter,
+    /// 1 while the drain does not run.
+    pub(crate) drain_stalled: Gauge,
+    /// Length of a settling transaction.
+    pub(crate) settle_duration: Histogram,
+    /// Confirmations left to the reconciler.
+    pub(crate) confirms_left: Counter,
+    /// Releases that the ledger has answered for.
+    pub(crate) releases_relayed: Counter,
+    /// Ids that the reconciler found different in ledger and database.
+    pub(crate) reconciled: Family<Found, Counter>,
+}
+
+/// Label of `floodgate_rejected_orders_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Reason {
+    pub(crate) reason: &'static str,
+}
+
+/// Label of `floodgate_reconciled_orders_total`: `confirmed`, `released` or `absent`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Found {
+    pub(crate) found: &'static str,
+}
+
+/// From a tenth of a millisecond to 6.5 s.
+const DURATION_BUCKETS: [f64; 9] = [0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, 6.5536];
+
+impl WorkerMetrics {
+    /// Registers them all.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            drained_orders: Counter::default(),
+            duplicate_orders: Counter::default(),
+            rejected_orders: Family::default(),
+            dead_letters: Counter::default(),
+            database_failures: Counter::default(),
+            drain_stalled: Gauge::default(),
+            settle_duration: Histogram::new(DURATION_BUCKETS),
+            confirms_left: Counter::default(),
+            releases_relayed: Counter::default(),
+            reconciled: Family::default(),
+        };
+        registry.register(
+            "floodgate_drained_orders",
+            "Promised orders that became rows, rejected ones included",
+            metrics.drained_orders.clone(),
+        );
+        registry.register(
+            "floodgate_duplicate_orders",
+            "Messages whose order had a row already",
+            metrics.duplicate_orders.clone(),
+        );
+        registry.register(
+            "floodgate_rejected_orders",
+            "Promised orders that the database would not take",
+            metrics.rejected_orders.clone(),
+        );
+        registry.register(
+            "floodgate_order_dead_letters",
+            "Messages that could not even become a rejected row",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "floodgate_drain_database_failures",
+            "Tries that the orders database did not take",
+            metrics.database_failures.clone(),
+        );
+        registry.register(
+            "floodgate_drain_stalled",
+            "1 while the queue does not become rows",
+            metrics.drain_stalled.clone(),
+        );
+        registry.register_with_unit(
+            "floodgate_settle_duration",
+            "Length of a settling transaction",
+            Unit::Seconds,
+            metrics.settle_duration.clone(),
+        );
+        registry.register(
+            "floodgate_confirms_left",
+            "Confirmations that the ledger did not take, left to the reconciler",
+            metrics.confirms_left.clone(),
+        );
+        registry.register(
+            "floodgate_releases_relayed",
+            "Releases that the ledger has answered for",
+            metrics.releases_relayed.clone(),
+        );
+        registry.register(
+            "floodgate_reconciled_orders",
+            "Orders pending for long that the reconciler looked up, by what it found",
+            metrics.reconciled.clone(),
+        );
+        metrics
+    }
+}
+
+/// `floodgate_backlog_orders` and `floodgate_backlog_age_seconds`, read from the log when scraped.
+#[derive(Debug)]
+pub struct BacklogMetrics(
+    /// The topic `floodgate-orders`.
+    pub Topic,
+);
+
+impl Collector for BacklogMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        // A log that cannot be read says so elsewhere; no figure is better than a wrong one.
+        let Ok(lag) = self.0.lag(DRAIN_GROUP) else { return Ok(()) };
+        let orders = ConstGauge::new(i64::try_from(lag.records).unwrap_or(i64::MAX));
+        let help = "Promised orders that are not rows yet";
+        let metric =
+            encoder.encode_descriptor("floodgate_backlog_orders", help, None, orders.metric_type())?;
+        orders.encode(metric)?;
+        let age = ConstGauge::new(lag.age_ms as f64 / 1_000.0);
+        let help = "Age of the oldest of them";
+        let unit = Some(&Unit::Seconds);
+        let metric = encoder.encode_descriptor("floodgate_backlog_age", help, unit, age.metric_type())?;
+        age.encode(metric)
+    }
+}

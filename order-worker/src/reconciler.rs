@@ -1,0 +1,189 @@
+//! The reconciler: the net under everything that is told to the ledger once and may be lost.
+//!
+//! Ids that are pending for longer than a grace period are looked up: the database holds the order → confirm; closed or
+//! rejected → release; no row → its owner's business (the log has it, or will, or never promised it). Units never come back
+//! by a timer alone. It also brings sale rows to the ledger, and lets the ledger forget settled sales.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stock::ledger::{BATCH_MAX, Settlement};
+use stock::{LedgerError, Now, OrderId, SaleId, Stock};
+use tokio::sync::watch;
+
+use crate::database::{Database, DatabaseError, SaleRow};
+use crate::metrics::{Found, WorkerMetrics};
+
+/// How often it goes through everything.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// An id younger than this is on its usual way.
+const GRACE_MS: u64 = 3_000;
+/// An ended sale is asked about for so long before it may be settled: late repeats get their usual answers.
+const SETTLE_AFTER_MS: u64 = 60_000;
+
+/// What stops one pass over one sale; the next pass goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The database's.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The ledger's.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl ReconcileError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_retryable(),
+            Self::Ledger(error) => error.is_retryable(),
+        }
+    }
+}
+
+/// Compares ledger and database. Whoever owns the process drives [`Reconciler::run`].
+pub struct Reconciler {
+    database: Database,
+    stock: Arc<Stock>,
+    now: Now,
+    metrics: WorkerMetrics,
+}
+
+impl Reconciler {
+    /// Starts nothing yet.
+    #[must_use]
+    pub fn new(database: Database, stock: Arc<Stock>, now: Now, metrics: WorkerMetrics) -> Self {
+        Self { database, stock, now, metrics }
+    }
+
+    /// Goes through all sales every second until `shutdown` is true or its sender gone.
+    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|down| *down) => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+            if let Err(error) = self.pass().await {
+                tracing::warn!(%error, "sales cannot be reconciled; they are tried again");
+            }
+        }
+    }
+
+    /// Goes once through every sale that is not settled. One sale's trouble does not hold up another.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the sales cannot be read.
+    pub async fn pass(&self) -> Result<(), DatabaseError> {
+        for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
+            if let Err(error) = self.reconcile(&row).await {
+                tracing::warn!(sale = %row.definition.id, %error, "a sale is reconciled later");
+            }
+        }
+        Ok(())
+    }
+
+    async fn reconcile(&self, row: &SaleRow) -> Result<(), ReconcileError> {
+        let sale = &row.definition.id;
+        bring(&self.database, &self.stock, sale).await?;
+        let now_ms = self.stock.now_ms().await?;
+        let mut after = None;
+        loop {
+            let page = self.stock.pending(sale, None, after, BATCH_MAX).await?;
+            let last = page.len() < BATCH_MAX;
+            after = page.last().map(|(_, reservation)| reservation.order_id);
+            let old = page.into_iter().map(|(_, reservation)| reservation);
+            let old = old.filter(|reservation| reservation.reserved_at_ms + GRACE_MS <= now_ms);
+            let old = old.map(|reservation| Settlement {
+                order_id: reservation.order_id,
+                user: reservation.user,
+                quantity: reservation.quantity,
+            });
+            self.look_up(sale, old.collect()).await?;
+            if last {
+                break;
+            }
+        }
+        self.settle_if_over(row).await
+    }
+
+    async fn look_up(&self, sale: &SaleId, pending: Vec<Settlement>) -> Result<(), ReconcileError> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<OrderId> = pending.iter().map(|settlement| settlement.order_id).collect();
+        let standings = self.database.statuses(&ids).await?;
+        let (mut held, mut freed, mut absent) = (Vec::new(), Vec::new(), 0);
+        for (settlement, standing) in pending.into_iter().zip(standings) {
+            match standing {
+                Some(standing) if standing.units_held > 0 => held.push(settlement),
+                Some(_) => freed.push(settlement),
+                None => absent += 1,
+            }
+        }
+        if queue::failpoint::hit("reconciler.looked_up") {
+            return Ok(());
+        }
+        let count =
+            |found, orders: u64| _ = self.metrics.reconciled.get_or_create(&Found { found }).inc_by(orders);
+        if !held.is_empty() {
+            self.stock.confirm(sale, &held).await?;
+            count("confirmed", held.len() as u64);
+        }
+        if !freed.is_empty() {
+            self.stock.release(sale, &freed).await?;
+            count("released", freed.len() as u64);
+        }
+        if absent > 0 {
+            count("absent", absent);
+        }
+        Ok(())
+    }
+
+    // ## Ended => Settled => forgotten by the ledger
+    async fn settle_if_over(&self, row: &SaleRow) -> Result<(), ReconcileError> {
+        let sale = &row.definition.id;
+        if row.ends_at.0 + SETTLE_AFTER_MS > (self.now)() {
+            return Ok(());
+        }
+        if self.stock.snapshot(sale).await?.pending > 0 || !self.database.mark_settled(sale).await? {
+            return Ok(());
+        }
+        // A crash here leaves a settled sale in a ledger that outlives us; a rebuild no longer installs it.
+        if !queue::failpoint::hit("reconciler.settled") {
+            self.stock.forget(sale).await?;
+            tracing::info!(%sale, "a sale is settled");
+        }
+        Ok(())
+    }
+}
+
+/// Brings a sale's row to the ledger: a newer version is pushed; a sale that never was open is installed empty and opened.
+/// An operator's change is followed by this at once; the reconciler repeats it until both are equal.
+///
+/// # Errors
+/// [`LedgerError::UnknownSale`] when the ledger has forgotten a sale that was open: that needs a rebuild.
+pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<(), ReconcileError> {
+    let Some(row) = database.sale(sale).await? else {
+        return Err(DatabaseError::UnknownSale(sale.clone()).into());
+    };
+    match stock.snapshot(sale).await {
+        Ok(snapshot) if snapshot.version >= row.version => Ok(()),
+        Ok(_) => {
+            stock.push_sale(&row.ledger_version()).await?;
+            Ok(())
+        }
+        Err(LedgerError::UnknownSale(_)) if !row.opened => {
+            let epoch = database.epoch().await?;
+            stock.install(&row.ledger_version(), epoch).await?;
+            // Before it opens: were the ledger lost afterwards, an empty one must not pass for a beginning.
+            database.mark_opened(sale).await?;
+            queue::failpoint::hit("reconciler.marked_opened");
+            stock.open(sale, epoch).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
