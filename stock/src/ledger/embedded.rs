@@ -113,6 +113,12 @@ impl EmbeddedLedger {
         Ok(())
     }
 
+    /// Forgets everything, as a server does that restarts without its memory.
+    #[cfg(feature = "simulation")]
+    pub(super) fn wipe(&self) {
+        self.sales.write().clear();
+    }
+
     fn with<T>(
         &self,
         sale: &SaleId,

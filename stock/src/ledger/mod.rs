@@ -24,8 +24,12 @@
 
 mod books;
 mod embedded;
+#[cfg(feature = "simulation")]
+mod simulated;
 
 pub use embedded::EmbeddedLedger;
+#[cfg(feature = "simulation")]
+pub use simulated::{FaultPlan, SimulatedLedger, SimulatedServer};
 
 use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
@@ -34,6 +38,9 @@ use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId}
 pub enum Ledger {
     /// In this process's memory; dies with it.
     Embedded(EmbeddedLedger),
+    /// Outside the simulated process, with seeded faults.
+    #[cfg(feature = "simulation")]
+    Simulated(SimulatedLedger),
 }
 
 /// Sends one call to whichever adapter there is: the embedded one answers at once.
@@ -41,6 +48,8 @@ macro_rules! adapter {
     ($self:ident.$method:ident($($argument:expr),*)) => {
         match $self {
             Ledger::Embedded(ledger) => ledger.$method($($argument),*),
+            #[cfg(feature = "simulation")]
+            Ledger::Simulated(ledger) => ledger.$method($($argument),*).await,
         }
     };
 }

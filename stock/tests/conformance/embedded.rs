@@ -1,9 +1,4 @@
-//! The embedded adapters against their ports' conformance suites.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-#[macro_use]
-mod conformance;
+//! The embedded adapters.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

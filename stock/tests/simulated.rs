@@ -1,0 +1,96 @@
+//! Each fault of the simulated ledger does what it says.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stock::ledger::{FaultPlan, IdState, Ledger, Settlement, SimulatedServer};
+use stock::{LedgerError, OrderId, SaleVersion};
+use tokio::time::{Instant, sleep};
+
+/// A server with one open sale of 5 units, and a call that takes one of them.
+async fn server() -> (SimulatedServer, Ledger, SaleVersion, Settlement) {
+    let started = Instant::now();
+    let now = Arc::new(move || started.elapsed().as_millis() as u64);
+    let server = SimulatedServer::new(7, now, FaultPlan::default());
+    let ledger = Ledger::Simulated(server.connect());
+    let version = SaleVersion {
+        sale: "demo".parse().unwrap(),
+        version: 1,
+        total: 5,
+        starts_at_ms: 0,
+        ends_at_ms: u64::MAX,
+        per_user_limit: 1,
+        passes_per_unit: 0,
+        paused: false,
+    };
+    ledger.install(&version, 1).await.unwrap();
+    ledger.open(&version.sale, 1).await.unwrap();
+    let order_id = OrderId::new(0, &version.sale, 1);
+    (server, ledger, version, Settlement { order_id, user: "ann".parse().unwrap(), quantity: 1 })
+}
+
+async fn remaining(server: &SimulatedServer, version: &SaleVersion) -> i64 {
+    server.set_plan(FaultPlan::default());
+    server.settle();
+    Ledger::Simulated(server.connect()).snapshot(&version.sale).await.unwrap().remaining
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_call_never_executes() {
+    let (server, ledger, version, settlement) = server().await;
+    server.set_plan(FaultPlan { refused: 1_000, ..FaultPlan::default() });
+    let error = ledger.confirm(&version.sale, &[settlement]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Unavailable(_)) && error.took_nothing());
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(remaining(&server, &version).await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_answer_is_lost_has_executed() {
+    let (server, ledger, version, settlement) = server().await;
+    server.set_plan(FaultPlan { answer_lost: 1_000, ..FaultPlan::default() });
+    let error = ledger.confirm(&version.sale, &[settlement]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Uncertain(_)) && !error.took_nothing());
+    assert_eq!(remaining(&server, &version).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_call_executes_after_its_caller_gave_up() {
+    let (server, ledger, version, settlement) = server().await;
+    server.set_plan(FaultPlan { late: 1_000, ..FaultPlan::default() });
+    let error = ledger.confirm(&version.sale, &[settlement]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Uncertain(_)));
+    assert_eq!(remaining(&server, &version).await, 5);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(remaining(&server, &version).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_call_changes_nothing_the_second_time() {
+    let (server, ledger, version, settlement) = server().await;
+    server.set_plan(FaultPlan { repeated: 1_000, ..FaultPlan::default() });
+    ledger.confirm(&version.sale, std::slice::from_ref(&settlement)).await.unwrap();
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(remaining(&server, &version).await, 4);
+    let states = ledger.states(&version.sale, &[settlement.order_id]).await.unwrap();
+    assert_eq!(states, [IdState::Confirmed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlives_its_sender() {
+    let (server, ledger, version, settlement) = server().await;
+    server.set_plan(FaultPlan { slow: 1_000, ..FaultPlan::default() });
+    let call = ledger.confirm(&version.sale, std::slice::from_ref(&settlement));
+    assert!(tokio::time::timeout(Duration::ZERO, call).await.is_err());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(remaining(&server, &version).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_server_knows_nothing() {
+    let (server, ledger, version, _) = server().await;
+    server.wipe();
+    let error = ledger.snapshot(&version.sale).await.unwrap_err();
+    assert_eq!(error, LedgerError::UnknownSale(version.sale.clone()));
+}
