@@ -1,0 +1,255 @@
+//! What the ledger was not told, or was told twice, or too late: relay and reconciler make it equal to the database.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod world;
+
+use std::time::Duration;
+
+use order_worker::database::{DatabaseError, Outcome, RejectReason};
+use order_worker::{ReconcileError, audit, bring};
+use stock::LedgerError;
+use stock::ledger::{IdState, ReserveOutcome};
+use tokio::sync::watch;
+use world::{World, order_id, sale_id};
+
+#[tokio::test]
+async fn a_cancelled_order_gives_its_units_back_and_lifts_the_flag() {
+    let world = World::new();
+    let sale = world.open("s", 2, 2).await;
+    let order = world.reserve(&sale, 1, "u", 2).await.unwrap();
+    world.database.settle(vec![order.clone()]).await.unwrap();
+    assert!(world.stock.flag().cell(&sale).read().unwrap().sold_out);
+    world.database.cancel(order_id(1), None).await.unwrap();
+    world.relay().pass().await.unwrap();
+    assert_eq!(world.units(&sale).await, (2, 0, 0));
+    assert!(!world.stock.flag().cell(&sale).read().unwrap().sold_out);
+    assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
+    assert_eq!(world.reserve(&sale, 1, "u", 2).await, Err(ReserveOutcome::PassUsed));
+    world.reserve(&sale, 2, "u", 2).await.unwrap();
+    assert!((world.metric("floodgate_releases_relayed_total") - 1.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn the_running_relay_is_woken_by_a_release_and_stopped_by_shutdown() {
+    let world = World::new();
+    let sale = world.open("s", 1, 1).await;
+    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
+    world.database.settle(vec![order]).await.unwrap();
+    let (shutdown, down) = watch::channel(false);
+    let relay = tokio::spawn(world.relay().run(down));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    world.database.cancel(order_id(1), None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.units(&sale).await, (1, 0, 0), "not within a tenth of its interval");
+    shutdown.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(1), relay).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_release_that_the_ledger_does_not_take_stays_and_holds_up_no_other() {
+    let world = World::new();
+    let gone = world.publish("a-gone", 9, 9).await;
+    let sale = world.open("s", 9, 9).await;
+    let (first, second) = (world.reserve(&sale, 2, "u", 1).await.unwrap(), {
+        let mut other = world.reserve(&sale, 1, "u", 1).await.unwrap();
+        other.sale = gone.clone();
+        other
+    });
+    world.database.settle(vec![first, second]).await.unwrap();
+    world.database.cancel(order_id(1), None).await.unwrap();
+    world.database.cancel(order_id(2), None).await.unwrap();
+    world.relay().pass().await.unwrap();
+    let left = world.database.releases(None, 10).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].0, gone, "the ledger has not heard of it yet");
+    bring(&world.database, &world.stock, &gone).await.unwrap();
+    world.relay().pass().await.unwrap();
+    assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
+    assert_eq!(world.units(&gone).await, (9, 0, 0));
+}
+
+#[tokio::test]
+async fn a_release_of_a_sale_that_no_ledger_will_hold_again_is_done() {
+    let world = World::new();
+    let sale = world.open("s", 9, 9).await;
+    let mut order = world.reserve(&sale, 1, "u", 1).await.unwrap();
+    order.sale = sale_id("nowhere");
+    let settled = world.database.settle(vec![order]).await.unwrap();
+    assert_eq!(settled[0].outcome, Outcome::Rejected(RejectReason::UnknownSale));
+    world.relay().pass().await.unwrap();
+    assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_relay_that_fails_at_any_step_repeats_without_harm() {
+    for step in ["relay.read", "relay.released", "database.begin", "database.commit", "database.committed"] {
+        let world = World::new();
+        let sale = world.open("s", 3, 3).await;
+        for n in 0..3 {
+            let order = world.reserve(&sale, n, "u", 1).await.unwrap();
+            world.database.settle(vec![order]).await.unwrap();
+        }
+        world.database.cancel(order_id(1), None).await.unwrap();
+        {
+            let _hook = world::fail(step, 1);
+            let _ = world.relay().pass().await;
+        }
+        world.relay().pass().await.unwrap();
+        assert_eq!(world.database.releases_outstanding().await.unwrap(), 0, "{step}");
+        let (remaining, ..) = world.units(&sale).await;
+        assert_eq!(remaining, 1, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn lost_confirmations_are_found_after_the_grace_period() {
+    let world = World::new();
+    let sale = world.open("s", 9, 9).await;
+    let held = world.reserve(&sale, 1, "u", 2).await.unwrap();
+    let rejected = world.reserve(&sale, 2, "v", 1).await.unwrap();
+    let promised = world.reserve(&sale, 3, "w", 1).await.unwrap();
+    world.database.settle(vec![held]).await.unwrap();
+    world.database.reject(&rejected, RejectReason::Unwritable).await.unwrap();
+    world.reconciler().pass().await.unwrap();
+    assert_eq!(world.units(&sale).await, (5, 4, 0), "young ids are left alone");
+    world.advance(10_000);
+    world.reconciler().pass().await.unwrap();
+    assert_eq!(world.units(&sale).await, (6, 1, 2));
+    let ids = [order_id(1), order_id(2), order_id(3), order_id(4)];
+    let states = world.stock.states(&sale, &ids).await.unwrap();
+    assert_eq!(states, [IdState::Confirmed, IdState::Released, IdState::Pending, IdState::Absent]);
+    for _ in 0..5 {
+        world.advance(3_600_000);
+        world.reconciler().pass().await.unwrap();
+    }
+    assert_eq!(world.units(&sale).await.1, 1, "units never come back by a timer alone");
+    world.database.settle(vec![promised]).await.unwrap();
+    world.reconciler().pass().await.unwrap();
+    assert_eq!(world.units(&sale).await, (6, 0, 3));
+    assert!((world.metric("floodgate_reconciled_orders_total{found=\"confirmed\"}") - 2.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn more_pending_ids_than_a_page_are_all_looked_up() {
+    let world = World::new();
+    let sale = world.open("s", 2_000, 1).await;
+    let mut orders = Vec::new();
+    for n in 0..1_100 {
+        orders.push(world.reserve(&sale, n, &format!("u{n}"), 1).await.unwrap());
+    }
+    world.database.settle(orders).await.unwrap();
+    world.advance(10_000);
+    world.reconciler().pass().await.unwrap();
+    assert_eq!(world.units(&sale).await, (900, 0, 1_100));
+}
+
+#[tokio::test]
+async fn rows_are_brought_to_the_ledger_until_equal() {
+    let world = World::new();
+    let sale = world.publish("s", 2, 2).await;
+    world.reconciler().pass().await.unwrap();
+    let snapshot = world.snapshot(&sale).await;
+    assert!(snapshot.open && !snapshot.paused && snapshot.total == 2);
+    assert!(world.database.sale(&sale).await.unwrap().unwrap().opened);
+
+    world.reserve(&sale, 1, "u", 2).await.unwrap();
+    world.database.restock(&sale, "r", 3).await.unwrap();
+    world.reconciler().pass().await.unwrap();
+    assert_eq!(world.units(&sale).await, (3, 2, 0));
+    assert!(!world.stock.flag().cell(&sale).read().unwrap().sold_out, "a restock lifts the flag");
+
+    world.database.pause(&sale, "alice").await.unwrap();
+    bring(&world.database, &world.stock, &sale).await.unwrap();
+    assert_eq!(world.reserve(&sale, 2, "v", 1).await, Err(ReserveOutcome::Paused));
+    world.database.resume(&sale).await.unwrap();
+    bring(&world.database, &world.stock, &sale).await.unwrap();
+    world.reserve(&sale, 2, "v", 1).await.unwrap();
+    world.database.end_now(&sale).await.unwrap();
+    bring(&world.database, &world.stock, &sale).await.unwrap();
+    assert_eq!(world.reserve(&sale, 3, "w", 1).await, Err(ReserveOutcome::Ended));
+
+    let unknown = bring(&world.database, &world.stock, &sale_id("nowhere")).await.unwrap_err();
+    assert!(matches!(unknown, ReconcileError::Database(DatabaseError::UnknownSale(_))), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_sale_that_was_open_is_never_installed_empty() {
+    let world = World::new();
+    let sale = world.open("s", 2, 2).await;
+    world.reserve(&sale, 1, "u", 1).await.unwrap();
+    let world = world.restart();
+    let amnesia = bring(&world.database, &world.stock, &sale).await.unwrap_err();
+    assert!(matches!(amnesia, ReconcileError::Ledger(LedgerError::UnknownSale(_))), "{amnesia:?}");
+    world.reconciler().pass().await.unwrap();
+    assert!(world.stock.snapshot(&sale).await.is_err());
+}
+
+#[tokio::test]
+async fn a_crash_between_remembering_and_opening_needs_a_rebuild_not_a_guess() {
+    let world = World::new();
+    let sale = world.publish("s", 2, 2).await;
+    let crashed = {
+        let _hook = world::crash("reconciler.marked_opened", 1);
+        let (database, stock, sale) = (world.database.clone(), world.stock.clone(), sale.clone());
+        tokio::spawn(async move { bring(&database, &stock, &sale).await }).await
+    };
+    assert!(crashed.unwrap_err().is_panic());
+    assert!(!world.snapshot(&sale).await.open);
+    let world = world.restart();
+    assert!(bring(&world.database, &world.stock, &sale).await.is_err());
+}
+
+#[tokio::test]
+async fn an_ended_sale_settles_once_nothing_is_outstanding_and_is_forgotten() {
+    let world = World::new();
+    let sale = world.open("s", 2, 2).await;
+    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
+    world.advance(3_600_000);
+    world.reconciler().pass().await.unwrap();
+    world.advance(60_000);
+    world.reconciler().pass().await.unwrap();
+    assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "an id is pending");
+    world.database.settle(vec![order]).await.unwrap();
+    world.reconciler().pass().await.unwrap();
+    assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "an order is unpaid");
+    world.database.cancel(order_id(1), None).await.unwrap();
+    world.reconciler().pass().await.unwrap();
+    assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "a release is owed");
+    world.relay().pass().await.unwrap();
+    world.reconciler().pass().await.unwrap();
+    assert!(world.database.sale(&sale).await.unwrap().unwrap().settled);
+    assert!(matches!(world.stock.snapshot(&sale).await, Err(LedgerError::UnknownSale(_))));
+}
+
+#[tokio::test]
+async fn the_audit_names_what_is_broken() {
+    let world = World::new();
+    let sale = world.open("s", 3, 1).await;
+    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
+    world.database.settle(vec![order]).await.unwrap();
+    let good = audit(&world.database, Some(&world.stock), None, None).await.unwrap();
+    assert!(good.is_good(), "{good:?}");
+    assert_eq!((good.sales[0].sold, good.sales[0].ledger.as_ref().unwrap().pending), (1, 1));
+    assert!(!good.at_rest(), "the log was not asked");
+    let copy = |id: &str, user: &str| {
+        format!(
+            "INSERT INTO floodgate_orders SELECT '{id}', sale_id, '{user}', quantity, units_held, amount, currency,
+             status, reason, metadata, created_at, updated_at, pay_by, version FROM floodgate_orders LIMIT 1"
+        )
+    };
+    for (id, user) in [
+        ("00000000000000000000000001", "u"),
+        ("00000000000000000000000002", "v"),
+        ("00000000000000000000000003", "w"),
+    ] {
+        world.connection.with(|c| c.execute_batch(&copy(id, user)).unwrap());
+    }
+    let bad = audit(&world.database, None, None, Some(&sale)).await.unwrap();
+    let faults = bad.sales[0].broken.join("; ");
+    for fault in
+        ["counts 1 units as sold, the orders hold 4", "oversold: 4 units held of 3", "1 users hold more"]
+    {
+        assert!(faults.contains(fault), "{faults}");
+    }
+    assert!(serde_json::to_string(&bad).unwrap().contains("\"at_rest\":null"));
+}

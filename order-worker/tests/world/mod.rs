@@ -1,0 +1,191 @@
+//! A database that outlives crashes, a ledger that does not, a clock in the test's hand.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use order_worker::database::{Database, Published, SharedConnection};
+use order_worker::{Reconciler, Relay, WorkerMetrics};
+use prometheus_client::registry::Registry;
+use stock::ledger::{ReserveBatch, ReserveOutcome, ReserveRequest, Snapshot};
+use stock::{
+    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, OrderId, Owner, Reservation, SaleDefinition, SaleId,
+    Stock, Timestamp,
+};
+
+/// 2026-11-11T12:00:00Z: when every test's clock starts, and its sales have begun.
+pub(crate) const START_MS: u64 = 1_794_398_400_000;
+pub(crate) const OWNER: Owner = Owner(7);
+
+pub(crate) fn sale_id(id: &str) -> SaleId {
+    id.parse().unwrap()
+}
+
+pub(crate) fn order_id(n: u64) -> OrderId {
+    OrderId::new(START_MS, &sale_id("any"), n)
+}
+
+pub(crate) fn definition(id: &str, total: u32, per_user_limit: u32) -> SaleDefinition {
+    SaleDefinition {
+        id: sale_id(id),
+        item_id: "item".into(),
+        title: "红包".into(),
+        description: String::new(),
+        currency: "CNY".into(),
+        price: 206_640,
+        list_price: 688_800,
+        total,
+        per_user_limit,
+        passes_per_unit: 0,
+        pay_within_s: 900,
+        starts_at: Timestamp(START_MS - 1_000),
+        ends_at: Timestamp(START_MS + 3_600_000),
+        rehearsal: false,
+        labels: [].into(),
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) connection: SharedConnection,
+    pub(crate) now_ms: Arc<AtomicU64>,
+    pub(crate) database: Database,
+    pub(crate) stock: Arc<Stock>,
+    pub(crate) metrics: WorkerMetrics,
+    pub(crate) registry: Registry,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::over(SharedConnection::open(":memory:").unwrap(), Arc::new(AtomicU64::new(START_MS)))
+    }
+
+    /// The next process: the ledger's memory is gone, the database is not.
+    pub(crate) fn restart(self) -> Self {
+        Self::over(self.connection, self.now_ms)
+    }
+
+    fn over(connection: SharedConnection, now_ms: Arc<AtomicU64>) -> Self {
+        let mut registry = Registry::default();
+        let now = clock(&now_ms);
+        let database = Database::over_connection(connection.clone(), now.clone()).unwrap();
+        let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
+        let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
+        let metrics = WorkerMetrics::new(&mut registry);
+        Self { connection, now_ms, database, stock, metrics, registry }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        clock(&self.now_ms)
+    }
+
+    pub(crate) fn advance(&self, ms: u64) {
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    pub(crate) async fn publish(&self, id: &str, total: u32, per_user_limit: u32) -> SaleId {
+        let definition = definition(id, total, per_user_limit);
+        assert_eq!(self.database.publish(&definition).await.unwrap(), Published::New);
+        definition.id
+    }
+
+    /// Publishes a sale and opens the ledger for it.
+    pub(crate) async fn open(&self, id: &str, total: u32, per_user_limit: u32) -> SaleId {
+        let sale = self.publish(id, total, per_user_limit).await;
+        order_worker::bring(&self.database, &self.stock, &sale).await.unwrap();
+        sale
+    }
+
+    /// What the gateway does first: takes units; `Err` says why not.
+    pub(crate) async fn reserve(
+        &self,
+        sale: &SaleId,
+        n: u64,
+        user: &str,
+        quantity: u32,
+    ) -> Result<Reservation, ReserveOutcome> {
+        let epoch = self.stock.snapshot(sale).await.unwrap().epoch;
+        let request =
+            ReserveRequest { order_id: order_id(n), user: user.parse().unwrap(), quantity, metadata: None };
+        let batch = ReserveBatch {
+            sale: sale.clone(),
+            epoch,
+            deadline_ms: self.now_ms.load(Ordering::SeqCst) + 500,
+            owner: OWNER,
+            requests: vec![request],
+        };
+        match self.stock.reserve(&batch).await.unwrap().outcomes.remove(0) {
+            ReserveOutcome::Pending { reservation, .. } => Ok(reservation),
+            refused => Err(refused),
+        }
+    }
+
+    pub(crate) async fn snapshot(&self, sale: &SaleId) -> Snapshot {
+        self.stock.snapshot(sale).await.unwrap()
+    }
+
+    /// (remaining, pending, confirmed)
+    pub(crate) async fn units(&self, sale: &SaleId) -> (i64, u64, u64) {
+        let snapshot = self.snapshot(sale).await;
+        (snapshot.remaining, snapshot.pending, snapshot.confirmed)
+    }
+
+    pub(crate) fn relay(&self) -> Relay {
+        Relay::new(self.database.clone(), self.stock.clone(), self.metrics.clone())
+    }
+
+    pub(crate) fn reconciler(&self) -> Reconciler {
+        Reconciler::new(self.database.clone(), self.stock.clone(), self.now(), self.metrics.clone())
+    }
+
+    /// The value of a metric's line, labels included.
+    pub(crate) fn metric(&self, line: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
+    }
+}
+
+pub(crate) fn clock(now_ms: &Arc<AtomicU64>) -> Now {
+    let now_ms = now_ms.clone();
+    Arc::new(move || now_ms.load(Ordering::SeqCst))
+}
+
+/// Removes the thread's failpoint hook when it goes.
+pub(crate) struct Hooked;
+
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        queue::failpoint::set_hook(None);
+    }
+}
+
+/// The step behind `name` fails as often as `times` says.
+pub(crate) fn fail(name: &'static str, times: usize) -> Hooked {
+    let left = RefCell::new(times);
+    hook(move |hit| {
+        let mut left = left.borrow_mut();
+        let fails = hit == name && *left > 0;
+        *left -= usize::from(fails);
+        fails
+    })
+}
+
+/// The process crashes when it passes `name` for the `nth` time, from 1.
+pub(crate) fn crash(name: &'static str, nth: usize) -> Hooked {
+    let passed = RefCell::new(0);
+    hook(move |hit| {
+        *passed.borrow_mut() += usize::from(hit == name);
+        if hit == name && *passed.borrow() == nth {
+            std::panic::panic_any(queue::failpoint::Crash(name));
+        }
+        false
+    })
+}
+
+fn hook(hook: impl FnMut(&'static str) -> bool + 'static) -> Hooked {
+    queue::failpoint::set_hook(Some(Box::new(hook)));
+    Hooked
+}
