@@ -129,3 +129,33 @@ impl SoldOutConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_stand() {
+        let stock: StockConfig = serde_json::from_str("{}").unwrap();
+        assert_eq!(stock, StockConfig::default());
+        assert_eq!(stock.check(), Ok(()));
+        assert_eq!(SoldOutConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_backend_that_is_not_compiled_in_names_its_feature() {
+        let stock: StockConfig = serde_json::from_str(r#"{"backend": "redis"}"#).unwrap();
+        let message = stock.check().unwrap_err().to_string();
+        assert!(message.contains("stock.backend") && message.contains("feature `redis`"), "{message}");
+        let sold_out: SoldOutConfig = serde_json::from_str(r#"{"backend": "zookeeper"}"#).unwrap();
+        let message = sold_out.check().unwrap_err().to_string();
+        assert!(message.contains("sold_out.backend") && message.contains("`zookeeper`"), "{message}");
+    }
+
+    #[test]
+    fn unknown_keys_and_values_are_refused() {
+        assert!(serde_json::from_str::<StockConfig>(r#"{"backned": "redis"}"#).is_err());
+        assert!(serde_json::from_str::<StockConfig>(r#"{"redis_mode": "ring"}"#).is_err());
+        assert!(serde_json::from_str::<SoldOutConfig>(r#"{"backend": "redis"}"#).is_err());
+    }
+}

@@ -179,3 +179,53 @@ macro_rules! text_id {
     )*};
 }
 text_id!(SaleId, UserId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_ids_round_trip_and_sort_as_text() {
+        let sale: SaleId = "demo".parse().unwrap();
+        let ids = [0, 1, 1_700_000_000_000, 0xFFFF_FFFF_FFFF].map(|ms| OrderId::new(ms, &sale, u64::MAX));
+        for pair in ids.windows(2) {
+            assert!(pair[0].to_string() < pair[1].to_string());
+        }
+        for id in ids {
+            assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(id.sale_tag(), sale.tag());
+        }
+        assert_eq!(ids[2].issued_at_ms(), 1_700_000_000_000);
+    }
+
+    #[test]
+    fn one_id_has_one_text() {
+        let id = OrderId(u128::MAX).to_string();
+        assert_eq!(id, "7ZZZZZZZZZZZZZZZZZZZZZZZZZ");
+        for wrong in [
+            "",
+            "8ZZZZZZZZZZZZZZZZZZZZZZZZZ",
+            "7zzzzzzzzzzzzzzzzzzzzzzzzz",
+            "7ZZZ",
+            "7ZZZZZZZZZZZZZZZZZZZZZZZZU",
+        ] {
+            assert_eq!(wrong.parse::<OrderId>(), Err(IdError::Order), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sale_and_user_ids_are_checked() {
+        for good in ["a", "2026-11.11_x", &"s".repeat(64)] {
+            assert!(good.parse::<SaleId>().is_ok(), "{good}");
+        }
+        for bad in ["", ".hidden", "a b", "a/b", "é", "a\0", &"s".repeat(65)] {
+            assert_eq!(bad.parse::<SaleId>(), Err(IdError::Sale), "{bad}");
+        }
+        for good in ["安娜", "a b", &"u".repeat(128)] {
+            assert!(good.parse::<UserId>().is_ok(), "{good}");
+        }
+        for bad in ["", "a\0", "a\n", "\u{85}", &"u".repeat(129)] {
+            assert_eq!(bad.parse::<UserId>(), Err(IdError::User), "{bad:?}");
+        }
+    }
+}

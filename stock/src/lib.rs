@@ -20,7 +20,7 @@ pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
 pub use reservation::Reservation;
-pub use sale::{SaleDefinition, SaleVersion};
+pub use sale::{SaleDefinition, SaleError, SaleVersion};
 pub use stock::Stock;
 pub use timestamp::Timestamp;
 

@@ -71,3 +71,70 @@ impl Reservation {
         Ok(serde_json::from_slice(message)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn reservation(metadata: Option<&str>) -> Reservation {
+        let sale: SaleId = "demo".parse().unwrap();
+        Reservation {
+            order_id: OrderId::new(1_700_000_000_000, &sale, 42),
+            sale,
+            user: "安娜".parse().unwrap(),
+            quantity: 2,
+            metadata: metadata.map(Into::into),
+            reserved_at_ms: 1_700_000_000_001,
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        for reservation in [reservation(None), reservation(Some("{\"colour\": \"blau\"}\u{0}"))] {
+            assert_eq!(Reservation::decode(&reservation.encode().unwrap()).unwrap(), reservation);
+        }
+    }
+
+    #[test]
+    fn the_message_has_the_shape_of_its_schema() {
+        let schema: Value = serde_json::from_str(include_str!("../schema/order.v1.json")).unwrap();
+        let properties = schema["properties"].as_object().unwrap();
+        let required: Vec<&str> =
+            schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        for (metadata, fields) in [(None, required.len()), (Some("gift"), required.len() + 1)] {
+            let message = reservation(metadata).encode().unwrap();
+            let message: Value = serde_json::from_slice(&message).unwrap();
+            let message = message.as_object().unwrap();
+            assert_eq!(message.len(), fields, "{message:?}");
+            assert!(required.iter().all(|name| message.contains_key(*name)), "{message:?}");
+            for (name, value) in message {
+                let property = &properties[name];
+                match property["type"].as_str() {
+                    Some("string") => assert!(value.is_string(), "{name}"),
+                    Some("integer") => assert!(value.as_u64() >= property["minimum"].as_u64(), "{name}"),
+                    None => assert_eq!(value, &property["const"], "{name}"),
+                    other => panic!("{name}: a type that this test does not know, {other:?}"),
+                }
+            }
+        }
+        assert_eq!(properties["v"]["const"], MESSAGE_VERSION);
+    }
+
+    #[test]
+    fn an_unknown_version_is_told_from_rubbish() {
+        let newer = br#"{"v": 2, "order": {"new": "shape"}}"#;
+        assert!(matches!(Reservation::decode(newer), Err(DecodeError::UnknownVersion(2))));
+        for rubbish in [&b""[..], b"{}", b"\xff", br#"{"v": 1}"#, br#"{"v": "1"}"#] {
+            assert!(matches!(Reservation::decode(rubbish), Err(DecodeError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored() {
+        let mut message: Value = serde_json::from_slice(&reservation(None).encode().unwrap()).unwrap();
+        message["coupon"] = Value::from("later version");
+        let message = serde_json::to_vec(&message).unwrap();
+        assert_eq!(Reservation::decode(&message).unwrap(), reservation(None));
+    }
+}

@@ -1,8 +1,12 @@
 //! What is on offer: a sale as published, and the part of it that the ledger must know.
 
+mod check;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use check::SaleError;
 
 use crate::{SaleId, Timestamp};
 
