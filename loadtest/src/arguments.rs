@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::crowd::Arrival;
 
@@ -17,6 +17,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub(crate) enum Scenario {
     /// One sale, one crowd: passes, the opening, the sell-out, the drain, the audit.
     ///
@@ -25,6 +26,13 @@ pub(crate) enum Scenario {
     /// button was to be pressed. Of 1,000 users about 150 press twice at once, 80 hang up in mid-request and come again, 50 press
     /// too early, 50 want a second helping, 50 come when everything is gone, 20 ask for more than the limit; bots hammer.
     Spike(SpikeOptions),
+    /// Kills the all-in-one at random moments of a spike, restarts it on the same directory, and audits each round.
+    ///
+    /// Rounds alternate between a fresh sale and a restock of the one before. After the restart everybody presses once more with
+    /// the same pass, which must name the same order.
+    Crash(CrashOptions),
+    /// Measures the server: refusals a second and CPU a refusal, accepted orders a second, latency, memory.
+    Bench(BenchOptions),
 }
 
 #[derive(Debug, Args)]
@@ -99,9 +107,75 @@ pub(crate) struct OwnServer {
     /// Runs the server in this new directory and leaves it there: configuration, log, database.
     #[arg(long, value_name = "DIRECTORY", help_heading = "The server that is started")]
     pub(crate) keep: Option<PathBuf>,
-    /// drain.orders_per_second_max of the server that is started.
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "The server that is started")]
-    pub(crate) orders_per_second_max: u32,
+    /// drain.orders_per_second_max of the server that is started [default: 2000; crash: 400, so that there is a backlog;
+    /// bench: 1000000].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "The server that is started")]
+    pub(crate) orders_per_second_max: Option<u32>,
+}
+
+/// How a life of the server ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ending {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM: nobody may be left uncertain.
+    Term,
+    /// One SIGTERM after every three SIGKILLs.
+    Mixed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CrashOptions {
+    /// Rounds: one end and one restart each.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: u32,
+    /// Draws crowds and moments; printed, so that a run can be repeated [default: random].
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// How the server ends.
+    #[arg(long, value_enum, default_value_t = Ending::Mixed)]
+    pub(crate) ending: Ending,
+    /// People in each round's crowd.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=50_000))]
+    pub(crate) users: u32,
+    /// Units added in each round: half of this, this, or three times this, as the seed draws.
+    #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub(crate) units: u32,
+    /// Buttons are pressed within this time after the opening, in milliseconds.
+    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) spread_ms: u64,
+    /// Sockets at most.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub(crate) connections: u32,
+    #[command(flatten)]
+    pub(crate) own: OwnServer,
+    /// Writes the rounds as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchOptions {
+    /// Refused requests, in all.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub(crate) refusals: u64,
+    /// Orders accepted at full speed.
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub(crate) orders: u32,
+    /// Orders a second in the run that measures latency.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// Connections that are kept busy.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub(crate) connections: u32,
+    /// No single measurement takes longer, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds_max: u64,
+    #[command(flatten)]
+    pub(crate) own: OwnServer,
+    /// Writes the figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 mod api;
 mod arguments;
 mod audit;
+mod bench;
 mod claim;
 mod clock;
+mod crash;
 mod crowd;
 #[cfg(test)]
 mod fake;
@@ -80,5 +82,7 @@ fn main() -> ExitCode {
 async fn play(arguments: &Arguments) -> Result<bool, Failure> {
     match &arguments.scenario {
         Scenario::Spike(options) => spike::run(options).await,
+        Scenario::Crash(options) => crash::run(options).await,
+        Scenario::Bench(options) => bench::run(options).await,
     }
 }

@@ -44,10 +44,6 @@ impl Process {
         Ok(Self { child, id })
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.id
-    }
-
     /// The status, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -120,9 +116,14 @@ mod tests {
         assert!(!status.success(), "sleep dies of SIGTERM");
         assert_eq!(std::fs::read_to_string(&log).expect("log"), "hello\n");
 
-        let stubborn = "trap '' TERM; while :; do sleep 1; done";
+        let stubborn = "trap '' TERM; echo ready; while :; do sleep 1; done";
         let mut stubborn = Process::start(shell, &["-c", stubborn], directory.path(), &log).expect("start");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..500 {
+            if std::fs::read_to_string(&log).expect("log").contains("ready") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert_eq!(stubborn.terminate(Duration::from_millis(200)).await.expect("terminate"), None);
         assert!(stubborn.ended().is_some());
     }

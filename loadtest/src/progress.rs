@@ -88,7 +88,7 @@ mod tests {
     async fn the_line_tells_what_was_counted() {
         let tally = Tally::new();
         tally.backlog(12);
-        tally.sent(tally.started());
+        tally.sent(tokio::time::Instant::now());
         let shown = line("spike", &tally.counts());
         assert!(
             shown.starts_with("spike") && shown.contains("sent 1") && shown.contains("backlog 12"),

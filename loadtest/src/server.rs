@@ -250,9 +250,17 @@ orders_per_second_max = {orders_per_second_max}
         self.path().join("server.log")
     }
 
-    /// The last lines that the server wrote.
-    pub(crate) fn last_words(&self) -> String {
-        tail(&self.log())
+    /// Shows the server's last lines when something broke.
+    pub(crate) fn explain(&self, broken: &[String]) {
+        if !broken.is_empty() {
+            let again = match self.directory {
+                Directory::Temporary(_) => {
+                    "repeat with the same --seed and --keep DIRECTORY to keep everything".to_owned()
+                }
+                Directory::Kept(_) => format!("everything is kept in {}", self.path().display()),
+            };
+            eprintln!("the server's last lines ({again}):\n{}", tail(&self.log()));
+        }
     }
 }
 

@@ -109,6 +109,7 @@ pub(crate) async fn run(options: &SpikeOptions) -> Result<bool, Failure> {
     };
     if let Some(server) = &mut stand.server {
         server.terminate().await?;
+        server.explain(&report.broken);
     }
     println!("{}", report.table());
     if let Some(path) = &options.json {

@@ -63,7 +63,7 @@ impl Stand {
             units: options.units,
             starts_at_ms: clock::unix_now_ms() + wait.as_millis() as u64,
         };
-        let limit = options.own.orders_per_second_max;
+        let limit = options.own.orders_per_second_max.unwrap_or(2_000);
         let setting =
             Setting { per_user_rps: PER_USER_RPS, orders_per_second_max: limit, sale: Some(sale.clone()) };
         let server = Server::start(program, &setting, options.own.keep.as_deref()).await?;

@@ -94,11 +94,6 @@ impl Tally {
         Self { started: Instant::now(), counts: Mutex::new(counts) }
     }
 
-    /// When slice 0 began.
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// A copy of everything counted so far.
     pub(crate) fn counts(&self) -> Counts {
         self.counts.lock().clone()
@@ -294,7 +289,7 @@ mod tests {
         let tally = Tally::new();
         tally.sent(Instant::now());
         tokio::time::advance(SLICE * 3).await;
-        tally.answered(tally.started(), &accepted(), true);
+        tally.answered(tally.started, &accepted(), true);
         tally.backlog(9);
         let slices = tally.counts().slices;
         assert_eq!((slices[0].sent, slices[0].accepted), (1, 0));

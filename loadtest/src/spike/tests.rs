@@ -22,8 +22,10 @@ fn options(fake: &Fake, arrival: &str) -> SpikeOptions {
         json = fake.file("report.json").display(),
         html = fake.file("report.html").display(),
     );
-    let Scenario::Spike(options) = Arguments::parse_from(line.split_whitespace()).scenario;
-    options
+    match Arguments::parse_from(line.split_whitespace()).scenario {
+        Scenario::Spike(options) => options,
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn spike(fault: Fault) -> (bool, Value) {

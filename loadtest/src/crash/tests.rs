@@ -1,0 +1,82 @@
+//! The draws of the hunt, and whole hunts against the fake in a process of its own.
+
+use clap::Parser;
+
+use super::*;
+use crate::arguments::{Arguments, Scenario};
+use crate::fake::{self, Fault};
+
+fn options(line: &str) -> CrashOptions {
+    match Arguments::parse_from(line.split(' ')).scenario {
+        Scenario::Crash(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_seed_draws_the_same_rounds_and_ends_lie_around_the_spike() {
+    let options = options("loadtest crash");
+    let rounds: Vec<Draw> = (0..200).map(|number| draw(&options, 9, number)).collect();
+    assert_eq!(rounds, (0..200).map(|number| draw(&options, 9, number)).collect::<Vec<_>>());
+    assert_ne!(rounds[0].ends_after, draw(&options, 10, 0).ends_after);
+    let window = Duration::from_millis(options.spread_ms) + MARGIN * 2;
+    assert!(rounds.iter().all(|round| round.ends_after < window));
+    assert!(
+        rounds.iter().any(|round| round.ends_after < MARGIN)
+            && rounds.iter().any(|round| round.ends_after > window - MARGIN)
+    );
+    assert_eq!(rounds.iter().filter(|round| round.signal == Signal::Term).count(), 50);
+    assert_eq!(rounds.iter().filter(|round| round.fresh).count(), 100);
+    for units in [400, 800, 2_400] {
+        assert!(rounds.iter().any(|round| round.units == units), "{units}");
+    }
+}
+
+#[test]
+fn the_ending_can_be_chosen() {
+    assert_eq!(draw(&options("loadtest crash --ending term"), 1, 0).signal, Signal::Term);
+    assert_eq!(draw(&options("loadtest crash --ending kill"), 1, 3).signal, Signal::Kill);
+}
+
+#[test]
+fn a_graceful_end_leaves_nobody_in_doubt() {
+    let ended = |gracefully| Ended { promised_before: 0, restart: Duration::ZERO, gracefully };
+    assert_eq!(graceful_broken(&ended(true), 0, 0), Vec::<String>::new());
+    assert_eq!(graceful_broken(&ended(false), 1, 2).len(), 3);
+}
+
+async fn hunt(fault: Fault, more: &str) -> (bool, serde_json::Value) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let program = fake::program(directory.path(), fault);
+    let json = directory.path().join("crash.json");
+    let line = format!(
+        "loadtest crash --users 200 --units 80 --spread-ms 600 --connections 32 --seed 11 --server {} --json {} {more}",
+        program.display(),
+        json.display()
+    );
+    let good = run(&options(&line)).await.expect("played");
+    (good, serde_json::from_str(&std::fs::read_to_string(&json).expect("a summary")).expect("json"))
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_its_promises_survives_kills_and_terms() {
+    let (good, summary) = hunt(Fault::Nothing, "--rounds 4").await;
+    assert!(good, "{summary:#}");
+    let rounds = summary["rounds"].as_array().expect("rounds");
+    let sum = |field: &str| rounds.iter().map(|round| round[field].as_u64().expect("a count")).sum::<u64>();
+    assert!(sum("promised_before") > 0 && sum("same_order_again") > 0, "{summary:#}");
+    assert!(rounds.iter().any(|round| round["signal"] == "term"));
+    assert_eq!(
+        (&rounds[0]["sale"], rounds[0]["fresh"].as_bool()),
+        (&rounds[1]["sale"], Some(true)),
+        "a continuing sale"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_promises_before_it_writes_is_caught_by_a_kill() {
+    let (good, summary) = hunt(Fault::PromisesEarly, "--rounds 3 --ending kill").await;
+    assert!(!good, "{summary:#}");
+    let lost = summary["rounds"].as_array().expect("rounds").iter();
+    assert!(lost.filter_map(|round| round["audit"]["contradicted"].as_u64()).sum::<u64>() > 0, "{summary:#}");
+}
