@@ -3,9 +3,17 @@
 //! Start reading at [`config`], then [`pass`].
 #![forbid(unsafe_code)]
 
+pub mod auth;
+pub mod books;
+pub mod catalog;
 pub mod challenge;
+pub mod client;
+pub mod clock;
 pub mod config;
+pub mod limits;
+pub mod metrics;
 pub mod pass;
+pub mod purchase;
 
 use std::sync::Arc;
 

@@ -1,0 +1,191 @@
+//! What the gateway wants of orders and of the operator's side: a port that the root package fills. No SQL shows here.
+//!
+//! Every implementation
+//! - MUST carry out each call as one transaction, and MUST make repeats harmless (publish, pause, resume, restock, cancel);
+//! - MUST answer `cancel` for another user's order as if there were none;
+//! - MUST push a changed sale to the ledger and into [`crate::Catalog`] before it answers, so that the operator who was
+//!   answered sees it take effect.
+//!
+//! No call on this port is ever made for a refused purchase.
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use stock::{OrderId, SaleDefinition, SaleId, Timestamp, UserId};
+
+/// Why the books did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BooksError {
+    /// Out of reach or overloaded: later the same call may succeed.
+    #[error("the orders are out of reach: {0}")]
+    Unavailable(String),
+    /// No such sale.
+    #[error("there is no sale {0}")]
+    UnknownSale(SaleId),
+    /// A sale of this id was first published with another definition.
+    #[error("the sale was first published differently: {0}")]
+    Differs(String),
+    /// The call itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl BooksError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Where an order stands, as buyers see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderStatus {
+    /// Promised; not in the database yet.
+    Queued,
+    /// Holds its units until `pay_by`.
+    Unpaid,
+    /// Paid for.
+    Paid,
+    /// Cancelled or not paid in time.
+    Closed,
+    /// The money is on its way back.
+    Refunding,
+    /// The money is back.
+    Refunded,
+    /// Promised, but the database would not take it.
+    Rejected,
+}
+
+impl OrderStatus {
+    /// The word of the public interface.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Unpaid => "unpaid",
+            Self::Paid => "paid",
+            Self::Closed => "closed",
+            Self::Refunding => "refunding",
+            Self::Refunded => "refunded",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// Whether nothing will change any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Closed | Self::Refunded | Self::Rejected)
+    }
+}
+
+/// An order's row, as far as its buyer may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderView {
+    /// Which order.
+    pub order_id: OrderId,
+    /// Of which sale.
+    pub sale: SaleId,
+    /// Whose.
+    pub user: UserId,
+    /// Units.
+    pub quantity: u32,
+    /// Minor units, for all of it.
+    pub amount: u64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Never [`OrderStatus::Queued`]: what has a row is not queued.
+    pub status: OrderStatus,
+    /// While unpaid: until when.
+    pub pay_by: Option<Timestamp>,
+}
+
+/// What became of a wish to cancel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is closed; its units return by the outbox.
+    Done(OrderView),
+    /// It can no longer be cancelled.
+    WrongState(OrderStatus),
+    /// No such order of this user.
+    NotFound,
+}
+
+/// A sale as the operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SaleView {
+    /// As first published.
+    #[serde(flatten)]
+    pub definition: SaleDefinition,
+    /// Units on offer now, restocks included.
+    pub total_now: u32,
+    /// Units sold.
+    pub sold: u64,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+    /// Of the row; rises with every change.
+    pub version: u64,
+}
+
+/// `GET /admin/v1/sales/{sale}`, units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// On offer.
+    pub total: u64,
+    /// In the ledger; below 0 when the database sold what the ledger had forgotten.
+    pub remaining: i64,
+    /// In the ledger.
+    pub pending: u64,
+    /// In the ledger.
+    pub confirmed: u64,
+    /// In the database.
+    pub sold: u64,
+    /// Undrained records of the instance's whole log.
+    pub backlog: u64,
+    /// No batch, rebuild or release outstanding, every log's lag 0, pending 0.
+    pub at_rest: bool,
+    /// The ledger's life.
+    pub epoch: u64,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+}
+
+/// What the operator wants of a sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SaleChange {
+    /// Refuse everybody until resumed.
+    Pause {
+        /// Shown to other operators.
+        by: String,
+    },
+    /// Lift a pause.
+    Resume,
+    /// Raise the total; the same id twice raises it once.
+    Restock {
+        /// The operator's own, known only to the database.
+        restock_id: String,
+        /// At least 1.
+        units: u32,
+    },
+}
+
+/// The answer of a call on the books.
+pub type BooksFuture<'a, T> = BoxFuture<'a, Result<T, BooksError>>;
+
+/// See the module. Object-safe, since the gateway must not know who fills it.
+pub trait Books: Send + Sync {
+    /// The order's row.
+    fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>>;
+    /// Closes an unpaid order of this user.
+    fn cancel(&self, order_id: OrderId, user: UserId) -> BooksFuture<'_, Cancelled>;
+    /// Whether orders can be written and read at the moment. Cheap: asked every second.
+    fn reachable(&self) -> BooksFuture<'_, ()>;
+    /// All sales, oldest first.
+    fn sales(&self) -> BooksFuture<'_, Vec<SaleView>>;
+    /// Publishes a sale; the same definition again changes nothing.
+    fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView>;
+    /// Changes a sale.
+    fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView>;
+    /// One sale's figures; `None` if there is no such sale.
+    fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>>;
+}

@@ -1,0 +1,241 @@
+//! The sales that this gateway offers, in memory: what a purchase is judged by before the ledger is asked.
+//!
+//! Readers take no lock and share no counter. Only [`Catalog::replace`] writes, with everything at once.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
+use hyper::header::HeaderValue;
+use serde::Serialize;
+use stock::{FlagCell, FlagState, SaleDefinition, SaleId, Stock, Timestamp};
+use tokio::sync::watch;
+
+use crate::config::ChallengeKind;
+use crate::metrics::{Outcome, PurchaseMetrics, SaleCounters};
+
+/// A sale as whoever keeps the books hands it over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogSale {
+    /// With `ends_at` as it is now, should the sale have been ended early.
+    pub definition: SaleDefinition,
+    /// Of the sale's row.
+    pub version: u64,
+    /// Units on offer now, restocks included.
+    pub total: u32,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+    /// The ledger life that reserve batches name.
+    pub epoch: u64,
+}
+
+/// A sale, ready for the hot path.
+#[derive(Debug)]
+pub struct Sale {
+    /// Names it.
+    pub id: SaleId,
+    /// As handed over.
+    pub definition: SaleDefinition,
+    /// Nobody may buy.
+    pub paused: bool,
+    /// The ledger life that reserve batches name.
+    pub epoch: u64,
+    /// First instant (ledger time, ms) at which units may be taken.
+    pub starts_at_ms: u64,
+    /// First instant at which they no longer may.
+    pub ends_at_ms: u64,
+    flag: Arc<FlagCell>,
+    counters: Arc<SaleCounters>,
+    /// What buyers see while it is not known to be sold out, and while it is.
+    documents: [Document; 2],
+}
+
+/// A rendered JSON document and its validator.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// JSON.
+    pub body: Bytes,
+    /// Changes with the body.
+    pub etag: HeaderValue,
+}
+
+impl Document {
+    /// Gives `body` its validator.
+    #[must_use]
+    pub fn new(body: Bytes) -> Self {
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        let etag = HeaderValue::from_str(&format!("\"{:016x}\"", hasher.finish()))
+            .unwrap_or_else(|_| HeaderValue::from_static("\"0\""));
+        Self { body, etag }
+    }
+}
+
+impl Sale {
+    /// The flag as last heard of; `None` is unknown.
+    #[must_use]
+    pub fn flag(&self) -> Option<FlagState> {
+        self.flag.read()
+    }
+
+    /// Whether the flag says sold out.
+    #[must_use]
+    pub fn sold_out(&self) -> bool {
+        self.flag.read().is_some_and(|state| state.sold_out)
+    }
+
+    /// What buyers may see of it.
+    #[must_use]
+    pub fn document(&self) -> &Document {
+        &self.documents[usize::from(self.sold_out())]
+    }
+
+    /// Counts one answer to a purchase.
+    pub(crate) fn count(&self, outcome: Outcome) {
+        self.counters.count(outcome);
+    }
+}
+
+/// What buyers may see of a sale, beside the `[[sale]]` fields hints for the page.
+#[derive(Serialize)]
+struct PublicSale<'a> {
+    id: &'a SaleId,
+    item_id: &'a str,
+    title: &'a str,
+    description: &'a str,
+    currency: &'a str,
+    price: u64,
+    list_price: u64,
+    total: u32,
+    per_user_limit: u32,
+    pay_within_s: u32,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    rehearsal: bool,
+    labels: &'a std::collections::BTreeMap<String, String>,
+    sold_out: bool,
+    paused: bool,
+    opens_before_s: u64,
+    challenge: ChallengeKind,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    demo: bool,
+}
+
+/// What the page must know beside the sale itself.
+#[derive(Debug, Clone, Copy)]
+pub struct PageHints {
+    /// Questions are asked this long before the opening.
+    pub opens_before_s: u64,
+    /// Which.
+    pub challenge: ChallengeKind,
+    /// The demo login answers.
+    pub demo: bool,
+}
+
+/// Sales by id, and in the order in which they were handed over.
+#[derive(Debug, Default)]
+pub struct Offer {
+    by_id: HashMap<Box<str>, Arc<Sale>>,
+    in_order: Vec<Arc<Sale>>,
+}
+
+impl Offer {
+    /// The sale of this id.
+    #[must_use]
+    pub fn sale(&self, id: &str) -> Option<&Arc<Sale>> {
+        self.by_id.get(id)
+    }
+
+    /// All sales, in the order in which they were handed over.
+    #[must_use]
+    pub fn sales(&self) -> &[Arc<Sale>] {
+        &self.in_order
+    }
+}
+
+/// See the module.
+pub struct Catalog {
+    offer: ArcSwap<Offer>,
+    changes: watch::Sender<u64>,
+    stock: Arc<Stock>,
+    metrics: PurchaseMetrics,
+    hints: PageHints,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").field("offer", &self.offer).finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// An empty one.
+    #[must_use]
+    pub fn new(stock: Arc<Stock>, metrics: PurchaseMetrics, hints: PageHints) -> Self {
+        Self { offer: ArcSwap::default(), changes: watch::Sender::new(0), stock, metrics, hints }
+    }
+
+    /// Offers exactly these sales from now on. Purchases under way keep the sale as they found it.
+    pub fn replace(&self, sales: Vec<CatalogSale>) {
+        let in_order: Vec<_> = sales.into_iter().map(|sale| Arc::new(self.prepare(sale))).collect();
+        let by_id = in_order.iter().map(|sale| (sale.id.as_str().into(), sale.clone())).collect();
+        self.offer.store(Arc::new(Offer { by_id, in_order }));
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// What is on offer now.
+    #[must_use]
+    pub fn offer(&self) -> Guard<Arc<Offer>> {
+        self.offer.load()
+    }
+
+    /// Tells of every [`Self::replace`].
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn prepare(&self, sale: CatalogSale) -> Sale {
+        let CatalogSale { definition, version: _, total, paused_by, epoch } = sale;
+        let id = definition.id.clone();
+        let document = |sold_out| {
+            let public = PublicSale {
+                id: &id,
+                item_id: &definition.item_id,
+                title: &definition.title,
+                description: &definition.description,
+                currency: &definition.currency,
+                price: definition.price,
+                list_price: definition.list_price,
+                total,
+                per_user_limit: definition.per_user_limit,
+                pay_within_s: definition.pay_within_s,
+                starts_at: definition.starts_at,
+                ends_at: definition.ends_at,
+                rehearsal: definition.rehearsal,
+                labels: &definition.labels,
+                sold_out,
+                paused: paused_by.is_some(),
+                opens_before_s: self.hints.opens_before_s,
+                challenge: self.hints.challenge,
+                demo: self.hints.demo,
+            };
+            // Every field has a JSON form, and the map's keys are texts.
+            Document::new(serde_json::to_vec(&public).unwrap_or_default().into())
+        };
+        let documents = [document(false), document(true)];
+        Sale {
+            flag: self.stock.flag().cell(&id),
+            counters: self.metrics.of_sale(id.as_str()),
+            paused: paused_by.is_some(),
+            epoch,
+            starts_at_ms: definition.starts_at.0,
+            ends_at_ms: definition.ends_at.0,
+            documents,
+            id,
+            definition,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Who is on the other end: the address that counts, and whether a header about it may be believed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::HeaderMap;
+
+use crate::config::Network;
+
+/// Believes `X-Forwarded-For` from the proxies it was told of, from nobody else.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    trusted: Vec<Network>,
+}
+
+/// A request's other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The buyer's address as far as it is known.
+    pub address: IpAddr,
+    /// Whether the peer is one of our own proxies.
+    pub through_proxy: bool,
+}
+
+impl Clients {
+    /// Trusts these peers.
+    #[must_use]
+    pub fn new(trusted: Vec<Network>) -> Self {
+        Self { trusted }
+    }
+
+    /// The rightmost address that no trusted proxy vouches for being a proxy itself.
+    #[must_use]
+    pub fn identify(&self, peer: SocketAddr, headers: &HeaderMap) -> Client {
+        let peer = peer.ip().to_canonical();
+        if !self.is_trusted(peer) {
+            return Client { address: peer, through_proxy: false };
+        }
+        let mut address = peer;
+        let lines = headers.get_all("x-forwarded-for");
+        // Several lines are one list; `iter` is not double-ended over values that fail to decode, so go line by line.
+        for line in lines.iter().rev() {
+            let Ok(line) = line.to_str() else { break };
+            for hop in line.rsplit(',') {
+                let Some(hop) = hop_address(hop.trim()) else {
+                    return Client { address, through_proxy: true };
+                };
+                address = hop;
+                if !self.is_trusted(hop) {
+                    return Client { address, through_proxy: true };
+                }
+            }
+        }
+        Client { address, through_proxy: true }
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(address))
+    }
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+fn hop_address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|t| t.split_once(']')).map_or(text, |(inner, _)| inner);
+    let address = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()));
+    address.map(|a: IpAddr| a.to_canonical())
+}
+
+/// Headers by which a proxy shows itself.
+const FORWARDING_HEADERS: [&str; 6] =
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+
+/// Whether the request was made from this very machine, by a browser that was told so: a loopback peer, a loopback `Host`
+/// (so that no other site's name points here), and no proxy in between.
+#[must_use]
+pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
+    if !peer.ip().to_canonical().is_loopback() || FORWARDING_HEADERS.iter().any(|h| headers.contains_key(*h))
+    {
+        return false;
+    }
+    let mut hosts = headers.get_all(hyper::header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(address, _)| address),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identify(peer: &str, forwarded: &[&str]) -> String {
+        let trusted = ["127.0.0.1/32", "10.0.0.0/8"].map(|n| n.parse().expect("a network")).to_vec();
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append("x-forwarded-for", line.parse().expect("a value"));
+        }
+        let client =
+            Clients::new(trusted).identify(SocketAddr::new(peer.parse().expect("a peer"), 9), &headers);
+        client.address.to_string()
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        assert_eq!(identify("192.0.2.7", &["203.0.113.1"]), "192.0.2.7");
+        assert_eq!(identify("127.0.0.1", &["203.0.113.1"]), "203.0.113.1");
+        assert_eq!(identify("::ffff:127.0.0.1", &["203.0.113.1"]), "203.0.113.1");
+        // What the buyer wrote in front does not count.
+        assert_eq!(identify("127.0.0.1", &["1.1.1.1, 203.0.113.1"]), "203.0.113.1");
+        assert_eq!(identify("127.0.0.1", &["1.1.1.1, 203.0.113.1, 10.1.2.3"]), "203.0.113.1");
+        assert_eq!(identify("127.0.0.1", &["1.1.1.1", "203.0.113.1"]), "203.0.113.1");
+        assert_eq!(identify("127.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
+        assert_eq!(identify("127.0.0.1", &["203.0.113.1:5000"]), "203.0.113.1");
+        assert_eq!(identify("127.0.0.1", &["nonsense, 10.0.0.9"]), "10.0.0.9");
+        assert_eq!(identify("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn local_means_loopback_host_and_no_proxy() {
+        let case = |peer: &str, host: &str, extra: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", host.parse().expect("a value"));
+            if let Some(name) = extra {
+                let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+                headers.insert(name, "x".parse().expect("a value"));
+            }
+            is_local(SocketAddr::new(peer.parse().expect("a peer"), 9), &headers)
+        };
+        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "LOCALHOST"] {
+            assert!(case("127.0.0.1", host, None), "{host}");
+        }
+        for host in ["shop.example", "localhost.shop.example", "127.0.0.1.example", "10.0.0.1", "[::2]:1", ""]
+        {
+            assert!(!case("127.0.0.1", host, None), "{host}");
+        }
+        assert!(!case("192.0.2.1", "localhost", None));
+        for header in FORWARDING_HEADERS {
+            assert!(!case("127.0.0.1", "localhost", Some(header)), "{header}");
+        }
+    }
+}

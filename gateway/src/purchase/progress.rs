@@ -1,0 +1,163 @@
+//! Where this instance's own appends stand: the position of an order in the log, how many are ahead of it, how long they
+//! will take. A bounded index of what is durable; what it has forgotten is asked of ledger and database.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use queue::{Position, QueueError, Topic};
+use stock::{OrderId, Reservation};
+use tokio::time::Instant;
+
+/// Appends that are remembered, over all shards: about 20 MiB when full.
+const REMEMBERED_MAX: usize = 1 << 18;
+const SHARDS: usize = 16;
+/// How often the drain's offset is looked at.
+pub const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
+/// Records read at once while the index is built at start.
+const READ_MAX: usize = 1_024;
+
+/// What a waiting buyer is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Undrained records ahead in this instance's log; `None` where unknown.
+    pub position: Option<u64>,
+    /// `position` over the drain's rate; `None` where unknown.
+    pub eta_ms: Option<u64>,
+    /// When to ask again.
+    pub poll_after_ms: u64,
+}
+
+/// See the module.
+pub struct Progress {
+    topic: Topic,
+    drain_group: Box<str>,
+    shards: Vec<Mutex<Shard>>,
+    drained: Mutex<Drained>,
+    /// Milli-orders a second; 0 is unknown. Written by [`Self::refresh`] alone; a lone figure, so relaxed.
+    rate_milli: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shard {
+    positions: HashMap<OrderId, Position>,
+    /// Oldest first, for forgetting.
+    order: VecDeque<OrderId>,
+}
+
+#[derive(Default)]
+struct Drained {
+    /// Whether the group exists; without it nothing is known of what is ahead.
+    known: bool,
+    through: Option<Position>,
+    seen: Option<Instant>,
+}
+
+impl Progress {
+    /// Follows `drain_group` of `topic`. `rate_hint`: orders a second to count with until a rate has been seen.
+    #[must_use]
+    pub fn new(topic: Topic, drain_group: &str, rate_hint: Option<u32>) -> Self {
+        Self {
+            topic,
+            drain_group: drain_group.into(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            drained: Mutex::default(),
+            rate_milli: AtomicU64::new(u64::from(rate_hint.unwrap_or(0)) * 1_000),
+        }
+    }
+
+    /// The log holds the order durably at `position`.
+    pub fn remember(&self, order_id: OrderId, position: Position) {
+        let mut shard = self.shard(order_id).lock();
+        if shard.positions.insert(order_id, position).is_none() {
+            shard.order.push_back(order_id);
+            if shard.order.len() > REMEMBERED_MAX / SHARDS
+                && let Some(oldest) = shard.order.pop_front()
+            {
+                shard.positions.remove(&oldest);
+            }
+        }
+    }
+
+    /// Where the log holds the order durably, if this is remembered.
+    #[must_use]
+    pub fn position_of(&self, order_id: OrderId) -> Option<Position> {
+        self.shard(order_id).lock().positions.get(&order_id).copied()
+    }
+
+    fn shard(&self, order_id: OrderId) -> &Mutex<Shard> {
+        &self.shards[order_id.0 as usize % SHARDS]
+    }
+
+    /// What to tell the buyer of `order_id`.
+    #[must_use]
+    pub fn estimate(&self, order_id: OrderId) -> Estimate {
+        let position = self.position_of(order_id).and_then(|position| self.ahead_of(position));
+        let rate_milli = self.rate_milli.load(Ordering::Relaxed);
+        let eta_ms = position.filter(|_| rate_milli > 0).map(|ahead| (ahead + 1) * 1_000_000 / rate_milli);
+        let base_ms = eta_ms.map_or(500, |eta| (eta / 2).clamp(200, 5_000));
+        // The id's random bits spread the crowd's next questions over a fifth more.
+        let spread_ms = base_ms * (order_id.0 as u64 & 0xFF) / 0xFF / 5;
+        Estimate { position, eta_ms, poll_after_ms: base_ms + spread_ms }
+    }
+
+    fn ahead_of(&self, position: Position) -> Option<u64> {
+        let drained = self.drained.lock();
+        if !drained.known {
+            return None;
+        }
+        match drained.through {
+            Some(through) if through >= position => Some(0),
+            through => Some(self.topic.distance(through, position)?.saturating_sub(1)),
+        }
+    }
+
+    /// Looks at the drain's offset and learns its rate.
+    pub fn refresh(&self) {
+        let now = Instant::now();
+        let committed = match self.topic.committed(&self.drain_group) {
+            Ok(committed) => committed,
+            Err(_) => {
+                self.drained.lock().known = false;
+                return;
+            }
+        };
+        let mut drained = self.drained.lock();
+        if drained.known
+            && let (Some(seen), Some(to)) = (drained.seen, committed)
+            && drained.through != committed
+        {
+            let records = self.topic.distance(drained.through, to).unwrap_or(0);
+            let elapsed_ms = u64::try_from((now - seen).as_millis()).unwrap_or(u64::MAX).max(1);
+            let fresh = records.saturating_mul(1_000_000) / elapsed_ms;
+            let held = self.rate_milli.load(Ordering::Relaxed);
+            let blended = if held == 0 { fresh } else { (held * 3 + fresh) / 4 };
+            self.rate_milli.store(blended.max(1), Ordering::Relaxed);
+        }
+        *drained = Drained { known: true, through: committed, seen: Some(now) };
+    }
+
+    /// Remembers what the log already holds and the drain has not finished. To be done once, before any recovery.
+    ///
+    /// # Errors
+    /// As [`Topic::read`].
+    pub async fn load(&self) -> Result<(), QueueError> {
+        let mut after = match self.topic.committed(&self.drain_group) {
+            Ok(committed) => committed,
+            Err(QueueError::UnknownGroup { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        loop {
+            let messages = self.topic.read(after, READ_MAX).await?;
+            let Some(last) = messages.last() else { return Ok(()) };
+            after = Some(last.position);
+            for message in &messages {
+                if let Ok(reservation) = Reservation::decode(&message.payload) {
+                    self.remember(reservation.order_id, message.position);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

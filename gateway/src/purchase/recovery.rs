@@ -1,0 +1,211 @@
+//! The owner's recovery: units that the ledger holds for this instance get their record into this instance's log.
+//!
+//! It looks at every sale when it comes on offer (a crash may have come between ledger and log), once more when a batch of
+//! an earlier life of the process can no longer execute, and after every batch whose end is not known. Appending what the
+//! log holds already is harmless; forgetting one would leak its units.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use queue::Refused;
+use stock::ledger::BATCH_MAX;
+use stock::{LedgerError, SaleId};
+use tokio::sync::{Notify, watch};
+
+use super::{BATCH_DEADLINE_MS, PurchaseParts, batch};
+
+/// First and longest pause after a recovery that failed.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Longest sleep towards a moment of ledger time before the ledger's clock is looked at again.
+const WAIT_STEP: Duration = Duration::from_millis(500);
+
+/// Which sales are to be looked at, and not before which ledger time.
+#[derive(Default)]
+pub struct Recovery {
+    wanted: Mutex<BTreeMap<SaleId, Wanted>>,
+    wake: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct Wanted {
+    first_ms: u64,
+    /// A request that came later must be met by a look of its own.
+    last_ms: u64,
+    /// Requests so far: one that came during a look is not met by it.
+    requests: u64,
+}
+
+/// Why a sale's recovery has to be tried again.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Queue(#[from] Refused),
+    #[error("an append's end is not known")]
+    Append,
+}
+
+impl Recovery {
+    /// Look at `sale` once ledger time has reached `not_before_ms`.
+    pub fn request(&self, sale: &SaleId, not_before_ms: u64) {
+        let mut wanted = self.wanted.lock();
+        wanted
+            .entry(sale.clone())
+            .and_modify(|w| {
+                w.first_ms = w.first_ms.min(not_before_ms);
+                w.last_ms = w.last_ms.max(not_before_ms);
+                w.requests += 1;
+            })
+            .or_insert(Wanted { first_ms: not_before_ms, last_ms: not_before_ms, requests: 1 });
+        drop(wanted);
+        self.wake.notify_one();
+    }
+
+    /// Whether nothing is left to recover.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.wanted.lock().is_empty()
+    }
+
+    fn soonest(&self) -> Option<(SaleId, Wanted)> {
+        self.wanted.lock().iter().min_by_key(|(_, w)| w.first_ms).map(|(sale, w)| (sale.clone(), *w))
+    }
+
+    /// What was wanted up to `looked_at_ms` is done; what was wanted later, or meanwhile, stays.
+    fn done(&self, sale: &SaleId, looked: Wanted, looked_at_ms: u64) {
+        let mut wanted = self.wanted.lock();
+        let Some(w) = wanted.get_mut(sale) else { return };
+        if w.requests != looked.requests {
+            return;
+        }
+        if w.last_ms <= looked_at_ms {
+            wanted.remove(sale);
+        } else {
+            w.first_ms = w.last_ms;
+        }
+    }
+}
+
+/// The recovery's loop; ends when `closing` says true. Owned by whoever owns the process.
+pub async fn run(parts: Arc<PurchaseParts>, mut closing: watch::Receiver<bool>) {
+    tokio::select! {
+        biased;
+        _ = closing.wait_for(|closing| *closing) => {}
+        () = recover_for_ever(&parts) => {}
+    }
+}
+
+async fn recover_for_ever(parts: &PurchaseParts) {
+    let mut pause = BACK_OFF.0;
+    while let Err(error) = parts.progress.load().await {
+        tracing::warn!(%error, "the log of orders could not be read for the owner's recovery; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACK_OFF.1);
+        if !error.is_retryable() {
+            // Then every pending reservation is appended again: duplicates are harmless.
+            break;
+        }
+    }
+
+    let mut offers = parts.catalog.subscribe();
+    let mut seen = BTreeSet::new();
+    let mut pause = BACK_OFF.0;
+    loop {
+        offers.mark_unchanged();
+        look_at_new_sales(parts, &mut seen);
+        let Some((sale, wanted)) = parts.recovery.soonest() else {
+            tokio::select! {
+                biased;
+                () = parts.recovery.wake.notified() => {}
+                _ = offers.changed() => {}
+            }
+            continue;
+        };
+        match recover_when_due(parts, &sale, wanted).await {
+            Ok(Some(looked_at_ms)) => {
+                parts.recovery.done(&sale, wanted, looked_at_ms);
+                pause = BACK_OFF.0;
+            }
+            // Not yet: something sooner may have been asked for meanwhile.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%sale, %error, "the owner's recovery is not finished; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+}
+
+fn look_at_new_sales(parts: &PurchaseParts, seen: &mut BTreeSet<SaleId>) {
+    let offer = parts.catalog.offer();
+    let on_offer: BTreeSet<SaleId> = offer.sales().iter().map(|sale| sale.id.clone()).collect();
+    let now_ms = parts.clock.now_ms();
+    for sale in on_offer.difference(seen) {
+        // Now for what a crash left; later for a call of an earlier life that may still be executed until its deadline.
+        parts.recovery.request(sale, 0);
+        parts.recovery.request(sale, now_ms + BATCH_DEADLINE_MS + 1);
+    }
+    *seen = on_offer;
+}
+
+/// Recovers `sale` if it is due and says at which ledger time it looked; otherwise sleeps a step towards it.
+async fn recover_when_due(
+    parts: &PurchaseParts,
+    sale: &SaleId,
+    wanted: Wanted,
+) -> Result<Option<u64>, Unfinished> {
+    // The ledger's own clock decides, since it is the one that the deadline is checked by.
+    let ledger_ms = parts.stock.now_ms().await?;
+    if let wait_ms @ 1.. = wanted.first_ms.saturating_sub(ledger_ms) {
+        let step = WAIT_STEP.min(Duration::from_millis(wait_ms));
+        tokio::select! {
+            biased;
+            () = parts.recovery.wake.notified() => {}
+            () = tokio::time::sleep(step) => {}
+        }
+        return Ok(None);
+    }
+    recover(parts, sale).await?;
+    Ok(Some(ledger_ms))
+}
+
+/// Appends every reservation that the ledger holds for this owner and this log is not known to hold.
+async fn recover(parts: &PurchaseParts, sale: &SaleId) -> Result<(), Unfinished> {
+    let mut after = None;
+    loop {
+        let page = match parts.stock.pending(sale, Some(parts.owner), after, BATCH_MAX).await {
+            Ok(page) => page,
+            Err(LedgerError::UnknownSale(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut appends = Vec::new();
+        for (_, reservation) in &page {
+            let order_id = reservation.order_id;
+            if parts.progress.position_of(order_id).is_some() {
+                continue;
+            }
+            let payload_bytes = super::payload_bytes_max(
+                reservation.sale.as_str(),
+                reservation.user.as_str(),
+                reservation.metadata.as_deref(),
+            );
+            let permit = parts.topic.try_permit(payload_bytes)?;
+            let append =
+                batch::append(parts, permit, payload_bytes, reservation).ok_or(Unfinished::Append)?;
+            appends.push((order_id, append));
+        }
+        for (order_id, append) in appends {
+            let position = append.await.map_err(|_| Unfinished::Append)?;
+            parts.progress.remember(order_id, position);
+            parts.metrics.recovered.inc();
+        }
+        match page.last() {
+            Some((_, last)) if page.len() == BATCH_MAX => after = Some(last.order_id),
+            _ => return Ok(()),
+        }
+    }
+}
