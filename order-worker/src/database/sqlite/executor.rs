@@ -47,6 +47,10 @@ const JOBS_MAX: usize = 64;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Prepared statements kept; more than this crate has.
 const STATEMENTS_MAX: usize = 64;
+/// Page cache of one connection.
+const CACHE_KIB: i64 = 64 * 1024;
+/// 32 MiB of WAL: index pages that are touched again and again reach the file once for many commits.
+const CHECKPOINT_PAGES: i64 = 8 * 1024;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -126,7 +130,8 @@ fn connect(path: &Path) -> Result<Connection, DatabaseError> {
     // FULL syncs the WAL at every commit: what was answered survives a power cut.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -64 * 1024)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     Ok(connection)
 }
 

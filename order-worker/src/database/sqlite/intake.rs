@@ -33,8 +33,8 @@ impl SqliteDatabase {
             .write(move |transaction, now| {
                 let sale = sales::find(transaction, &reservation.sale)?;
                 let bare = Reservation { metadata: None, ..reservation };
-                let entry = Entry { amount: None, verdict: Err(reason), sale: sale.as_ref() };
-                write(transaction, now, &bare, &entry)
+                let entry = Entry { amount: None, verdict: Err(reason), pay_by: None, sale: sale.as_ref() };
+                write(transaction, &now.to_string(), &bare, &entry)
             })
             .await?;
         self.release_written.notify_one();
@@ -46,12 +46,21 @@ impl SqliteDatabase {
 struct OpenSale {
     row: SaleRow,
     sold: u32,
+    pay_by: String,
+}
+
+impl OpenSale {
+    fn new(row: SaleRow, now: Timestamp) -> Self {
+        let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000).to_string();
+        Self { sold: row.sold, pay_by, row }
+    }
 }
 
 /// What is about to be written for one order.
 struct Entry<'a> {
     amount: Option<i64>,
     verdict: Result<(), RejectReason>,
+    pay_by: Option<&'a str>,
     sale: Option<&'a SaleRow>,
 }
 
@@ -60,16 +69,17 @@ fn settle(
     now: Timestamp,
     batch: &[Reservation],
 ) -> Result<Vec<Settled>, DatabaseError> {
+    let now_text = now.to_string();
     let mut open: BTreeMap<SaleId, Option<OpenSale>> = BTreeMap::new();
     let mut all_settled = Vec::with_capacity(batch.len());
     for reservation in batch {
         if !open.contains_key(&reservation.sale) {
             let found = sales::find(transaction, &reservation.sale)?;
-            open.insert(reservation.sale.clone(), found.map(|row| OpenSale { sold: row.sold, row }));
+            open.insert(reservation.sale.clone(), found.map(|row| OpenSale::new(row, now)));
         }
         let sale = open.get_mut(&reservation.sale).and_then(Option::as_mut);
         let entry = judge(transaction, reservation, sale.as_deref())?;
-        let settled = write(transaction, now, reservation, &entry)?;
+        let settled = write(transaction, &now_text, reservation, &entry)?;
         if let (Outcome::Inserted, Some(sale)) = (settled.outcome, sale) {
             sale.sold += reservation.quantity;
         }
@@ -79,7 +89,7 @@ fn settle(
         if sale.sold != sale.row.sold {
             transaction
                 .prepare_cached("UPDATE floodgate_sales SET sold = ?2, updated_at = ?3 WHERE sale_id = ?1")?
-                .execute(params![id.as_str(), sale.sold, now.to_string()])?;
+                .execute(params![id.as_str(), sale.sold, now_text])?;
         }
     }
     Ok(all_settled)
@@ -92,7 +102,7 @@ fn judge<'a>(
     sale: Option<&'a OpenSale>,
 ) -> Result<Entry<'a>, DatabaseError> {
     let Some(sale) = sale else {
-        return Ok(Entry { amount: None, verdict: Err(RejectReason::UnknownSale), sale: None });
+        return Ok(Entry { amount: None, verdict: Err(RejectReason::UnknownSale), pay_by: None, sale: None });
     };
     let definition = &sale.row.definition;
     let amount = definition.price.checked_mul(u64::from(reservation.quantity));
@@ -109,7 +119,8 @@ fn judge<'a>(
     } else {
         Ok(())
     };
-    Ok(Entry { amount, verdict, sale: Some(&sale.row) })
+    let pay_by = verdict.is_ok().then_some(sale.pay_by.as_str());
+    Ok(Entry { amount, verdict, pay_by, sale: Some(&sale.row) })
 }
 
 /// Units that the user's other orders of the sale hold.
@@ -125,7 +136,7 @@ fn held_by_user(transaction: &Transaction<'_>, reservation: &Reservation) -> Res
 /// Inserts the row, with its release if it is rejected; an order that has a row keeps it.
 fn write(
     transaction: &Transaction<'_>,
-    now: Timestamp,
+    now: &str,
     reservation: &Reservation,
     entry: &Entry<'_>,
 ) -> Result<Settled, DatabaseError> {
@@ -134,11 +145,7 @@ fn write(
         Ok(()) => (OrderStatus::Unpaid, reservation.quantity),
         Err(_) => (OrderStatus::Rejected, 0),
     };
-    let pay_by = definition
-        .filter(|_| entry.verdict.is_ok())
-        .map(|definition| Timestamp(now.0 + u64::from(definition.pay_within_s) * 1_000).to_string());
     let order_id = reservation.order_id.to_string();
-    let now = now.to_string();
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency,
@@ -158,7 +165,7 @@ fn write(
             entry.verdict.err().map(RejectReason::as_str),
             reservation.metadata,
             now,
-            pay_by,
+            entry.pay_by,
         ])?;
     if inserted == 0 {
         return duplicate(transaction, reservation);
@@ -170,7 +177,7 @@ fn write(
             reservation.sale.as_str(),
             reservation.user.as_str(),
             reservation.quantity,
-            &now,
+            now,
         )?;
     }
     Ok(Settled {

