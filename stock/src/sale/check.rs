@@ -19,11 +19,9 @@ const PAY_WITHIN_S_MAX: u32 = 30 * 24 * 3_600;
 
 /// One key of a definition that cannot stand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("sale {sale}: {key} {problem}")]
+#[error("{key} {problem}")]
 pub struct SaleError {
-    /// Which sale.
-    pub sale: String,
-    /// Which key of it.
+    /// Which key.
     pub key: &'static str,
     /// What is wrong and what would be right.
     pub problem: String,
@@ -34,78 +32,72 @@ impl SaleDefinition {
     ///
     /// # Errors
     /// [`SaleError`]. A checked definition multiplies without overflow: `price × quantity` of any allowed quantity fits an i64.
-    pub fn check(&self) -> Result<(), SaleError> {
+    pub fn validate(&self) -> Result<(), SaleError> {
         self.check_figures()?;
-        self.check_text("item_id", &self.item_id, ITEM_ID_CHARS_MAX, false)?;
-        self.check_text("title", &self.title, TITLE_CHARS_MAX, false)?;
-        self.check_text("description", &self.description, DESCRIPTION_CHARS_MAX, true)?;
+        check_text("item_id", &self.item_id, ITEM_ID_CHARS_MAX, false)?;
+        check_text("title", &self.title, TITLE_CHARS_MAX, false)?;
+        check_text("description", &self.description, DESCRIPTION_CHARS_MAX, true)?;
         self.check_labels()
     }
 
     fn check_figures(&self) -> Result<(), SaleError> {
         if self.currency.len() != 3 || !self.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            return self.wrong("currency", "must be three upper-case letters (ISO 4217), such as CNY");
+            return wrong("currency", "must be three upper-case letters (ISO 4217), such as CNY");
         }
         if self.total == 0 {
-            return self.wrong("total", "must be at least 1");
+            return wrong("total", "must be at least 1");
         }
         if self.per_user_limit == 0 {
-            return self.wrong("per_user_limit", "must be at least 1");
+            return wrong("per_user_limit", "must be at least 1");
         }
         let dearest = self.price.checked_mul(u64::from(self.per_user_limit));
         if dearest.is_none_or(|amount| i64::try_from(amount).is_err()) {
-            return self.wrong(
+            return wrong(
                 "price",
                 "times per_user_limit must stay below 9,223,372,036,854,775,808 minor units",
             );
         }
         if i64::try_from(self.list_price).is_err() {
-            return self.wrong("list_price", "must stay below 9,223,372,036,854,775,808 minor units");
+            return wrong("list_price", "must stay below 9,223,372,036,854,775,808 minor units");
         }
         if self.pay_within_s == 0 || self.pay_within_s > PAY_WITHIN_S_MAX {
-            return self.wrong("pay_within_s", format!("must be 1 to {PAY_WITHIN_S_MAX} seconds"));
+            return wrong("pay_within_s", format!("must be 1 to {PAY_WITHIN_S_MAX} seconds"));
         }
         if self.starts_at >= self.ends_at {
             let problem = format!("({}) must be after starts_at ({})", self.ends_at, self.starts_at);
-            return self.wrong("ends_at", problem);
+            return wrong("ends_at", problem);
         }
         Ok(())
     }
 
     fn check_labels(&self) -> Result<(), SaleError> {
         if self.labels.len() > LABELS_MAX {
-            return self.wrong("labels", format!("must be at most {LABELS_MAX}"));
+            return wrong("labels", format!("must be at most {LABELS_MAX}"));
         }
         for (name, value) in &self.labels {
             if name.is_empty() {
-                return self.wrong("labels", "must not have an empty name");
+                return wrong("labels", "must not have an empty name");
             }
-            self.check_text("labels", name, LABEL_NAME_CHARS_MAX, false)?;
-            self.check_text("labels", value, LABEL_VALUE_CHARS_MAX, false)?;
+            check_text("labels", name, LABEL_NAME_CHARS_MAX, false)?;
+            check_text("labels", value, LABEL_VALUE_CHARS_MAX, false)?;
         }
         Ok(())
     }
+}
 
-    fn check_text(
-        &self,
-        key: &'static str,
-        text: &str,
-        chars_max: usize,
-        many_lines: bool,
-    ) -> Result<(), SaleError> {
-        if text.chars().count() > chars_max {
-            return self.wrong(key, format!("must be at most {chars_max} characters long"));
-        }
-        let allowed = |c: char| !c.is_control() || many_lines && matches!(c, '\n' | '\r' | '\t');
-        if !text.chars().all(allowed) {
-            return self.wrong(key, "must not contain control characters");
-        }
-        Ok(())
+fn check_text(key: &'static str, text: &str, chars_max: usize, many_lines: bool) -> Result<(), SaleError> {
+    if text.chars().count() > chars_max {
+        return wrong(key, format!("must be at most {chars_max} characters long"));
     }
+    let allowed = |c: char| !c.is_control() || many_lines && matches!(c, '\n' | '\r' | '\t');
+    if !text.chars().all(allowed) {
+        return wrong(key, "must not contain control characters");
+    }
+    Ok(())
+}
 
-    fn wrong(&self, key: &'static str, problem: impl Into<String>) -> Result<(), SaleError> {
-        Err(SaleError { sale: self.id.to_string(), key, problem: problem.into() })
-    }
+fn wrong(key: &'static str, problem: impl Into<String>) -> Result<(), SaleError> {
+    Err(SaleError { key, problem: problem.into() })
 }
 
 #[cfg(test)]
@@ -123,7 +115,7 @@ mod tests {
     #[test]
     fn the_defaults_stand() {
         let sale = good();
-        assert_eq!(sale.check(), Ok(()));
+        assert_eq!(sale.validate(), Ok(()));
         assert_eq!((sale.currency.as_str(), sale.per_user_limit, sale.pay_within_s), ("CNY", 1, 900));
     }
 
@@ -150,9 +142,9 @@ mod tests {
         for (key, spoil) in cases {
             let mut sale = good();
             spoil(&mut sale);
-            let error = sale.check().unwrap_err();
+            let error = sale.validate().unwrap_err();
             assert_eq!(error.key, key, "{error}");
-            assert!(error.to_string().starts_with(&format!("sale demo: {key} ")), "{error}");
+            assert!(error.to_string().starts_with(&format!("{key} ")), "{error}");
         }
     }
 
@@ -162,6 +154,6 @@ mod tests {
         sale.description = "one\r\n\ttwo".into();
         sale.price = i64::MAX as u64;
         sale.title = "秒".repeat(200);
-        assert_eq!(sale.check(), Ok(()));
+        assert_eq!(sale.validate(), Ok(()));
     }
 }
