@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     PromisesEarly,
     /// Asks image questions.
     AsksImages,
+    /// Asks for a proof of work of this many bits: nothing is broken by that.
+    AsksPuzzles(u32),
 }
 
 struct State {
@@ -262,10 +264,14 @@ impl State {
             ("POST", ["admin", "v1", "sales", sale, "restock"]) => {
                 self.restock(sale, request.body["units"].as_i64()?)
             }
-            ("POST", ["api", "v1", "sales", _, "challenges"]) => {
-                Some((201, json!({ "challenge": "c", "kind": "image", "image_url": "/x" })))
-            }
-            ("POST", ["api", "v1", "sales", _, "passes"]) if self.fault == Fault::AsksImages => {
+            ("POST", ["api", "v1", "sales", _, "challenges"]) => match self.fault {
+                Fault::AsksPuzzles(bits) => {
+                    let puzzle = json!({ "algorithm": "sha256", "prefix": "p", "bits": bits });
+                    Some((201, json!({ "challenge": "c", "kind": "proof-of-work", "puzzle": puzzle })))
+                }
+                _ => Some((201, json!({ "challenge": "c", "kind": "image", "image_url": "/x" }))),
+            },
+            ("POST", ["api", "v1", "sales", _, "passes"]) if !self.is_answered(&request.body) => {
                 refuse(400, "bad-request")
             }
             ("POST", ["api", "v1", "sales", _, "passes"]) => {
@@ -281,6 +287,16 @@ impl State {
                 None => refuse(404, "unknown-order"),
             },
             _ => refuse(404, "unknown"),
+        }
+    }
+
+    fn is_answered(&self, body: &Value) -> bool {
+        match self.fault {
+            Fault::AsksImages => false,
+            Fault::AsksPuzzles(_) => {
+                body["answer"] == crate::token::solve("p", 6, 1 << 20).expect("6 bits").to_string()
+            }
+            _ => true,
         }
     }
 

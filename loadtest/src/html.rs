@@ -36,9 +36,13 @@ pub(crate) fn page(report: &Report) -> String {
             of("no answer", "#c53030", |slice| slice.unanswered),
         ],
     );
-    let promised = running_sum(report.slices.iter().map(|slice| slice.accepted));
+    let promised = running_sum(report.slices.iter().map(|slice| slice.promised));
     let drained = running_sum(report.drained.iter().copied());
-    let cut = |values: Vec<f64>| values.into_iter().take(window.end).skip(window.start).collect();
+    // A sum stays where it ended.
+    let cut = |values: Vec<f64>| {
+        let last = values.last().copied().unwrap_or(0.0);
+        values.into_iter().chain(std::iter::repeat(last)).take(window.end).skip(window.start).collect()
+    };
     let orders = chart(
         "Orders: promised, and in the database",
         &[
@@ -46,15 +50,21 @@ pub(crate) fn page(report: &Report) -> String {
             Series { name: "rows", colour: "#2b6cb0", values: cut(drained) },
         ],
     );
-    let backlog =
-        chart("Backlog (records not yet drained)", &[of("backlog", "#2b6cb0", |slice| slice.backlog)]);
+    let backlog = chart(
+        "Backlog (records not yet drained)",
+        &[Series {
+            name: "backlog",
+            colour: "#2b6cb0",
+            values: sampled(slices.iter().map(|slice| slice.backlog)),
+        }],
+    );
     let colour = if report.verdict == "good" { "#2f855a" } else { "#c53030" };
     format!(
         r#"<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>loadtest {sale}: {verdict}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1a202c}}
-pre{{background:#f7fafc;padding:1rem;overflow-x:auto}}svg{{width:100%;height:auto}}h2{{font-size:1rem}}
+pre{{font-size:12px;background:#f7fafc;padding:1rem;overflow-x:auto}}svg{{width:100%;height:auto}}h2{{font-size:1rem}}
 text{{font:11px system-ui,sans-serif;fill:#4a5568}}</style>
 <h1>{sale}: <span style="color:{colour}">{verdict}</span></h1>
 <pre>{table}</pre>
@@ -85,12 +95,22 @@ fn running_sum(values: impl Iterator<Item = u32>) -> Vec<f64> {
         .collect()
 }
 
+/// A sample holds until the next one.
+fn sampled(values: impl Iterator<Item = Option<u32>>) -> Vec<f64> {
+    values
+        .scan(0.0, |held, value| {
+            *held = value.map_or(*held, f64::from);
+            Some(*held)
+        })
+        .collect()
+}
+
 fn chart(title: &str, series: &[Series]) -> String {
     let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-    let top = series.iter().flat_map(|series| &series.values).copied().fold(1.0, f64::max);
+    let top = series.iter().flat_map(|series| &series.values).copied().fold(4.0, f64::max);
     let x = |index: usize| LEFT + (WIDTH - LEFT) * index as f64 / length.max(2).saturating_sub(1) as f64;
-    let y = |value: f64| (HEIGHT - BOTTOM) * (1.0 - value / top) + 4.0;
-    let mut svg = format!("<h2>{title}</h2><svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\">", HEIGHT + 24.0);
+    let y = |value: f64| (HEIGHT - BOTTOM) * (1.0 - value / top) + 12.0;
+    let mut svg = format!("<h2>{title}</h2><svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\">", HEIGHT + 34.0);
     for part in 0..=4 {
         let value = top * f64::from(part) / 4.0;
         let _ = write!(
@@ -108,7 +128,7 @@ fn chart(title: &str, series: &[Series]) -> String {
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{:.1} s</text>",
             LEFT + (WIDTH - LEFT) * f64::from(part) / 4.0,
-            HEIGHT,
+            HEIGHT + 8.0,
             seconds * f64::from(part) / 4.0,
         );
     }
@@ -121,7 +141,7 @@ fn chart(title: &str, series: &[Series]) -> String {
             svg,
             "\"/><text x=\"{:.1}\" y=\"{:.1}\" style=\"fill:{colour}\">● {name}</text>",
             LEFT + 150.0 * place as f64,
-            HEIGHT + 18.0,
+            HEIGHT + 26.0,
         );
     }
     svg.push_str("</svg>\n");
@@ -156,6 +176,11 @@ mod tests {
         assert!(!page.contains("http"), "nothing is fetched");
         assert_eq!(page.matches("<svg").count(), 3);
         assert!(page.len() < 200_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn samples_hold_until_the_next() {
+        assert_eq!(sampled([None, Some(3), None, Some(0), None].into_iter()), [0.0, 3.0, 3.0, 0.0, 0.0]);
     }
 
     #[test]

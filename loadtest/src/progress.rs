@@ -66,7 +66,7 @@ async fn sample(operator: Option<&Operator>, sale: &str) -> Option<Result<crate:
 }
 
 fn line(phase: &str, counts: &Counts) -> String {
-    let backlog = counts.slices.iter().rev().map(|slice| slice.backlog).next().unwrap_or(0);
+    let backlog = counts.slices.iter().rev().find_map(|slice| slice.backlog).unwrap_or(0);
     format!(
         "{phase:9} passes {} · sent {} · 202 {} · sold-out {} · limited {} · refused {} · uncertain {} · errors {} · backlog {backlog}",
         counts.passes_granted,

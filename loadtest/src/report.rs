@@ -202,12 +202,14 @@ impl Report {
             );
         }
         let Drain { orders_per_second, limit, max_in_one_second, backlog_max, seconds } = &self.drain;
+        let above = limit.is_some_and(|limit| *max_in_one_second > u64::from(limit));
         let limit = limit.map_or("unknown".to_owned(), |limit| limit.to_string());
         row(
             "drain",
             format!(
                 "{orders_per_second:.0} orders/s over {seconds:.2} s · limit {limit} · busiest second {max_in_one_second} · \
-                 backlog at most {backlog_max}"
+                 backlog at most {backlog_max}{}",
+                if above { " · ABOVE THE LIMIT" } else { "" }
             ),
         );
         if let (Some(cpu), Some(memory)) = (self.server_cpu_s, self.server_resident_bytes) {

@@ -20,10 +20,13 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 pub(crate) struct Slice {
     pub(crate) sent: u32,
     pub(crate) accepted: u32,
+    /// Of the accepted, orders promised for the first time.
+    pub(crate) promised: u32,
     pub(crate) sold_out: u32,
     pub(crate) other_refusals: u32,
     pub(crate) unanswered: u32,
-    pub(crate) backlog: u32,
+    /// The highest sample, if one was taken.
+    pub(crate) backlog: Option<u32>,
 }
 
 /// Everything counted so far.
@@ -145,7 +148,10 @@ impl Tally {
         }
         if let Some(slice) = self.slice(&mut counts, now) {
             match press {
-                Press::Accepted { .. } => slice.accepted += 1,
+                Press::Accepted { .. } => {
+                    slice.accepted += 1;
+                    slice.promised += u32::from(first_promise);
+                }
                 Press::Refused(Refusal::SoldOut, _) => slice.sold_out += 1,
                 Press::Refused(..) | Press::Strange(_) => slice.other_refusals += 1,
                 Press::Uncertain { .. } | Press::Lost(_) => slice.unanswered += 1,
@@ -181,7 +187,7 @@ impl Tally {
         let mut counts = self.counts.lock();
         counts.backlog_max = counts.backlog_max.max(records);
         if let Some(slice) = self.slice(&mut counts, Instant::now()) {
-            slice.backlog = slice.backlog.max(u32::try_from(records).unwrap_or(u32::MAX));
+            slice.backlog = slice.backlog.max(Some(u32::try_from(records).unwrap_or(u32::MAX)));
         }
     }
 
@@ -293,7 +299,7 @@ mod tests {
         tally.backlog(9);
         let slices = tally.counts().slices;
         assert_eq!((slices[0].sent, slices[0].accepted), (1, 0));
-        assert_eq!((slices[3].accepted, slices[3].backlog), (1, 9));
+        assert_eq!((slices[3].accepted, slices[3].promised, slices[3].backlog), (1, 1, Some(9)));
         tokio::time::advance(SLICE * 100_000).await;
         tally.backlog(9);
         assert!(tally.counts().slices.len() <= SLICES_MAX, "time without end takes no memory without end");

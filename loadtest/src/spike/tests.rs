@@ -105,6 +105,16 @@ async fn a_target_that_asks_image_questions_is_wrong_usage() {
     assert!(text.contains("image") && text.contains("gate.challenge"), "{text}");
 }
 
+#[tokio::test]
+async fn puzzles_are_solved_unless_they_would_take_too_long() {
+    let (good, report) = spike(Fault::AsksPuzzles(6)).await;
+    assert!(good, "{report:#}");
+    let fake = Fake::start(Fault::AsksPuzzles(30)).await;
+    let refused = run(&options(&fake, "presale")).await;
+    let Err(Failure::Usage(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("30 bits") && text.contains("gate.pow_bits"), "{text}");
+}
+
 #[test]
 fn rows_are_laid_on_the_axis_of_the_presses() {
     assert_eq!(slices(&[1_000, 1_050, 1_320, 900], 1_000), [3, 0, 0, 1]);
