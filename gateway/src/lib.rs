@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod metrics;
+pub mod pages;
 pub mod pass;
 pub mod purchase;
 

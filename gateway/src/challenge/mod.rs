@@ -257,4 +257,5 @@ impl Challenges {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 mod tests;

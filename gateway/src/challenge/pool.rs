@@ -165,6 +165,7 @@ fn draw(key: &Key, serial: u64) -> Option<Bytes> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 mod tests {
     use super::{ANSWER_LENGTH, Pool, answer, normalise};
 

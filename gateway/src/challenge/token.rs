@@ -38,6 +38,16 @@ pub(super) struct Opened<'k> {
     pub(super) answer_key: &'k Key,
 }
 
+/// A token taken apart, its MAC not yet checked.
+struct Sealed<'k, 'b> {
+    key: &'k KeySet,
+    /// What the MAC covers.
+    body: &'b [u8],
+    /// The part of `body` after the key's id.
+    fields: &'b [u8],
+    tag: &'b [u8],
+}
+
 struct KeySet {
     id: Vec<u8>,
     token: Key,
@@ -118,7 +128,7 @@ impl Keys {
     /// `None` unless it was asked of this user for this sale under a live key.
     pub(super) fn open(&self, text: &str, sale: &SaleId, user: &UserId) -> Option<Opened<'_>> {
         let bytes = decode(text)?;
-        let (key, body, fields, tag) = self.split(&bytes)?;
+        let Sealed { key, body, fields, tag } = self.split(&bytes)?;
         if !right(&key.token, &[body, sale.as_str().as_bytes(), user.as_str().as_bytes()], tag) {
             return None;
         }
@@ -153,19 +163,18 @@ impl Keys {
     /// The serial of a picture's path segment. Only the signing key's pictures are in the pool.
     pub(super) fn open_picture(&self, text: &str) -> Option<u64> {
         let bytes = decode(text)?;
-        let (key, body, fields, tag) = self.split(&bytes)?;
+        let Sealed { key, body, fields, tag } = self.split(&bytes)?;
         let serial: [u8; 8] = fields.try_into().ok()?;
         let of_the_pool = std::ptr::eq(key, &self.0[0]) && right(&key.picture, &[body], tag);
         of_the_pool.then(|| u64::from_be_bytes(serial))
     }
 
-    /// Key, MAC'ed body, the body's fields after the key's id, MAC.
-    fn split<'b>(&self, bytes: &'b [u8]) -> Option<(&KeySet, &'b [u8], &'b [u8], &'b [u8])> {
+    fn split<'k, 'b>(&'k self, bytes: &'b [u8]) -> Option<Sealed<'k, 'b>> {
         let (body, tag) = bytes.split_at_checked(bytes.len().checked_sub(MAC_BYTES)?)?;
         let (&[version, id_length], rest) = body.split_first_chunk::<2>()?;
         let (id, fields) = rest.split_at_checked(usize::from(id_length))?;
         let key = self.0.iter().find(|key| version == VERSION && key.id == id)?;
-        Some((key, body, fields, tag))
+        Some(Sealed { key, body, fields, tag })
     }
 }
 

@@ -1,0 +1,57 @@
+// The server's time, estimated from several samples. The device's own clock is never believed.
+
+import { call, pause } from './api.js';
+
+const SAMPLES = 5;
+const RESYNC_MS = 5 * 60_000;
+
+let offset = Date.now() - performance.now();
+let error = Infinity;
+let syncing = null;
+const listeners = new Set();
+
+/** Server time, milliseconds since the Unix epoch. */
+export const now = () => performance.now() + offset;
+
+/** Called whenever the estimate has changed. */
+export const onSync = (listener) => listeners.add(listener);
+
+/** Takes the sample with the shortest way: it is wrong by half of its way at most. */
+export function sync() {
+  syncing ??= (async () => {
+    error = Infinity;
+    for (let sample = 0; sample < SAMPLES; sample++) {
+      try {
+        const sent = performance.now();
+        const { data } = await call('GET', '/api/v1/time', { timeoutMs: 4000 });
+        const received = performance.now();
+        const at = typeof data.now === 'number' ? data.now : Date.parse(data.now);
+        if (Number.isFinite(at) && received - sent < error) {
+          error = received - sent;
+          offset = at - (sent + received) / 2;
+          for (const listener of listeners) listener();
+        }
+        await pause(120);
+      } catch {
+        await pause(500);
+      }
+    }
+    syncing = null;
+  })();
+  return syncing;
+}
+
+/** Keeps the estimate fresh: a sleeping device stops its monotonic clock, so a waking tab asks anew. */
+export function keepInStep() {
+  let apart = Date.now() - performance.now();
+  setInterval(() => {
+    const moved = Math.abs(Date.now() - performance.now() - apart);
+    apart = Date.now() - performance.now();
+    if (moved > 500) sync();
+  }, 1000);
+  setInterval(sync, RESYNC_MS);
+  document.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && sync());
+  addEventListener('online', sync);
+  addEventListener('pageshow', (event) => event.persisted && sync());
+  return sync();
+}
