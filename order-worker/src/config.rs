@@ -101,7 +101,7 @@ impl DrainConfig {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), String> {
         if self.orders_per_second_max == 0 {
             return Err("drain.orders_per_second_max must be at least 1".into());
         }
@@ -130,12 +130,12 @@ mod tests {
 
     #[test]
     fn bounds_name_their_key() {
-        assert_eq!(DrainConfig::default().check(), Ok(()));
+        assert_eq!(DrainConfig::default().validate(), Ok(()));
         let no_rate = DrainConfig { orders_per_second_max: 0, ..DrainConfig::default() };
-        assert!(no_rate.check().unwrap_err().starts_with("drain.orders_per_second_max"));
+        assert!(no_rate.validate().unwrap_err().starts_with("drain.orders_per_second_max"));
         for batch_size_max in [0, 513] {
             let bad = DrainConfig { batch_size_max, ..DrainConfig::default() };
-            assert!(bad.check().unwrap_err().starts_with("drain.batch_size_max"));
+            assert!(bad.validate().unwrap_err().starts_with("drain.batch_size_max"));
         }
         assert!(serde_json::from_str::<DrainConfig>(r#"{"orders_per_second": 1}"#).is_err());
     }

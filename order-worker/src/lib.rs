@@ -17,7 +17,7 @@ pub mod stats;
 
 pub use audit::{Audit, AuditError, SaleAudit, audit};
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
-pub use database::{Database, DatabaseError, Executor};
+pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
 pub use metrics::{BacklogMetrics, WorkerMetrics};
 pub use rebuild::{RebuildError, rebuild};

@@ -46,8 +46,6 @@ pub enum RejectReason {
     NotEnough,
     /// Its user would hold more than the limit.
     LimitReached,
-    /// price × quantity does not fit.
-    AmountTooLarge,
     /// The database refused the row as it was; written without the buyer's metadata.
     Unwritable,
 }
@@ -60,7 +58,6 @@ impl RejectReason {
             Self::UnknownSale => "unknown-sale",
             Self::NotEnough => "not-enough",
             Self::LimitReached => "limit-reached",
-            Self::AmountTooLarge => "amount-too-large",
             Self::Unwritable => "unwritable",
         }
     }

@@ -88,14 +88,15 @@ pub(crate) async fn settle_rejects_an_unknown_sale(fixture: Fixture) {
     assert_eq!(fixture.database.releases(None, 10).await.unwrap().len(), 1);
 }
 
-pub(crate) async fn settle_rejects_an_amount_that_does_not_fit(fixture: Fixture) {
-    let mut dear = definition("s", 100, 100);
+pub(crate) async fn settle_writes_the_largest_amount(fixture: Fixture) {
+    let mut dear = definition("s", 100, 1);
     dear.price = i64::MAX as u64;
     fixture.database.publish(&dear).await.unwrap();
     assert_eq!(fixture.settle_one(reservation("s", 1, "u", 1)).await.outcome, Outcome::Inserted);
-    let settled = fixture.settle_one(reservation("s", 2, "u", 2)).await;
-    assert_eq!(settled.outcome, Outcome::Rejected(RejectReason::AmountTooLarge));
+    let settled = fixture.settle_one(reservation("s", 2, "v", 2)).await;
+    assert_eq!(settled.outcome, Outcome::Rejected(RejectReason::LimitReached));
     assert_eq!(fixture.database.order(order_id(1)).await.unwrap().unwrap().amount, i64::MAX as u64);
+    assert_eq!(fixture.database.order(order_id(2)).await.unwrap().unwrap().amount, 0);
 }
 
 pub(crate) async fn settle_spans_sales(fixture: Fixture) {

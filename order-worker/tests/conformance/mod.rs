@@ -114,7 +114,7 @@ macro_rules! database_suite {
             settle_fits_first_in_log_order,
             settle_keeps_the_per_user_limit_over_batches,
             settle_rejects_an_unknown_sale,
-            settle_rejects_an_amount_that_does_not_fit,
+            settle_writes_the_largest_amount,
             settle_spans_sales,
             settle_of_nothing_is_nothing,
             a_duplicate_is_never_written_again,

@@ -106,11 +106,10 @@ fn judge<'a>(
     };
     let definition = &sale.row.definition;
     let amount = definition.price.checked_mul(u64::from(reservation.quantity));
+    // Always there for what fits: a checked definition's price times its limit does.
     let amount = amount.and_then(|amount| i64::try_from(amount).ok());
     let left = sale.row.total.saturating_sub(sale.sold);
-    let verdict = if amount.is_none() {
-        Err(RejectReason::AmountTooLarge)
-    } else if reservation.quantity > left {
+    let verdict = if reservation.quantity > left {
         Err(RejectReason::NotEnough)
     } else if held_by_user(transaction, reservation)? + u64::from(reservation.quantity)
         > u64::from(definition.per_user_limit)

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use stock::{SaleDefinition, SaleId, Timestamp};
 
 use super::{DatabaseError, SqliteDatabase, parsed, unsigned};
-use crate::database::sales::{difference, fault};
+use crate::database::sales::difference;
 use crate::database::{Published, SaleRow};
 
 const COLUMNS: &str =
@@ -15,7 +15,7 @@ impl SqliteDatabase {
         &self,
         definition: SaleDefinition,
     ) -> Result<Published, DatabaseError> {
-        if let Some(fault) = fault(&definition) {
+        if let Err(fault) = definition.validate() {
             return Err(DatabaseError::Invalid(format!("sale {}: {fault}", definition.id)));
         }
         let broken =
