@@ -20,7 +20,7 @@ pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
 pub use metrics::{BacklogMetrics, WorkerMetrics};
-pub use rebuild::{RebuildError, rebuild};
+pub use rebuild::{RebuildError, rebuild, resume_or_rebuild};
 pub use reconciler::{ReconcileError, Reconciler, bring};
 pub use relay::Relay;
 pub use stats::{DrainState, DrainStats};

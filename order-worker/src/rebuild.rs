@@ -50,6 +50,35 @@ impl RebuildError {
     }
 }
 
+/// Takes the ledger as it is if it has outlived this process, and rebuilds it otherwise; answers with its epoch. It has
+/// outlived us if it is open, at the database's epoch, for every sale that was ever opened and is not settled.
+///
+/// # Errors
+/// As [`rebuild`].
+pub async fn resume_or_rebuild(
+    database: &Database,
+    stock: &Stock,
+    orders: &Topic,
+    owner: Owner,
+) -> Result<u64, RebuildError> {
+    let epoch = database.epoch().await?;
+    for row in database.sales().await?.into_iter().filter(|row| !row.settled) {
+        match stock.snapshot(&row.definition.id).await {
+            Ok(snapshot) if snapshot.open && snapshot.epoch == epoch => {}
+            // The reconciler brings it; before the first rebuild there is no epoch to bring it at.
+            Err(LedgerError::UnknownSale(_)) if !row.opened && epoch > 0 => {}
+            Ok(_) | Err(LedgerError::UnknownSale(_)) => {
+                return rebuild(database, stock, orders, owner).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if epoch == 0 {
+        return rebuild(database, stock, orders, owner).await;
+    }
+    Ok(epoch)
+}
+
 /// Rebuilds the ledger of every sale that is not settled from the rows and the log of `owner`, and opens it; answers with
 /// the new epoch. `orders` is the topic `floodgate-orders`. Nothing may append to it meanwhile; draining it is harmless.
 ///

@@ -1,10 +1,14 @@
 //! What every stock ledger must do: see the contract in `stock::ledger`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
+
+mod gate;
+mod reserving;
+mod settling;
 
 use stock::ledger::{
-    BATCH_MAX, GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, ReserveOutcome,
-    ReserveRequest, Settlement, Snapshot,
+    GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, ReserveOutcome, ReserveRequest,
+    Settlement, Snapshot,
 };
 use stock::{FlagState, LedgerError, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
@@ -46,6 +50,10 @@ macro_rules! ledger_conformance {
         );
     };
 }
+
+pub(crate) use gate::*;
+pub(crate) use reserving::*;
+pub(crate) use settling::*;
 
 const OWNER: Owner = Owner(0xF1);
 const HOUR_MS: u64 = 3_600_000;
@@ -269,215 +277,6 @@ pub(crate) async fn restore_holds_units_and_ends_with_open(ledger: Ledger) {
     assert_eq!(sale.state(3).await, IdState::Absent);
 }
 
-// Reserving.
-
-pub(crate) async fn reserve_takes_units_and_remembers_the_order(ledger: Ledger) {
-    let sale = Sale::open(ledger, "take", 5).await;
-    let mut request = sale.request(1, "ann", 2);
-    request.metadata = Some("blue".into());
-    let answer = sale.reserve_all(vec![request, sale.request(2, "bob", 1)]).await;
-    assert_eq!(answer.outcomes.len(), 2);
-    let ReserveOutcome::Pending { first: true, reservation } = &answer.outcomes[0] else {
-        panic!("{answer:?}");
-    };
-    assert_eq!(reservation.order_id, sale.order(1));
-    assert_eq!((&reservation.sale, reservation.quantity), (sale.id(), 2));
-    assert_eq!(reservation.user, user_id("ann"));
-    assert_eq!(reservation.metadata.as_deref(), Some("blue"));
-    assert_eq!(reservation.reserved_at_ms, answer.now_ms);
-    assert_eq!(sale.units().await, (2, 3, 0));
-    assert_eq!(answer.flag, sale.snapshot().await.flag);
-}
-
-pub(crate) async fn the_same_id_gives_the_same_answer_whatever_changed(ledger: Ledger) {
-    let mut sale = Sale::open(ledger, "same", 1).await;
-    let both = sale.reserve_all(vec![sale.request(1, "ann", 1), sale.request(1, "ann", 2)]).await;
-    let ReserveOutcome::Pending { first: true, reservation } = both.outcomes[0].clone() else {
-        panic!("{both:?}");
-    };
-    let same = ReserveOutcome::Pending { first: false, reservation };
-    assert_eq!(both.outcomes[1], same);
-    let ended = sale.now_ms - 1;
-    sale.push(|version| {
-        version.paused = true;
-        version.ends_at_ms = ended;
-        version.per_user_limit = 1;
-    })
-    .await;
-    assert_eq!(sale.reserve(1, "ann", 2).await, same);
-    assert_eq!(sale.units().await, (0, 1, 0));
-    sale.confirm(1, "ann", 1).await;
-    assert_eq!(sale.reserve(1, "ann", 1).await, ReserveOutcome::Confirmed);
-    sale.release(1, "ann", 1).await;
-    assert_eq!(sale.reserve(1, "ann", 1).await, ReserveOutcome::PassUsed);
-    assert_eq!(sale.units().await, (1, 0, 0));
-}
-
-pub(crate) async fn reserve_checks_in_order(ledger: Ledger) {
-    let mut sale = Sale::named(ledger, "order", 1).await;
-    let now_ms = sale.now_ms;
-    sale.version.paused = true;
-    sale.version.starts_at_ms = now_ms + HOUR_MS;
-    sale.version.ends_at_ms = now_ms + 2 * HOUR_MS;
-    sale.install_and_open().await;
-    sale.confirm(9, "eve", 2).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::Paused);
-    sale.push(|version| version.paused = false).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::NotStarted);
-    sale.push(|version| (version.starts_at_ms, version.ends_at_ms) = (now_ms - 2, now_ms - 1)).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::Ended);
-    sale.push(|version| version.ends_at_ms = now_ms + HOUR_MS).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::LimitReached);
-    assert_eq!(sale.reserve(1, "ann", 2).await, ReserveOutcome::SoldOut);
-}
-
-pub(crate) async fn a_batch_past_its_deadline_takes_nothing(ledger: Ledger) {
-    let sale = Sale::open(ledger, "late", 5).await;
-    let mut batch = sale.batch(vec![sale.request(1, "ann", 1)]);
-    batch.deadline_ms = sale.now_ms - 1;
-    assert_eq!(sale.ledger.reserve(&batch).await.unwrap_err(), LedgerError::DeadlinePassed);
-    assert_eq!(sale.units().await, (5, 0, 0));
-    assert_eq!(sale.state(1).await, IdState::Absent);
-}
-
-pub(crate) async fn a_batch_of_another_epoch_takes_nothing(ledger: Ledger) {
-    let sale = Sale::open(ledger, "epoch", 5).await;
-    let mut batch = sale.batch(vec![sale.request(1, "ann", 1)]);
-    for epoch in [0, 2] {
-        batch.epoch = epoch;
-        let wrong = LedgerError::WrongEpoch { current: 1 };
-        assert_eq!(sale.ledger.reserve(&batch).await.unwrap_err(), wrong);
-    }
-    assert_eq!(sale.units().await, (5, 0, 0));
-}
-
-pub(crate) async fn an_invalid_batch_takes_nothing(ledger: Ledger) {
-    let sale = Sale::open(ledger, "invalid", 5).await;
-    let zero = sale.batch(vec![sale.request(1, "ann", 1), sale.request(2, "bob", 0)]);
-    assert!(matches!(sale.ledger.reserve(&zero).await.unwrap_err(), LedgerError::Invalid(_)));
-    let huge = (0..=BATCH_MAX as u64).map(|n| sale.request(n, "ann", 1)).collect();
-    let huge = sale.ledger.reserve(&sale.batch(huge)).await;
-    assert!(matches!(huge.unwrap_err(), LedgerError::Invalid(_)));
-    assert_eq!(sale.units().await, (5, 0, 0));
-    let full = (0..BATCH_MAX as u64).map(|n| sale.request(n, &format!("user-{n}"), 1)).collect();
-    assert_eq!(sale.reserve_all(full).await.outcomes.len(), BATCH_MAX);
-    assert_eq!(sale.units().await, (0, 5, 0));
-}
-
-pub(crate) async fn limits_count_pending_and_confirmed_units(ledger: Ledger) {
-    let sale = Sale::open(ledger, "limit", 9).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::LimitReached);
-    sale.take(2, "ann", 1).await;
-    assert_eq!(sale.reserve(3, "ann", 2).await, ReserveOutcome::LimitReached);
-    sale.confirm(2, "ann", 1).await;
-    assert_eq!(sale.reserve(4, "ann", 2).await, ReserveOutcome::LimitReached);
-    sale.take(5, "ann", 1).await;
-    assert_eq!(sale.reserve(6, "ann", 1).await, ReserveOutcome::LimitReached);
-    sale.release(2, "ann", 1).await;
-    sale.take(7, "ann", 1).await;
-    sale.take(8, "bob", 2).await;
-}
-
-pub(crate) async fn not_enough_tells_what_is_left(ledger: Ledger) {
-    let sale = Sale::open(ledger, "enough", 3).await;
-    let answer = sale.reserve_all(vec![
-        sale.request(1, "ann", 2),
-        sale.request(2, "bob", 2),
-        sale.request(3, "eve", 1),
-    ]);
-    let outcomes = answer.await.outcomes;
-    assert_eq!(outcomes[1], ReserveOutcome::NotEnough { remaining: 1 });
-    assert!(matches!(outcomes[2], ReserveOutcome::Pending { first: true, .. }));
-    assert_eq!(sale.reserve(4, "bob", 2).await, ReserveOutcome::SoldOut);
-    assert_eq!(sale.units().await, (0, 3, 0));
-}
-
-// Settling.
-
-pub(crate) async fn confirm_of_the_unknown_takes_units_even_below_zero(ledger: Ledger) {
-    let sale = Sale::open(ledger, "below", 2).await;
-    sale.take(1, "ann", 2).await;
-    for _ in 0..2 {
-        sale.confirm(2, "bob", 2).await;
-        assert_eq!(sale.units().await, (-2, 2, 2));
-    }
-    assert_eq!(sale.reserve(3, "bob", 1).await, ReserveOutcome::LimitReached);
-    assert_eq!(sale.reserve(4, "eve", 1).await, ReserveOutcome::SoldOut);
-    sale.release(1, "ann", 2).await;
-    assert_eq!(sale.reserve(5, "eve", 1).await, ReserveOutcome::SoldOut);
-    assert_eq!(sale.units().await, (0, 0, 2));
-}
-
-pub(crate) async fn the_confirmed_quantity_counts(ledger: Ledger) {
-    let sale = Sale::open(ledger, "quantity", 5).await;
-    sale.take(1, "ann", 2).await;
-    sale.confirm(1, "ann", 1).await;
-    assert_eq!(sale.units().await, (4, 0, 1));
-    sale.take(2, "ann", 1).await;
-    sale.release(1, "ann", 2).await;
-    assert_eq!(sale.units().await, (4, 1, 0));
-}
-
-pub(crate) async fn release_gives_units_back_once(ledger: Ledger) {
-    let sale = Sale::open(ledger, "release", 5).await;
-    sale.take(1, "ann", 2).await;
-    sale.take(2, "bob", 2).await;
-    sale.confirm(2, "bob", 2).await;
-    for _ in 0..2 {
-        sale.release(1, "ann", 2).await;
-        sale.release(2, "bob", 2).await;
-        assert_eq!(sale.units().await, (5, 0, 0));
-    }
-    assert_eq!(sale.reserve(1, "ann", 1).await, ReserveOutcome::PassUsed);
-    sale.take(3, "ann", 2).await;
-}
-
-pub(crate) async fn released_is_final_even_before_the_reservation(ledger: Ledger) {
-    let sale = Sale::open(ledger, "final", 5).await;
-    sale.release(1, "ann", 2).await;
-    assert_eq!(sale.units().await, (5, 0, 0));
-    assert_eq!(sale.reserve(1, "ann", 2).await, ReserveOutcome::PassUsed);
-    sale.confirm(1, "ann", 2).await;
-    assert_eq!(sale.units().await, (5, 0, 0));
-    assert_eq!(sale.state(1).await, IdState::Released);
-}
-
-pub(crate) async fn states_follow_the_ids(ledger: Ledger) {
-    let sale = Sale::open(ledger, "states", 9).await;
-    sale.take(1, "ann", 1).await;
-    sale.take(2, "bob", 1).await;
-    sale.confirm(2, "bob", 1).await;
-    sale.confirm(3, "eve", 1).await;
-    sale.release(4, "dan", 1).await;
-    let ids = [5, 4, 3, 2, 1].map(|n| sale.order(n));
-    use IdState::{Absent, Confirmed, Pending, Released};
-    let states = sale.ledger.states(sale.id(), &ids).await.unwrap();
-    assert_eq!(states, [Absent, Released, Confirmed, Confirmed, Pending]);
-}
-
-pub(crate) async fn pending_is_listed_by_id_owner_and_page(ledger: Ledger) {
-    let sale = Sale::open(ledger, "pending", 9).await;
-    for (n, user) in [(3, "ann"), (1, "bob"), (4, "eve"), (2, "dan")] {
-        sale.take(n, user, 1).await;
-    }
-    let mut foreign = sale.batch(vec![sale.request(5, "zoe", 1)]);
-    foreign.owner = Owner(7);
-    sale.ledger.reserve(&foreign).await.unwrap();
-    sale.confirm(1, "bob", 1).await;
-    sale.release(4, "eve", 1).await;
-    let page = async |owner, after: Option<u64>, limit| {
-        let after = after.map(|n| sale.order(n));
-        let page = sale.ledger.pending(sale.id(), owner, after, limit).await.unwrap();
-        page.into_iter().map(|(owner, r)| (owner.0, r.order_id.0 as u64)).collect::<Vec<_>>()
-    };
-    assert_eq!(page(None, None, 10).await, [(0xF1, 2), (0xF1, 3), (7, 5)]);
-    assert_eq!(page(Some(OWNER), None, 10).await, [(0xF1, 2), (0xF1, 3)]);
-    assert_eq!(page(None, None, 1).await, [(0xF1, 2)]);
-    assert_eq!(page(None, Some(2), 1).await, [(0xF1, 3)]);
-    assert_eq!(page(Some(Owner(7)), Some(2), 1).await, [(7, 5)]);
-    assert_eq!(page(None, Some(5), 10).await, []);
-}
-
 // The sale's row and the flag.
 
 pub(crate) async fn a_pushed_version_wins_only_if_newer(ledger: Ledger) {
@@ -515,64 +314,6 @@ pub(crate) async fn the_flag_counts_its_edges(ledger: Ledger) {
     let taken = sale.confirm(4, "dan", 1).await;
     assert!(taken.sold_out && taken.version > lifted.version);
     assert_eq!(taken.version.epoch, 1);
-}
-
-// The gate.
-
-pub(crate) async fn the_gate_counts_live_unused_passes(ledger: Ledger) {
-    let mut sale = Sale::named(ledger, "gate", 2).await;
-    sale.version.passes_per_unit = 2;
-    sale.install_and_open().await;
-    let later = sale.now_ms + HOUR_MS;
-    for (n, user) in [(1, "ann"), (2, "bob"), (3, "eve"), (4, "dan")] {
-        assert_eq!(sale.grant(n, user, later).await, GrantOutcome::Granted);
-    }
-    assert_eq!(sale.grant(5, "zoe", later).await, GrantOutcome::GateFull);
-    let existing = GrantOutcome::Existing { order_id: sale.order(1), expires_at_ms: later };
-    assert_eq!(sale.grant(6, "ann", later + 1).await, existing);
-    sale.take(1, "ann", 1).await;
-    assert_eq!(sale.grant(5, "zoe", later).await, GrantOutcome::GateFull, "3 live passes on 1 unit");
-    sale.take(2, "bob", 1).await;
-    assert_eq!(sale.grant(5, "zoe", later).await, GrantOutcome::SoldOut);
-    let wrong = GrantRequest { user: user_id("zoe"), order_id: sale.order(5), expires_at_ms: later };
-    let answer = sale.ledger.grant(sale.id(), 2, &wrong).await;
-    assert_eq!(answer.unwrap_err(), LedgerError::WrongEpoch { current: 1 });
-}
-
-pub(crate) async fn a_used_pass_frees_its_place_but_a_repeat_of_its_grant_does_not_count(ledger: Ledger) {
-    let mut sale = Sale::named(ledger, "used", 2).await;
-    sale.version.passes_per_unit = 1;
-    sale.install_and_open().await;
-    let later = sale.now_ms + HOUR_MS;
-    assert_eq!(sale.grant(1, "ann", later).await, GrantOutcome::Granted);
-    sale.take(1, "ann", 1).await;
-    assert_eq!(sale.grant(1, "ann", later).await, GrantOutcome::Granted, "a late repeat");
-    assert_eq!(sale.grant(2, "ann", later).await, GrantOutcome::Granted);
-    assert_eq!(sale.grant(3, "bob", later).await, GrantOutcome::GateFull);
-    sale.release(2, "ann", 1).await;
-    assert_eq!(sale.grant(3, "bob", later).await, GrantOutcome::Granted, "released unseen is used, too");
-}
-
-pub(crate) async fn an_expired_pass_frees_its_place(ledger: Ledger) {
-    let mut sale = Sale::named(ledger, "expired", 1).await;
-    sale.version.passes_per_unit = 1;
-    sale.install_and_open().await;
-    let soon = sale.ledger.now_ms().await.unwrap() + 100;
-    assert_eq!(sale.grant(1, "ann", soon).await, GrantOutcome::Granted);
-    while sale.ledger.now_ms().await.unwrap() <= soon {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(sale.grant(2, "bob", soon + HOUR_MS).await, GrantOutcome::Granted);
-    assert_eq!(sale.grant(3, "ann", soon + HOUR_MS).await, GrantOutcome::GateFull);
-}
-
-pub(crate) async fn no_gate_grants_while_stock_lasts(ledger: Ledger) {
-    let sale = Sale::open(ledger, "open-gate", 1).await;
-    for n in 1..=5 {
-        assert_eq!(sale.grant(n, "ann", u64::MAX >> 16).await, GrantOutcome::Granted);
-    }
-    sale.take(1, "ann", 1).await;
-    assert_eq!(sale.grant(6, "ann", u64::MAX >> 16).await, GrantOutcome::SoldOut);
 }
 
 // Several sales.
