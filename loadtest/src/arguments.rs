@@ -28,8 +28,9 @@ pub(crate) enum Scenario {
     Spike(SpikeOptions),
     /// Kills the all-in-one at random moments of a spike, restarts it on the same directory, and audits each round.
     ///
-    /// Rounds alternate between a fresh sale and a restock of the one before. After the restart everybody presses once more with
-    /// the same pass, which must name the same order.
+    /// Rounds alternate between a fresh sale and a restock of the one before; in every third, on average, the next life is killed
+    /// in the middle of its recovery too. After the restart every promised order is asked for, and two in three people press once
+    /// more with the same pass, which must name the same order; the others' orders must come about without help.
     Crash(CrashOptions),
     /// Measures the server: refusals a second and CPU a refusal, accepted orders a second, latency, memory.
     Bench(BenchOptions),

@@ -28,6 +28,8 @@ const PLAY_ON: Duration = Duration::from_secs(90);
 /// The server is ended from a little before the opening to a little after the last planned press.
 const MARGIN: Duration = Duration::from_millis(200);
 const DOWN_MS_MAX: u64 = 400;
+/// A start takes a few milliseconds; its recovery a few more.
+const AGAIN_US_MAX: u64 = 150_000;
 /// The lane of the draws that are not about one person.
 const LANE: u64 = 0xC2A5_0000_0000;
 
@@ -41,6 +43,8 @@ struct Draw {
     /// When the server is ended, counted from [`MARGIN`] before the opening.
     ends_after: Duration,
     down: Duration,
+    /// The next life is killed as well, this long after its start: in the middle of its recovery.
+    again_after: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,6 +60,8 @@ struct Round {
     round: u32,
     signal: Signal,
     fresh: bool,
+    /// The next life was killed while it recovered.
+    twice: bool,
     sale: String,
     /// When the server was ended, in milliseconds after the opening.
     ended_after_ms: i64,
@@ -162,6 +168,7 @@ fn draw(options: &CrashOptions, seed: u64, number: u32) -> Draw {
         units,
         ends_after: Duration::from_micros(random.below(window.as_micros() as u64)),
         down: Duration::from_millis(random.below(DOWN_MS_MAX)),
+        again_after: (random.below(3) == 0).then(|| Duration::from_micros(random.below(AGAIN_US_MAX))),
     }
 }
 
@@ -213,7 +220,7 @@ impl Hunt<'_> {
         let played = async {
             let ending = async {
                 sleep_until(opening - MARGIN + draw.ends_after).await;
-                let ended = end_and_restart(server, draw.signal, draw.down, &stage.tally, &up).await?;
+                let ended = end_and_restart(server, &draw, &stage.tally, &up).await?;
                 let _ = encore.send(true);
                 Ok::<_, Failure>(ended)
             };
@@ -250,6 +257,7 @@ impl Hunt<'_> {
             round: number + 1,
             signal: draw.signal,
             fresh: draw.fresh,
+            twice: draw.again_after.is_some(),
             sale: self.sale.clone(),
             ended_after_ms: draw.ends_after.as_millis() as i64 - MARGIN.as_millis() as i64,
             promised_before: ended.promised_before,
@@ -297,12 +305,11 @@ struct Ended {
 
 async fn end_and_restart(
     server: &mut Server,
-    signal: Signal,
-    down: Duration,
+    draw: &Draw,
     tally: &Tally,
     up: &watch::Sender<bool>,
 ) -> Result<Ended, Failure> {
-    let gracefully = match signal {
+    let gracefully = match draw.signal {
         Signal::Kill => {
             server.kill().await?;
             false
@@ -311,7 +318,12 @@ async fn end_and_restart(
     };
     let promised_before = tally.with(|counts| counts.accepted);
     let _ = up.send(false);
-    sleep(down).await;
+    sleep(draw.down).await;
+    if let Some(again_after) = draw.again_after {
+        server.launch()?;
+        sleep(again_after).await;
+        server.kill().await?;
+    }
     let restart = server.restart().await?;
     let _ = up.send(true);
     Ok(Ended { promised_before, restart, gracefully })
@@ -334,9 +346,11 @@ fn graceful_broken(ended: &Ended, uncertain: u64, executed_unanswered: u64) -> V
 
 impl Round {
     fn line(&self) -> String {
-        let signal = match self.signal {
-            Signal::Kill => "kill -9",
-            Signal::Term => "SIGTERM",
+        let signal = match (self.signal, self.twice) {
+            (Signal::Kill, false) => "kill -9    ",
+            (Signal::Kill, true) => "kill -9 × 2",
+            (Signal::Term, false) => "SIGTERM    ",
+            (Signal::Term, true) => "SIGTERM, -9",
         };
         let verdict = if self.broken.is_empty() {
             "good".into()

@@ -168,17 +168,28 @@ orders_per_second_max = {orders_per_second_max}
     /// Starts the program on the same directory and waits until it is ready. Returns how long that took.
     pub(crate) async fn restart(&mut self) -> Result<Duration, Failure> {
         let started = Instant::now();
+        self.launch()?;
+        self.ready(started).await
+    }
+
+    /// Starts the program on the same directory, ready or not.
+    pub(crate) fn launch(&mut self) -> Result<(), Failure> {
+        let process =
+            Process::start(&self.program, &["--config", "floodgate.toml"], self.path(), &self.log())
+                .map_err(|error| Failure::world(self.program.display(), error))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    async fn ready(&mut self, started: Instant) -> Result<Duration, Failure> {
         let log = self.log();
-        let process = Process::start(&self.program, &["--config", "floodgate.toml"], self.path(), &log)
-            .map_err(|error| Failure::world(self.program.display(), error))?;
-        let process = self.process.insert(process);
         let client = Client::new(&self.admin_url, 1, Duration::from_secs(2)).map_err(Failure::World)?;
         let operator = Operator::new(client, None);
         loop {
             if operator.ready().await {
                 return Ok(started.elapsed());
             }
-            if let Some(status) = process.ended() {
+            if let Some(status) = self.process.as_mut().and_then(Process::ended) {
                 return Err(Failure::World(format!(
                     "the server ended with {status} while starting:\n{}",
                     tail(&log)
