@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
@@ -15,6 +16,9 @@ use tokio::sync::watch;
 
 use crate::config::ChallengeKind;
 use crate::metrics::{Outcome, PurchaseMetrics, SaleCounters};
+
+/// How long a full gate is believed to stay full.
+const GATE_FULL_MS: u64 = 500;
 
 /// A sale as whoever keeps the books hands it over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +50,12 @@ pub struct Sale {
     pub starts_at_ms: u64,
     /// First instant at which they no longer may.
     pub ends_at_ms: u64,
+    /// Narrows an order id down to its sale.
+    pub tag: u16,
     flag: Arc<FlagCell>,
     counters: Arc<SaleCounters>,
+    /// Ledger time until which the gate is taken to be full; a hint, so relaxed.
+    gate_full_until_ms: AtomicU64,
     /// What buyers see while it is not known to be sold out, and while it is.
     documents: [Document; 2],
 }
@@ -90,6 +98,17 @@ impl Sale {
     #[must_use]
     pub fn document(&self) -> &Document {
         &self.documents[usize::from(self.sold_out())]
+    }
+
+    /// Whether the gate was found full a moment ago: then nobody is asked a question for nothing.
+    #[must_use]
+    pub fn gate_full(&self, now_ms: u64) -> bool {
+        now_ms < self.gate_full_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// The ledger has just called the gate full.
+    pub fn remember_gate_full(&self, now_ms: u64) {
+        self.gate_full_until_ms.store(now_ms + GATE_FULL_MS, Ordering::Relaxed);
     }
 
     /// Counts one answer to a purchase.
@@ -191,6 +210,12 @@ impl Catalog {
         self.offer.load()
     }
 
+    /// What is on offer now, to be kept while something is awaited.
+    #[must_use]
+    pub fn offer_whole(&self) -> Arc<Offer> {
+        self.offer.load_full()
+    }
+
     /// Tells of every [`Self::replace`].
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
@@ -227,6 +252,8 @@ impl Catalog {
         };
         let documents = [document(false), document(true)];
         Sale {
+            tag: id.tag(),
+            gate_full_until_ms: AtomicU64::new(0),
             flag: self.stock.flag().cell(&id),
             counters: self.metrics.of_sale(id.as_str()),
             paused: paused_by.is_some(),

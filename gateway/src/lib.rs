@@ -1,22 +1,230 @@
 //! HTTP, passes, challenges, admission and the purchase path. Knows no SQL.
 //!
-//! Start reading at [`config`], then [`pass`].
+//! Read it from the socket to the log: [`server`] → `connection` → `api` → [`purchase`] → `stock::ledger` → `queue`.
 #![forbid(unsafe_code)]
 
+mod admin;
+mod api;
 pub mod auth;
+mod background;
+mod body;
 pub mod books;
 pub mod catalog;
 pub mod challenge;
 pub mod client;
 pub mod clock;
 pub mod config;
+mod connection;
 pub mod limits;
 pub mod metrics;
 pub mod pages;
 pub mod pass;
+mod problem;
 pub mod purchase;
+pub mod server;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use queue::Topic;
+use stock::{Now, Owner, Stock};
+
+use auth::Authenticator;
+use background::Health;
+use books::Books;
+use catalog::{Catalog, PageHints};
+use challenge::{ChallengeOptions, Challenges};
+use client::Clients;
+use clock::LedgerClock;
+use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
+use limits::Limits;
+use metrics::{PurchaseMetrics, ServerMetrics};
+use pass::PassKeys;
+use purchase::progress::Progress;
+use purchase::recovery::Recovery;
+use purchase::{PurchaseParts, Purchases};
 
 /// 64 fresh random bits at each call: the operating system's outside a simulation, a seed's inside.
 pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Every failpoint of this crate, in the order of the steps. One that fails its step gives the error that the world would.
+pub const FAILPOINTS: &[&str] = &[
+    "gateway.permitted",
+    "gateway.reserving",
+    "gateway.reserved",
+    "gateway.appending",
+    "gateway.appended",
+    "gateway.durable",
+    "gateway.answered",
+];
+
+/// Longest wait for the books when readiness is looked at.
+const READY_BOOKS_MAX: Duration = Duration::from_secs(2);
+
+/// What a gateway is made of.
+pub struct GatewayParts {
+    /// `[gateway]`.
+    pub gateway: GatewayConfig,
+    /// `[admin]`, its token resolved.
+    pub admin: AdminConfig,
+    /// `[auth]`, its secret resolved.
+    pub auth: AuthConfig,
+    /// `[gate]`, its secrets resolved.
+    pub gate: GateConfig,
+    /// `[limits]`.
+    pub limits: LimitsConfig,
+    /// Ledger and flag.
+    pub stock: Arc<Stock>,
+    /// This instance's own log of orders.
+    pub topic: Topic,
+    /// This instance: the id of its log directory.
+    pub owner: Owner,
+    /// The group whose offset tells what has been drained.
+    pub drain_group: String,
+    /// Orders a second to count with until a rate has been seen.
+    pub drain_rate_hint: Option<u32>,
+    /// Orders and the operator's side.
+    pub books: Arc<dyn Books>,
+    /// The wall clock, until the ledger has told the time.
+    pub now: Now,
+    /// Randomness.
+    pub random: Random,
+}
+
+/// One instance of the gateway. [`Gateway::start`] serves it on threads of its own; a simulation drives
+/// [`Gateway::purchases`] and [`Gateway::background`] itself.
+pub struct Gateway {
+    config: GatewayConfig,
+    admin_config: AdminConfig,
+    auth: Authenticator,
+    passes: PassKeys,
+    pass_ttl_ms: u64,
+    opens_before_ms: u64,
+    challenges: Option<Challenges>,
+    clients: Clients,
+    limits: Arc<Limits>,
+    limits_by_address: bool,
+    clock: Arc<LedgerClock>,
+    progress: Arc<Progress>,
+    stock: Arc<Stock>,
+    catalog: Arc<Catalog>,
+    books: Arc<dyn Books>,
+    parts: Arc<PurchaseParts>,
+    health: Health,
+    server_metrics: ServerMetrics,
+    event_streams: AtomicUsize,
+    /// Set by the shutdown: `/readyz` says no from then on.
+    draining: AtomicBool,
+    now: Now,
+    random: Random,
+}
+
+impl Gateway {
+    /// Checks the configuration and puts the parts together. Touches neither network nor disk; the catalog is empty.
+    ///
+    /// # Errors
+    /// The first configuration key that is wrong.
+    pub fn new(parts: GatewayParts, registry: &mut Registry) -> Result<Self, ConfigError> {
+        let GatewayParts {
+            gateway, admin, auth, gate, limits, stock, topic, owner, books, now, random, ..
+        } = parts;
+        gateway.validate()?;
+        limits.validate()?;
+        let passes = PassKeys::new(&gate)?;
+        let auth = Authenticator::new(&auth)?;
+        let hints =
+            PageHints { opens_before_s: gate.opens_before_s, challenge: gate.challenge, demo: auth.demo() };
+        let metrics = PurchaseMetrics::register(registry);
+        let catalog = Arc::new(Catalog::new(stock.clone(), metrics.clone(), hints));
+        let clock = Arc::new(LedgerClock::new(now()));
+        let progress = Arc::new(Progress::new(topic.clone(), &parts.drain_group, parts.drain_rate_hint));
+        let limits_by_address = limits.per_address_rps > 0;
+        let in_flight_max = limits.in_flight_max;
+        let limits = Arc::new(Limits::new(&limits, &random));
+        let parts = Arc::new(PurchaseParts {
+            stock: stock.clone(),
+            topic,
+            owner,
+            catalog: catalog.clone(),
+            passes: passes.clone(),
+            limits: limits.clone(),
+            clock: clock.clone(),
+            progress: progress.clone(),
+            recovery: Arc::new(Recovery::default()),
+            metrics,
+            in_flight_max,
+            in_flight: Arc::default(),
+        });
+        Ok(Self {
+            challenges: challenges(&gate, &random),
+            clients: Clients::new(gateway.trusted_proxies.clone()),
+            pass_ttl_ms: gate.pass_ttl_s * 1_000,
+            opens_before_ms: gate.opens_before_s * 1_000,
+            config: gateway,
+            admin_config: admin,
+            auth,
+            passes,
+            limits,
+            limits_by_address,
+            clock,
+            progress,
+            stock,
+            catalog,
+            books,
+            parts,
+            health: Health::default(),
+            server_metrics: ServerMetrics::register(registry),
+            event_streams: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            now,
+            random,
+        })
+    }
+
+    /// The sales on offer: to be filled, and replaced at every change, by whoever keeps the books.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The keys of passes, for whoever issues them without HTTP.
+    #[must_use]
+    pub fn passes(&self) -> &PassKeys {
+        &self.passes
+    }
+
+    /// Ledger time.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<LedgerClock> {
+        &self.clock
+    }
+
+    /// Whether everything that a crash or a lost answer left to the owner has been appended.
+    #[must_use]
+    pub fn recovered(&self) -> bool {
+        self.parts.recovery.is_idle()
+    }
+
+    /// A purchase path, for one thread; its batcher has to be run there.
+    #[must_use]
+    pub fn purchases(&self) -> Purchases {
+        Purchases::new(self.parts.clone())
+    }
+}
+
+fn challenges(gate: &GateConfig, random: &Random) -> Option<Challenges> {
+    let kind = match gate.challenge {
+        ChallengeKind::Off => return None,
+        ChallengeKind::Image => challenge::Kind::Image,
+        ChallengeKind::ProofOfWork => challenge::Kind::ProofOfWork,
+    };
+    let secrets: Vec<_> = gate
+        .pass_secrets
+        .iter()
+        .filter_map(|entry| entry.secret.as_ref().map(|s| (entry.id.clone(), s.expose().as_bytes().to_vec())))
+        .collect();
+    let options = ChallengeOptions { kind, pow_bits: gate.pow_bits, ..ChallengeOptions::default() };
+    Some(Challenges::new(options, &secrets, random.clone()))
+}

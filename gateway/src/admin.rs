@@ -1,0 +1,246 @@
+//! The listener of the operator, of probes and of the edge. Never to be reachable by buyers: metrics and feed need no token.
+
+#![allow(
+    clippy::result_large_err,
+    reason = "a refusal is the usual answer; boxing it would cost it an allocation"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use stock::{SaleDefinition, SaleId};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::Gateway;
+use crate::api::{Reply, json as json_reply, parse};
+use crate::body::{self, Body, BodyError};
+use crate::books::{BooksError, BooksFuture, SaleChange};
+use crate::problem::{Problem, method_not_allowed};
+
+/// Largest body of an operator's call, bytes.
+const BODY_BYTES_MAX: usize = 65_536;
+/// Longest wait of a feed's long poll.
+const FEED_WAIT_MAX: Duration = Duration::from_secs(25);
+/// Longest wait for the books on an operator's behalf.
+const BOOKS_MAX: Duration = Duration::from_secs(10);
+/// Longest name of a restock, bytes.
+const RESTOCK_ID_BYTES_MAX: usize = 64;
+
+/// See the module.
+pub(crate) struct Admin {
+    gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
+    closing: watch::Receiver<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pause {
+    by: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resume {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Restock {
+    restock_id: String,
+    units: u32,
+}
+
+#[derive(Serialize)]
+struct FeedSale {
+    sold_out: bool,
+    version: String,
+}
+
+impl Admin {
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        registry: Arc<Registry>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Self { gateway, registry, closing }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let read = matches!(head.method, Method::GET | Method::HEAD);
+        match path {
+            "/healthz" | "/readyz" | "/metrics" | "/internal/v1/edge" if !read => {
+                method_not_allowed("GET, HEAD")
+            }
+            "/healthz" => json_reply(StatusCode::OK, &json!({"alive": true})),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics(),
+            "/internal/v1/edge" => self.edge(head.uri.query()).await,
+            _ => match path.strip_prefix("/admin/v1/") {
+                Some(_) if !self.is_operator(&head.headers) => Problem::Unauthorized.because(
+                    "send the operator's token as Authorization: Bearer; it stands in admin.token_file",
+                ),
+                Some(call) => self.operate(&head.method, call, body).await,
+                None => Problem::NotFound.response(),
+            },
+        }
+    }
+
+    fn is_operator(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.gateway.admin_config.token else { return false };
+        let mut lines = headers.get_all(AUTHORIZATION).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+        let Some(given) = line.to_str().ok().and_then(|line| line.strip_prefix("Bearer ")) else {
+            return false;
+        };
+        given.as_bytes().ct_eq(token.expose().as_bytes()).into()
+    }
+
+    fn ready(&self) -> Reply {
+        let lacks = self.gateway.not_ready();
+        let status = if lacks.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json_reply(status, &json!({"ready": lacks.is_empty(), "lacks": lacks}))
+    }
+
+    fn metrics(&self) -> Reply {
+        let mut metrics = String::new();
+        if text::encode(&mut metrics, &self.registry).is_err() {
+            return Problem::Internal.response();
+        }
+        let mut response = Response::new(Body::whole(metrics));
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    /// The feed: at once if it has moved beyond `since`, otherwise when it does or after [`FEED_WAIT_MAX`].
+    async fn edge(&self, query: Option<&str>) -> Reply {
+        let since = query.and_then(|q| q.split('&').find_map(|pair| pair.strip_prefix("since=")));
+        let since = match since.map(str::parse::<u64>) {
+            None => None,
+            Some(Ok(since)) => Some(since),
+            Some(Err(_)) => return Problem::BadRequest.because("since is the version of an earlier answer"),
+        };
+        let flag = self.gateway.stock.flag();
+        let mut changes = flag.subscribe();
+        let mut closing = self.closing.clone();
+        if let Some(since) = since {
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => {}
+                // A version beyond ours is another instance's: it gets the replacing snapshot at once.
+                _ = timeout(FEED_WAIT_MAX, changes.wait_for(|version| *version != since)) => {}
+            }
+        }
+        let feed = flag.feed();
+        let sale = |state: stock::FlagState| FeedSale {
+            sold_out: state.sold_out,
+            version: format!("{}.{}", state.version.epoch, state.version.counter),
+        };
+        let sales: serde_json::Map<String, Value> =
+            feed.sales.into_iter().map(|(id, state)| (id.to_string(), json!(sale(state)))).collect();
+        json_reply(
+            StatusCode::OK,
+            &json!({"instance": format!("{:016x}", feed.instance), "version": feed.version, "sales": sales}),
+        )
+    }
+
+    async fn operate(&self, method: &Method, call: &str, body: Incoming) -> Reply {
+        let books = &self.gateway.books;
+        let mut parts = call.split('/');
+        let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
+        let sale = match parts {
+            [Some("sales"), None, ..] => {
+                return match *method {
+                    Method::GET | Method::HEAD => {
+                        answered(books.sales(), |sales| json_reply(StatusCode::OK, &json!({"sales": sales})))
+                            .await
+                    }
+                    Method::PUT => match self.read::<SaleDefinition>(body).await {
+                        Ok(sale) => {
+                            answered(books.publish(sale), |sale| json_reply(StatusCode::OK, &sale)).await
+                        }
+                        Err(refusal) => refusal,
+                    },
+                    _ => method_not_allowed("GET, HEAD, PUT"),
+                };
+            }
+            [Some("sales"), Some(sale), ..] => match sale.parse::<SaleId>() {
+                Ok(sale) => sale,
+                Err(_) => return Problem::UnknownSale.response(),
+            },
+            _ => return Problem::NotFound.response(),
+        };
+        let change = match (parts[2], parts[3]) {
+            (None, _) if matches!(*method, Method::GET | Method::HEAD) => {
+                return answered(books.figures(sale), |figures| match figures {
+                    Some(figures) => json_reply(StatusCode::OK, &figures),
+                    None => Problem::UnknownSale.response(),
+                })
+                .await;
+            }
+            (None, _) => return method_not_allowed("GET, HEAD"),
+            (Some("pause" | "resume" | "restock"), None) if *method != Method::POST => {
+                return method_not_allowed("POST");
+            }
+            (Some("pause"), None) => self
+                .read::<Pause>(body)
+                .await
+                .map(|pause| SaleChange::Pause { by: pause.by.unwrap_or_else(|| "operator".into()) }),
+            (Some("resume"), None) => self.read::<Resume>(body).await.map(|_| SaleChange::Resume),
+            (Some("restock"), None) => self.read::<Restock>(body).await.and_then(restock),
+            _ => return Problem::NotFound.response(),
+        };
+        match change {
+            Ok(change) => {
+                answered(books.change(sale, change), |sale| json_reply(StatusCode::OK, &sale)).await
+            }
+            Err(refusal) => refusal,
+        }
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(&self, body: Incoming) -> Result<T, Reply> {
+        let time_max = Duration::from_millis(self.gateway.config.body_read_max_ms);
+        let bytes = body::read(body, BODY_BYTES_MAX, time_max).await.map_err(|error| match error {
+            BodyError::TooLarge => Problem::TooLarge.because("at most 64 KiB"),
+            BodyError::TooSlow => Problem::TooSlow.response(),
+            BodyError::Broken => Problem::BadRequest.because("the body could not be read"),
+        })?;
+        parse(&bytes)
+    }
+}
+
+fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> {
+    if units == 0 {
+        return Err(Problem::BadRequest.because("units is at least 1"));
+    }
+    let length = restock_id.len();
+    if !(1..=RESTOCK_ID_BYTES_MAX).contains(&length) || restock_id.chars().any(char::is_control) {
+        return Err(Problem::BadRequest.because("restock_id has 1 to 64 bytes without control characters"));
+    }
+    Ok(SaleChange::Restock { restock_id, units })
+}
+
+async fn answered<T>(call: BooksFuture<'_, T>, show: impl FnOnce(T) -> Reply) -> Reply {
+    match timeout(BOOKS_MAX, call).await {
+        Ok(Ok(value)) => show(value),
+        Ok(Err(BooksError::UnknownSale(_))) => Problem::UnknownSale.response(),
+        Ok(Err(error @ BooksError::Differs(_))) => Problem::SaleDiffers.because(&error.to_string()),
+        Ok(Err(error @ BooksError::Invalid(_))) => Problem::BadRequest.because(&error.to_string()),
+        Ok(Err(error @ BooksError::Unavailable(_))) => Problem::Busy.because(&error.to_string()),
+        Err(_) => Problem::Busy
+            .because("the orders did not answer in time; the call may have been carried out: repeat it"),
+    }
+}

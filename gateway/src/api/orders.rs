@@ -1,0 +1,181 @@
+//! `GET /api/v1/orders/{order}` and `POST …/cancel`: the ledger is asked first, so that a queued order's status never costs a
+//! database read; the books otherwise.
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use stock::ledger::IdState;
+use stock::{LedgerError, OrderId, SaleId, Timestamp, UserId};
+
+use super::purchases::Waiting;
+use super::{Api, Ask, Reply, json as json_reply};
+use crate::Gateway;
+use crate::books::{BooksError, Cancelled, OrderStatus, OrderView};
+use crate::problem::Problem;
+
+/// The body of `GET /api/v1/orders/{order}` and of each event.
+#[derive(Serialize)]
+pub(super) struct OrderDocument {
+    order_id: OrderId,
+    sale: SaleId,
+    quantity: u32,
+    amount: u64,
+    currency: String,
+    pub(super) status: OrderStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pay_by: Option<Timestamp>,
+    #[serde(flatten)]
+    queued: Option<Waiting>,
+}
+
+impl From<OrderView> for OrderDocument {
+    fn from(order: OrderView) -> Self {
+        Self {
+            order_id: order.order_id,
+            sale: order.sale,
+            quantity: order.quantity,
+            amount: order.amount,
+            currency: order.currency,
+            pay_by: order.pay_by.filter(|_| order.status == OrderStatus::Unpaid),
+            status: order.status,
+            queued: None,
+        }
+    }
+}
+
+/// Why an order is not shown.
+pub(super) enum NotShown {
+    /// There is none of this user, for certain.
+    None,
+    /// At the moment nobody can tell.
+    Unknown,
+}
+
+impl NotShown {
+    pub(super) fn reply(&self) -> Reply {
+        match self {
+            Self::None => Problem::NotFound.response(),
+            Self::Unknown => {
+                Problem::Busy.because("whether there is such an order is not known at the moment")
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl Api {
+    pub(super) async fn order(&self, ask: &Ask<'_>, order: &str) -> Reply {
+        let (order_id, user) = match self.order_and_user(ask, order) {
+            Ok(named) => named,
+            Err(refusal) => return refusal,
+        };
+        match self.gateway.look_up(order_id, &user).await {
+            Ok(document) => json_reply(StatusCode::OK, &document),
+            Err(not_shown) => not_shown.reply(),
+        }
+    }
+
+    /// Which order, and for whom: by token, or by the pass that names this order, even if it has expired.
+    pub(super) fn order_and_user(&self, ask: &Ask<'_>, order: &str) -> Result<(OrderId, UserId), Reply> {
+        let pass = ask.pass()?;
+        let Ok(order_id) = order.parse::<OrderId>() else { return Err(Problem::NotFound.response()) };
+        let by_pass = pass.and_then(|text| self.gateway.passes.verify(text).ok());
+        match by_pass {
+            Some(pass) if pass.order_id == order_id => Ok((order_id, pass.user)),
+            _ => Ok((order_id, self.user(ask)?)),
+        }
+    }
+
+    pub(super) async fn cancel(&self, ask: &Ask<'_>, order: &str, body: Incoming) -> Reply {
+        if let Err(refusal) = self.json::<Nothing>(body).await {
+            return refusal;
+        }
+        if let Err(refusal) = ask.refuse_cross_site() {
+            return refusal;
+        }
+        let user = match self.user(ask) {
+            Ok(user) => user,
+            Err(refusal) => return refusal,
+        };
+        let Ok(order_id) = order.parse::<OrderId>() else { return Problem::NotFound.response() };
+        match self.gateway.look_up(order_id, &user).await {
+            Ok(document) if document.status == OrderStatus::Queued => return wrong_state(document.status),
+            Ok(_) => {}
+            Err(not_shown) => return not_shown.reply(),
+        }
+        match self.gateway.books.cancel(order_id, user).await {
+            Ok(Cancelled::Done(order)) => json_reply(StatusCode::OK, &OrderDocument::from(order)),
+            Ok(Cancelled::WrongState(status)) => wrong_state(status),
+            Ok(Cancelled::NotFound) => Problem::NotFound.response(),
+            Err(BooksError::Invalid(problem)) => Problem::BadRequest.because(&problem),
+            // Cancelling again is harmless.
+            Err(BooksError::Unavailable(_) | BooksError::UnknownSale(_) | BooksError::Differs(_)) => {
+                Problem::Busy.because("the order may or may not have been cancelled: ask again")
+            }
+        }
+    }
+}
+
+fn wrong_state(status: OrderStatus) -> Reply {
+    Problem::WrongState.with([("order_status", json!(status))])
+}
+
+impl Gateway {
+    /// The order as its user may see it.
+    pub(super) async fn look_up(&self, order_id: OrderId, user: &UserId) -> Result<OrderDocument, NotShown> {
+        let offer = self.catalog.offer_whole();
+        let sales = || offer.sales().iter().filter(|sale| sale.tag == order_id.sale_tag());
+        let mut ledger_silent = false;
+
+        // 1. The ledger: pending means queued. Another user's order is as good as none.
+        let before = order_id.0.checked_sub(1).map(OrderId);
+        for sale in sales() {
+            match self.stock.pending(&sale.id, None, before, 1).await {
+                Ok(page) => {
+                    let Some((_, reservation)) = page.into_iter().find(|(_, r)| r.order_id == order_id)
+                    else {
+                        continue;
+                    };
+                    if reservation.user != *user {
+                        return Err(NotShown::None);
+                    }
+                    return Ok(OrderDocument {
+                        order_id,
+                        sale: reservation.sale,
+                        quantity: reservation.quantity,
+                        amount: sale.definition.price.saturating_mul(u64::from(reservation.quantity)),
+                        currency: sale.definition.currency.clone(),
+                        status: OrderStatus::Queued,
+                        pay_by: None,
+                        queued: Some(self.progress.estimate(order_id).into()),
+                    });
+                }
+                Err(LedgerError::UnknownSale(_)) => {}
+                Err(_) => ledger_silent = true,
+            }
+        }
+
+        // 2. The books.
+        match self.books.order(order_id).await {
+            Ok(Some(order)) if order.user == *user => return Ok(order.into()),
+            Ok(Some(_)) => return Err(NotShown::None),
+            Ok(None) => {}
+            Err(_) => return Err(NotShown::Unknown),
+        }
+
+        // 3. Neither has it: that is an answer only if every ledger that could know it is open and says absent.
+        for sale in sales() {
+            match self.stock.states(&sale.id, &[order_id]).await {
+                Ok(states) if states == [IdState::Absent] => {}
+                Err(LedgerError::UnknownSale(_)) => {}
+                // Taken in this very moment, or in the database by now.
+                Ok(_) | Err(_) => ledger_silent = true,
+            }
+        }
+        Err(if ledger_silent { NotShown::Unknown } else { NotShown::None })
+    }
+}

@@ -1,0 +1,141 @@
+//! `POST /api/v1/sales/{sale}/orders`: from HTTP to plain data, and from the answer back to HTTP by one exhaustive match.
+
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, LOCATION};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use stock::OrderId;
+
+use super::{Api, Ask, Reply, json as json_reply};
+use crate::books::OrderStatus;
+use crate::problem::Problem;
+use crate::purchase::progress::Estimate;
+use crate::purchase::{Attempt, PurchaseAnswer};
+
+/// The body, `{}` if there is none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish<'a> {
+    #[serde(default = "one")]
+    quantity: u32,
+    /// A text, or an object that is carried as its JSON text.
+    #[serde(default, borrow)]
+    metadata: Option<&'a RawValue>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// The body of a 202.
+#[derive(Serialize)]
+struct Accepted {
+    order_id: OrderId,
+    status: OrderStatus,
+    #[serde(flatten)]
+    queued: Option<Waiting>,
+}
+
+/// What a waiting buyer is told beside the status.
+#[derive(Serialize)]
+pub(super) struct Waiting {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_ms: Option<u64>,
+    poll_after_ms: u64,
+}
+
+impl From<Estimate> for Waiting {
+    fn from(estimate: Estimate) -> Self {
+        let Estimate { position, eta_ms, poll_after_ms } = estimate;
+        Self { position, eta_ms, poll_after_ms }
+    }
+}
+
+impl Api {
+    pub(super) async fn purchase(&self, ask: &Ask<'_>, sale: &str, body: Incoming) -> Reply {
+        let pass = match ask.pass() {
+            Ok(pass) => pass,
+            Err(refusal) => return refusal,
+        };
+        let bytes = match self.bytes(body).await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refusal,
+        };
+        let wish = match parse(&bytes) {
+            Ok(wish) => wish,
+            Err(refusal) => return refusal,
+        };
+        let metadata = match wish.metadata.map(metadata_text).transpose() {
+            Ok(metadata) => metadata.flatten(),
+            Err(refusal) => return refusal,
+        };
+        let address = self.gateway.limits_by_address.then(|| self.client(ask).address);
+        let attempt = Attempt { sale, pass, quantity: wish.quantity, metadata: metadata.as_deref(), address };
+        self.answer(self.purchases.purchase(attempt).await).await
+    }
+
+    /// The one place where purchases become HTTP.
+    async fn answer(&self, answer: PurchaseAnswer) -> Reply {
+        match answer {
+            PurchaseAnswer::Accepted { order_id, estimate } => {
+                accepted(order_id, OrderStatus::Queued, Some(estimate.into()))
+            }
+            PurchaseAnswer::Settled { order_id } => match self.gateway.books.order(order_id).await {
+                Ok(Some(order)) if order.status.is_final() => {
+                    Problem::PassUsed.with([("order_id", json!(order_id))])
+                }
+                Ok(Some(order)) => accepted(order_id, order.status, None),
+                Ok(None) | Err(_) => Problem::Uncertain.with([("order_id", json!(order_id))]),
+            },
+            PurchaseAnswer::BadRequest(problem) => Problem::BadRequest.because(problem),
+            PurchaseAnswer::TooLarge => Problem::TooLarge.response(),
+            PurchaseAnswer::UnknownSale => Problem::UnknownSale.response(),
+            PurchaseAnswer::SoldOut => Problem::SoldOut.response(),
+            PurchaseAnswer::Paused => Problem::Paused.response(),
+            PurchaseAnswer::NotStarted { wait_ms } => Problem::NotStarted.after_ms(wait_ms),
+            PurchaseAnswer::Ended => Problem::Ended.response(),
+            PurchaseAnswer::PassInvalid => Problem::PassInvalid.response(),
+            PurchaseAnswer::SlowDown { wait_ms: 0..=1_000 } => Problem::SlowDown.response(),
+            PurchaseAnswer::SlowDown { wait_ms } => Problem::SlowDown.after_ms(wait_ms),
+            PurchaseAnswer::Busy => Problem::Busy.response(),
+            PurchaseAnswer::PassUsed { order_id } => Problem::PassUsed.with([("order_id", json!(order_id))]),
+            PurchaseAnswer::LimitReached => Problem::LimitReached.response(),
+            PurchaseAnswer::NotEnough { remaining } => {
+                Problem::NotEnough.with([("remaining", json!(remaining))])
+            }
+            PurchaseAnswer::Uncertain { order_id } => {
+                Problem::Uncertain.with([("order_id", json!(order_id))])
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Wish<'_>, Reply> {
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    serde_json::from_slice(bytes).map_err(|error| Problem::BadRequest.because(&error.to_string()))
+}
+
+fn metadata_text(raw: &RawValue) -> Result<Option<Cow<'_, str>>, Reply> {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<String>(raw.get())
+            .map(|text| Some(Cow::Owned(text)))
+            .map_err(|_| Problem::BadRequest.because("metadata is not a text")),
+        Some(b'{') => Ok(Some(Cow::Borrowed(raw.get()))),
+        Some(b'n') => Ok(None),
+        _ => Err(Problem::BadRequest.because("metadata is a text or an object")),
+    }
+}
+
+fn accepted(order_id: OrderId, status: OrderStatus, queued: Option<Waiting>) -> Reply {
+    let mut response = json_reply(StatusCode::ACCEPTED, &Accepted { order_id, status, queued });
+    if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/orders/{order_id}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}

@@ -1,0 +1,121 @@
+//! What the gateway does without being asked: learns the time, looks whether a purchase could succeed, follows the drain,
+//! doubts "sold out", recovers. One future, owned by whoever owns the process; bounded work at each turn.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use stock::LedgerError;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::clock::REFRESH_INTERVAL;
+use crate::purchase::{progress, recovery};
+use crate::{Gateway, READY_BOOKS_MAX};
+
+/// How often a held "sold out" is doubted.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Whether a purchase could succeed, as last seen.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    /// The ledger told the time.
+    pub(crate) ledger_answers: AtomicBool,
+    /// At least one sale that has not ended is open there, or there is none.
+    pub(crate) ledger_open: AtomicBool,
+    /// Orders can be written and read.
+    pub(crate) books_reachable: AtomicBool,
+}
+
+impl Gateway {
+    /// Runs until `closing` says true.
+    pub async fn background(&self, mut closing: watch::Receiver<bool>) {
+        let recovery = recovery::run(self.parts.clone(), closing.clone());
+        let work = async {
+            tokio::join!(
+                self.watch_health(),
+                self.follow_drain(),
+                self.doubt_sold_out(),
+                self.draw_questions()
+            )
+        };
+        tokio::join!(recovery, async {
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => {}
+                _ = work => {}
+            }
+        });
+    }
+
+    async fn watch_health(&self) {
+        loop {
+            self.look_at_health().await;
+            sleep(REFRESH_INTERVAL).await;
+        }
+    }
+
+    /// Learns the time and whether ledger and books would serve a purchase now.
+    pub async fn look_at_health(&self) {
+        let answers = self.clock.refresh(&self.stock).await.is_ok();
+        self.health.ledger_answers.store(answers, Ordering::Relaxed);
+
+        let now_ms = self.clock.now_ms();
+        let offer = self.catalog.offer_whole();
+        let mut open = None;
+        for sale in offer.sales().iter().filter(|sale| now_ms < sale.ends_at_ms) {
+            match self.stock.snapshot(&sale.id).await {
+                Ok(snapshot) => open = Some(open.unwrap_or(false) || snapshot.open),
+                Err(LedgerError::UnknownSale(_)) => open = Some(open.unwrap_or(false)),
+                Err(_) => open = Some(false),
+            }
+            if open == Some(true) {
+                break;
+            }
+        }
+        self.health.ledger_open.store(open.unwrap_or(true), Ordering::Relaxed);
+
+        let reachable = matches!(timeout(READY_BOOKS_MAX, self.books.reachable()).await, Ok(Ok(())));
+        self.health.books_reachable.store(reachable, Ordering::Relaxed);
+        self.server_metrics.ready.set(i64::from(self.not_ready().is_empty()));
+    }
+
+    async fn follow_drain(&self) {
+        loop {
+            self.progress.refresh();
+            sleep(progress::REFRESH_INTERVAL).await;
+        }
+    }
+
+    /// A flag that says sold out may be stale: the ledger's answer is published if it is newer.
+    async fn doubt_sold_out(&self) {
+        loop {
+            sleep(DOUBT_INTERVAL).await;
+            let offer = self.catalog.offer_whole();
+            for sale in offer.sales().iter().filter(|sale| sale.sold_out()) {
+                // Out of reach: the flag stays, and the next turn asks again.
+                let _ = self.stock.snapshot(&sale.id).await;
+            }
+        }
+    }
+
+    async fn draw_questions(&self) {
+        match &self.challenges {
+            Some(challenges) => challenges.run(self.now.clone()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What keeps a purchase from succeeding at the moment; empty means ready.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<&'static str> {
+        let lacks = [
+            (self.draining.load(Ordering::Relaxed), "shutting down"),
+            (self.parts.topic.state() != queue::TopicState::Writable, "the queue takes no records"),
+            (!self.health.ledger_answers.load(Ordering::Relaxed), "the stock ledger does not answer"),
+            (!self.health.ledger_open.load(Ordering::Relaxed), "the stock ledger is being rebuilt"),
+            (!self.health.books_reachable.load(Ordering::Relaxed), "the orders are out of reach"),
+            (self.challenges.as_ref().is_some_and(|c| !c.ready()), "too few questions are ready"),
+        ];
+        lacks.iter().filter(|(lacking, _)| *lacking).map(|(_, what)| *what).collect()
+    }
+}

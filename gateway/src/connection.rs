@@ -1,0 +1,278 @@
+//! One connection: HTTP/1.1 by hyper, and the deadlines that keep slow and idle peers from holding it.
+//!
+//! hyper's own header timer costs a timer a request. Here every connection carries a deadline in one word, which moves with
+//! what it does, and one sweep a thread ([`Sweep`]) ends those that are past it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::config::GatewayConfig;
+
+/// What a listener's connections have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionOptions {
+    pub(crate) head_ms: u64,
+    pub(crate) idle_ms: u64,
+    head_bytes_max: usize,
+}
+
+impl ConnectionOptions {
+    pub(crate) fn new(config: &GatewayConfig) -> Self {
+        Self {
+            head_ms: config.header_read_max_ms,
+            idle_ms: config.idle_max_ms,
+            head_bytes_max: config.header_bytes_max,
+        }
+    }
+
+    fn builder(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        // Measured on refusals: fewer writes and no double look at a closing peer (5.2 against 5.5 µs).
+        builder.half_close(true).pipeline_flush(true).writev(false);
+        // The sweep does it; without a timer hyper's own would be silently off anyway.
+        builder.header_read_timeout(None);
+        builder.max_header_size(self.head_bytes_max);
+        // hyper's smallest buffer; it must hold a whole head.
+        builder.max_buf_size(self.head_bytes_max.max(8_192));
+        builder
+    }
+}
+
+/// What a connection does, as far as its deadline depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Between requests, or its answer is being written.
+    // ## Idle => Head (bytes came) | Busy (a head that was buffered already)
+    Idle = 0,
+    /// Part of a head has come.
+    // ## Head => Busy (the head is whole)
+    Head = 1,
+    /// A handler has it: body and answer have bounds of their own.
+    // ## Busy => Idle (the handler has answered)
+    Busy = 2,
+}
+
+/// One connection's deadline, shared by its socket, its requests and the sweep, all of one thread: relaxed serves.
+#[derive(Debug)]
+struct Vitals {
+    clock: Arc<AtomicU64>,
+    phase: AtomicU8,
+    /// In ms of the sweep's clock.
+    deadline_ms: AtomicU64,
+    over: AtomicBool,
+    head_ms: u64,
+    idle_ms: u64,
+}
+
+impl Vitals {
+    fn enter(&self, phase: Phase) {
+        let now_ms = self.clock.load(Ordering::Relaxed);
+        let deadline_ms = match phase {
+            Phase::Idle => now_ms + self.idle_ms,
+            Phase::Head => now_ms + self.head_ms,
+            Phase::Busy => u64::MAX,
+        };
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
+    }
+
+    fn is(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    fn bytes_came(&self) {
+        if self.is(Phase::Idle) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    fn bytes_went(&self) {
+        if self.is(Phase::Idle) {
+            self.enter(Phase::Idle);
+        }
+    }
+}
+
+/// Ends connections that are past their deadline. One a thread, ticked by the accept loop.
+pub(crate) struct Sweep {
+    start: Instant,
+    /// Coarse: set at each tick, so that requests ask no clock.
+    clock: Arc<AtomicU64>,
+    connections: Vec<(Arc<Vitals>, AbortHandle)>,
+    expired: Counter,
+    live: usize,
+}
+
+impl Sweep {
+    pub(crate) fn new(expired: Counter) -> Self {
+        Self { start: Instant::now(), clock: Arc::default(), connections: Vec::new(), expired, live: 0 }
+    }
+
+    /// How often to tick: deadlines are met within this.
+    pub(crate) fn interval(options: &ConnectionOptions) -> Duration {
+        Duration::from_millis((options.head_ms.min(options.idle_ms) / 4).clamp(5, 250))
+    }
+
+    pub(crate) fn tick(&mut self) {
+        let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.clock.store(now_ms, Ordering::Relaxed);
+        self.sweep(|vitals| vitals.deadline_ms.load(Ordering::Relaxed) <= now_ms);
+    }
+
+    /// Makes room: ends what is between requests. For when no connection more would fit.
+    pub(crate) fn make_room(&mut self) {
+        self.sweep(|vitals| vitals.is(Phase::Idle));
+    }
+
+    fn sweep(&mut self, is_due: impl Fn(&Vitals) -> bool) {
+        self.connections.retain(|(vitals, task)| {
+            if vitals.over.load(Ordering::Relaxed) {
+                return false;
+            }
+            if is_due(vitals) {
+                self.expired.inc();
+                task.abort();
+                return false;
+            }
+            true
+        });
+        self.live = self.connections.len();
+    }
+
+    /// Connections that were live at the last look, and all since.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Serves `stream` on a task of this thread's runtime until its peer, a deadline or a shutdown ends it.
+    pub(crate) fn serve<H, F>(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        options: &ConnectionOptions,
+        handler: Arc<H>,
+        closing: watch::Receiver<bool>,
+    ) where
+        H: Fn(SocketAddr, Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let vitals = Arc::new(Vitals {
+            clock: self.clock.clone(),
+            phase: AtomicU8::new(Phase::Idle as u8),
+            deadline_ms: AtomicU64::new(self.clock.load(Ordering::Relaxed) + options.head_ms),
+            over: AtomicBool::new(false),
+            head_ms: options.head_ms,
+            idle_ms: options.idle_ms,
+        });
+        let builder = options.builder();
+        let task = tokio::spawn(converse(builder, stream, peer, vitals.clone(), handler, closing));
+        self.connections.push((vitals, task.abort_handle()));
+        self.live += 1;
+    }
+}
+
+/// Marks the connection as over, however its task ends.
+struct Over(Arc<Vitals>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn converse<H, F>(
+    builder: http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    vitals: Arc<Vitals>,
+    handler: Arc<H>,
+    mut closing: watch::Receiver<bool>,
+) where
+    H: Fn(SocketAddr, Request<Incoming>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let _over = Over(vitals.clone());
+    let service = service_fn(|request| {
+        vitals.enter(Phase::Busy);
+        let answer = handler(peer, request);
+        let vitals = vitals.clone();
+        async move {
+            let response = answer.await;
+            vitals.enter(Phase::Idle);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let io = TokioIo::new(Timed { stream, vitals: vitals.clone() });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    tokio::select! {
+        biased;
+        // A peer's broken connection is no event of ours.
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+/// A socket that tells its connection's deadline of what it reads and writes.
+struct Timed {
+    stream: TcpStream,
+    vitals: Arc<Vitals>,
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.vitals.bytes_came();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(polled, Poll::Ready(Ok(1..))) {
+            self.vitals.bytes_went();
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
