@@ -78,6 +78,9 @@ impl Serialize for DatabaseUrl {
     }
 }
 
+/// Beyond it nanoseconds no longer pace exactly, and no database follows.
+const ORDERS_PER_SECOND_LIMIT: u32 = 10_000_000;
+
 /// Section `[drain]`: how fast the queue becomes rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -102,8 +105,8 @@ impl DrainConfig {
     /// # Errors
     /// A sentence for the operator.
     pub fn validate(&self) -> Result<(), String> {
-        if self.orders_per_second_max == 0 {
-            return Err("drain.orders_per_second_max must be at least 1".into());
+        if self.orders_per_second_max == 0 || self.orders_per_second_max > ORDERS_PER_SECOND_LIMIT {
+            return Err(format!("drain.orders_per_second_max must be 1 to {ORDERS_PER_SECOND_LIMIT}"));
         }
         let most = stock::ledger::BATCH_MAX;
         if self.batch_size_max == 0 || self.batch_size_max as usize > most {
@@ -131,8 +134,10 @@ mod tests {
     #[test]
     fn bounds_name_their_key() {
         assert_eq!(DrainConfig::default().validate(), Ok(()));
-        let no_rate = DrainConfig { orders_per_second_max: 0, ..DrainConfig::default() };
-        assert!(no_rate.validate().unwrap_err().starts_with("drain.orders_per_second_max"));
+        for orders_per_second_max in [0, u32::MAX] {
+            let bad = DrainConfig { orders_per_second_max, ..DrainConfig::default() };
+            assert!(bad.validate().unwrap_err().starts_with("drain.orders_per_second_max"));
+        }
         for batch_size_max in [0, 513] {
             let bad = DrainConfig { batch_size_max, ..DrainConfig::default() };
             assert!(bad.validate().unwrap_err().starts_with("drain.batch_size_max"));

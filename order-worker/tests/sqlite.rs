@@ -146,3 +146,49 @@ async fn another_process_holding_the_database_is_worth_a_repeat() {
     other.with(|c| c.execute_batch("COMMIT").unwrap());
     assert_eq!(database.next_epoch().await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn the_public_tables_read_as_documented() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    let fixture = Fixture { database, now, keep: Box::new(()) };
+    fixture.publish("s", 10, 5).await;
+    fixture.settle_one(conformance::reservation("s", 1, "小明", 2)).await;
+    let text = |sql: &str| connection.with(|c| c.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap());
+    assert_eq!(text("SELECT sale_id || ' ' || total || ' ' || sold FROM floodgate_sales"), "s 10 2");
+    let order = text(
+        "SELECT order_id || ' ' || sale_id || ' ' || user_id || ' ' || quantity || ' ' || units_held || ' ' || amount
+         || ' ' || currency || ' ' || status || ' ' || metadata || ' ' || created_at || ' ' || pay_by
+         FROM floodgate_orders",
+    );
+    let id = conformance::order_id(1);
+    let times = "2026-11-11T12:00:00.000Z 2026-11-11T12:15:00.000Z";
+    assert_eq!(order, format!("{id} s 小明 2 2 413280 CNY unpaid {{\"gift\":true}} {times}"));
+}
+
+#[tokio::test]
+async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let _database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    for (query, index) in [
+        (
+            "SELECT sum(units_held) FROM floodgate_orders WHERE sale_id = ? AND user_id = ?",
+            "floodgate_orders_user",
+        ),
+        (
+            "SELECT * FROM floodgate_orders WHERE sale_id = ? AND order_id > ? ORDER BY order_id LIMIT 9",
+            "floodgate_orders_sale",
+        ),
+        ("SELECT * FROM floodgate_orders WHERE order_id = ?", "sqlite_autoindex_floodgate_orders_1"),
+    ] {
+        let plan = connection.with(|c| {
+            let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+            let steps = statement.raw_query();
+            let steps: Vec<String> = steps.mapped(|row| row.get(3)).collect::<Result<_, _>>().unwrap();
+            steps.join("; ")
+        });
+        assert!(plan.starts_with("SEARCH") && plan.contains(index) && !plan.contains("B-TREE"), "{plan}");
+    }
+}

@@ -181,7 +181,8 @@ pub(crate) fn crash(name: &'static str, nth: usize) -> Hooked {
         if hit == name && *passed.borrow() == nth {
             std::panic::panic_any(queue::failpoint::Crash(name));
         }
-        false
+        // Only what was not confirmed is looked up.
+        hit == "drain.confirm" && name == "reconciler.looked_up"
     })
 }
 

@@ -119,12 +119,18 @@ fn thread(name: &str, path: &Path) -> Result<mpsc::Sender<Job>, DatabaseError> {
 fn connect(path: &Path) -> Result<Connection, DatabaseError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory).map_err(|error| {
-            DatabaseError::Broken(format!("its directory {} cannot be made: {error}", directory.display()))
+            DatabaseError::Broken(format!(
+                "its directory {} cannot be made ({error}): change its rights or orders.database_url",
+                directory.display()
+            ))
         })?;
     }
-    let opened = Connection::open(path)
-        .map_err(|error| DatabaseError::Broken(format!("{} cannot be opened: {error}", path.display())));
-    let connection = opened?;
+    let connection = Connection::open(path).map_err(|error| {
+        DatabaseError::Broken(format!(
+            "{} cannot be opened ({error}): change its rights or orders.database_url",
+            path.display()
+        ))
+    })?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // FULL syncs the WAL at every commit: what was answered survives a power cut.
