@@ -1,6 +1,6 @@
 //! The display while a crowd plays: one line that is refreshed on a terminal, a line every 2 s otherwise.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,10 +44,11 @@ impl Progress {
 
     fn show(&self, tally: &Tally) {
         let line = tally.with(|counts| line(*self.phase.lock(), counts));
-        let mut error = std::io::stderr().lock();
-        // A display that cannot be written is no reason to stop.
-        let _ = if self.terminal { write!(error, "\r\x1b[2K{line}") } else { writeln!(error, "{line}") };
-        let _ = error.flush();
+        if self.terminal {
+            eprint!("\r\x1b[2K{line}");
+        } else {
+            eprintln!("{line}");
+        }
     }
 
     /// Ends the refreshed line.
