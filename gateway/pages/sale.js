@@ -105,6 +105,7 @@ function drawButton() {
   const button = $('buy');
   const ordered = attempt.state === 'ordered';
   $('action').hidden = ordered;
+  document.body.toggleAttribute('data-ordered', ordered);
   if (ordered) return;
   const under = UNDER_WAY[attempt.state];
   const prepared = phase === 'prepare' && attempt.livePass;
@@ -147,6 +148,7 @@ async function followOrder({ order_id: id, pass }) {
   following?.stop.abort();
   const mine = (following = { id, stop: new AbortController() });
   const changed = (order) => {
+    if (!ticket.order) scrollTo({ top: 0 });
     ticket.show({ sale: saleId, ...order });
     say($('live'), t(order.status));
     drawOrder();

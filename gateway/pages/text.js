@@ -38,7 +38,7 @@ const words = {
     name: 'Floodgate', tagline: '人潮再大，先来后到。', switch: 'EN', switchLabel: 'Switch to English',
     skip: '跳到购买', loading: '加载中…', noUnits: '无', allSales: '全部秒杀', yourOrders: '我的订单', noSales: '暂时没有秒杀。',
     opensIn: '距离开抢', endsIn: '{time} 后结束', openNow: '正在秒杀', soldOut: '已售罄', paused: '已暂停', ended: '已结束', days: '{n} 天',
-    units: '数量', perUser: '每人限购', payWithin: '付款时限', minutes: '{n} 分钟', off: '{z} 折', rehearsal: '演练场次：不发货', quantity: '购买数量', less: '减一件', more: '加一件',
+    units: '总量', perUser: '每人限购', payWithin: '付款时限', minutes: '{n} 分钟', off: '{z} 折', rehearsal: '演练场次：不发货', quantity: '购买数量', less: '减一件', more: '加一件',
     buy: '立即抢购', notYet: '尚未开抢', prepare: '先答题', prepared: '已就绪，等待开抢',
     working: '请稍候…', sending: '提交中…', checking: '正在查询订单…', again: '再试一次', lookAgain: '刷新看看',
     hintUpcoming: '到点按钮自动点亮。时间以服务器为准，页面开着就好。',

@@ -1,0 +1,149 @@
+// What the page says when there is nothing to press, and how it looks, reads and sounds.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { buyerContext, launch, lit, picture, status } from './chromium.js';
+import { startFloodgate } from './floodgate.js';
+
+let browser;
+before(async () => (browser = await launch()));
+after(() => browser?.close());
+
+async function scenario(options, contextOptions, run) {
+  const floodgate = await startFloodgate(options);
+  const context = await buyerContext(browser, contextOptions);
+  try {
+    await run({ floodgate, context, page: await context.newPage() });
+    assert.deepEqual(context.faults, []);
+  } finally {
+    await context.close();
+    await floodgate.stop();
+  }
+}
+
+test('sold out, then a unit returns and the button lights by itself', () =>
+  scenario({ sale: { total: 1 } }, {}, async ({ floodgate, page }) => {
+    const other = await floodgate.buyer('faster');
+    const { order_id: id } = await other.buy();
+    await page.goto(floodgate.saleUrl);
+    await page.locator('#buy:not(.lit)', { hasText: 'Sold out' }).waitFor();
+    await picture(page, 'en-3-sold-out');
+    await floodgate.atRest();
+    await other.cancel(id);
+    await lit(page);
+    assert.match(await page.locator('#live').innerText(), /available again/);
+    await page.locator('#buy').click();
+    await status(page, 'unpaid');
+  }));
+
+test('sold out at the press is said in plain words', () =>
+  scenario({ sale: { total: 1 }, opensInMs: 3000, gate: { opens_before_s: 600 } }, {}, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await page.locator('#buy', { hasText: 'Ready for the opening' }).waitFor();
+    await lit(page);
+    // Frozen, so that the page does not hear of the other buyer before it presses.
+    await page.route('**/api/v1/sales/desk', (route) => route.abort());
+    await (await floodgate.buyer('faster')).buy();
+    await page.locator('#buy').click();
+    await page.getByText('Sold out while you pressed. Nothing was bought.').waitFor();
+    await page.locator('#buy:not(.lit)', { hasText: 'Sold out' }).waitFor();
+  }));
+
+test('paused and resumed', () =>
+  scenario({}, {}, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    await floodgate.admin('POST', '/pause');
+    await page.locator('#buy:not(.lit)', { hasText: 'Paused' }).waitFor();
+    await floodgate.admin('POST', '/resume');
+    await lit(page);
+  }));
+
+test('ended, unknown, and an order of nobody', () =>
+  scenario({ lastsMs: 3000 }, {}, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await page.locator('#buy:not(.lit)', { hasText: 'Ended' }).waitFor();
+    await picture(page, 'en-4-ended');
+    await page.goto(`${floodgate.url}/sales/nothing`);
+    await page.getByText('There is no such sale.').waitFor();
+    await page.goto(`${floodgate.url}/orders/01ARZ3NDEKTSV4RRFFQ69G5FAV`);
+    await page.getByText('There is no such order').waitFor();
+    assert.equal((await page.goto(`${floodgate.url}/orders/not-an-order`)).status(), 404);
+  }));
+
+test('the limit of one user is said, from another browser of theirs', () =>
+  scenario({}, {}, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    const user = await page.evaluate(() => JSON.parse(localStorage.getItem('floodgate.user')));
+    await (await floodgate.buyer(user)).buy();
+    await page.locator('#buy').click();
+    await page.getByText('You already hold as many units as one person may.').waitFor();
+  }));
+
+test('the language follows the browser, is switched and remembered', () =>
+  scenario({ opensInMs: 3_600_000 }, { locale: 'fr-FR' }, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await page.getByText('Not open yet').waitFor();
+    await page.locator('#language').click();
+    await page.getByText('尚未开抢').waitFor();
+    await page.reload();
+    await page.getByText('尚未开抢').waitFor();
+    await page.goto(`${floodgate.url}/?all`);
+    await page.getByText('距离开抢').waitFor();
+  }));
+
+for (const colorScheme of ['light', 'dark']) {
+  test(`words can be read: contrast of at least 4.5, nothing wider than the phone (${colorScheme})`, () =>
+    scenario({ opensInMs: 3_600_000 }, { colorScheme, viewport: { width: 320, height: 640 }, reducedMotion: 'reduce' }, async ({ floodgate, page }) => {
+      await page.goto(floodgate.saleUrl);
+      await page.getByText('Not open yet').waitFor();
+      await page.waitForFunction(() => document.getAnimations().every((animation) => animation.playState !== 'running'));
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 320);
+      const poor = await page.evaluate(() => {
+        const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+        const rgba = (colour) => {
+          canvas.clearRect(0, 0, 1, 1);
+          canvas.fillStyle = colour;
+          canvas.fillRect(0, 0, 1, 1);
+          return canvas.getImageData(0, 0, 1, 1).data;
+        };
+        const light = (colour) => {
+          const [r, g, b] = Array.from(rgba(colour)).map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const ground = (element) => {
+          for (let at = element; at; at = at.parentElement) {
+            const colour = getComputedStyle(at).backgroundColor;
+            if (rgba(colour)[3] === 255) return colour;
+          }
+          return 'white';
+        };
+        const texts = [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && !e.closest('.unseen, .skip') && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+        return texts.flatMap((element) => {
+          const [a, b] = [light(getComputedStyle(element).color), light(ground(element))].sort((x, y) => y - x);
+          const contrast = (a + 0.05) / (b + 0.05);
+          return contrast < 4.5 ? [`${element.textContent.trim()}: ${contrast.toFixed(2)}`] : [];
+        });
+      });
+      assert.deepEqual(poor, []);
+    }));
+}
+
+test('nothing is asked of any other host, and answers are guarded', () =>
+  scenario({ gate: { challenge: 'image' } }, {}, async ({ floodgate, context, page }) => {
+    const hosts = new Set();
+    let bytes = 0;
+    context.on('response', async (answer) => {
+      hosts.add(new URL(answer.url()).origin);
+      if (/\/assets\/|\/sales\/desk$/.test(answer.url()) && !answer.url().includes('/api/')) bytes += (await answer.request().sizes()).responseBodySize;
+    });
+    const answer = await page.goto(floodgate.saleUrl);
+    await lit(page);
+    assert.match(answer.headers()['content-security-policy'], /default-src 'none'/);
+    assert.equal(answer.headers()['x-content-type-options'], 'nosniff');
+    assert.deepEqual([...hosts], [floodgate.url]);
+    assert.ok(bytes > 0 && bytes < 60 * 1024, `${bytes} bytes`);
+    const unnamed = await page.evaluate(() => [...document.querySelectorAll('button, a, input')].filter((e) => e.checkVisibility() && !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML));
+    assert.deepEqual(unnamed, []);
+  }));
