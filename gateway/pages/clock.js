@@ -1,17 +1,28 @@
-// The server's time, estimated from several samples. The device's own clock is never believed.
+// The server's time, estimated from several samples. The device's own clock is believed only where the server says nothing.
 
 import { call, pause } from './api.js';
 
 const SAMPLES = 5;
 const RESYNC_MS = 5 * 60_000;
+/** Without any answer for so long the device's clock must do. */
+const SETTLE_MAX_MS = 4_000;
 
 let offset = Date.now() - performance.now();
 let error = Infinity;
+let settled = false;
 let syncing = null;
 const listeners = new Set();
 
 /** Server time, milliseconds since the Unix epoch. */
 export const now = () => performance.now() + offset;
+
+/** Whether the estimate is worth showing: a button must not light by a device's wrong clock. */
+export const isSettled = () => settled;
+
+const changed = () => {
+  settled = true;
+  for (const listener of listeners) listener();
+};
 
 /** Called whenever the estimate has changed. */
 export const onSync = (listener) => listeners.add(listener);
@@ -29,7 +40,7 @@ export function sync() {
         if (Number.isFinite(at) && received - sent < error) {
           error = received - sent;
           offset = at - (sent + received) / 2;
-          for (const listener of listeners) listener();
+          changed();
         }
         await pause(120);
       } catch {
@@ -52,6 +63,7 @@ export function keepInStep() {
   setInterval(sync, RESYNC_MS);
   document.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && sync());
   addEventListener('online', sync);
+  setTimeout(() => settled || changed(), SETTLE_MAX_MS);
   addEventListener('pageshow', (event) => event.persisted && sync());
   return sync();
 }

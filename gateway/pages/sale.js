@@ -12,8 +12,8 @@ import { Ticket } from './ticket.js';
 const saleId = decodeURIComponent(location.pathname.split('/')[2] ?? '');
 /** The hint in the cached sale may be older than a refusal just heard. */
 const REFUSAL_HOLDS_MS = 4_000;
-const LOOK_MS = 4_000;
-const LOOK_HIDDEN_MS = 20_000;
+/** Between two looks at the sale, by phase; a hidden tab looks as rarely as before the opening. */
+const LOOK_MS = { upcoming: 20_000, prepare: 20_000, open: 6_000, soldout: 4_000, paused: 4_000, ended: 60_000 };
 const LOOK_FAILED_MAX_MS = 20_000;
 /** How much earlier than the opening a quiet proof of work may start: spread over the window that the seller gave. */
 const SPREAD = 0.7;
@@ -56,7 +56,7 @@ function phaseNow() {
 
 function draw() {
   if (missing) return drawMissing();
-  if (!sale) return;
+  if (!sale || !clock.isSettled()) return;
   const before = phase;
   phase = phaseNow();
   document.body.dataset.phase = phase;
@@ -200,7 +200,7 @@ async function look() {
     }
   }
   draw();
-  const calm = document.visibilityState === 'visible' ? LOOK_MS : LOOK_HIDDEN_MS;
+  const calm = document.visibilityState === 'visible' && attempt.state !== 'ordered' ? (LOOK_MS[phase] ?? LOOK_MS.open) : LOOK_MS.upcoming;
   const wait = looksFailed ? Math.min(1000 * 2 ** looksFailed, LOOK_FAILED_MAX_MS) : calm;
   lookTimer = setTimeout(look, jittered(wait));
 }

@@ -97,7 +97,7 @@ test('picture question by keyboard alone: wrong, then right (English)', () =>
     await status(page, 'closed');
   }));
 
-test('three wrong answers bring a new question; Escape closes it', () =>
+test('three wrong answers bring a new question; cross and Escape close it', () =>
   scenario({ gate: { challenge: 'image' } }, {}, async ({ floodgate, page }) => {
     await page.goto(floodgate.saleUrl);
     await lit(page);
@@ -112,6 +112,10 @@ test('three wrong answers bring a new question; Escape closes it', () =>
     }
     await page.getByText('Time for a new question.').waitFor();
     await page.waitForFunction((src) => document.getElementById('picture').getAttribute('src') !== src, first).catch(() => {});
+    await page.locator('.dialog-head button').click();
+    await lit(page);
+    await page.locator('#buy').click();
+    await page.locator('#picture-form:visible').waitFor();
     await page.keyboard.press('Escape');
     await lit(page);
     assert.equal(await page.locator('#question').isVisible(), false);
@@ -124,6 +128,21 @@ test('whoever cannot see the picture lets the device work', () =>
     await page.locator('#buy').click();
     await page.locator('#cannot-see').click();
     await status(page, 'unpaid');
+  }));
+
+test('the button follows the server’s clock, not the device’s', () =>
+  scenario({ opensInMs: 8000 }, {}, async ({ floodgate, page }) => {
+    await page.clock.install({ time: Date.now() + 3_600_000 });
+    await page.addInitScript(() => {
+      window.everLit = false;
+      new MutationObserver(() => (window.everLit ||= Boolean(document.querySelector('#buy.lit')))).observe(document, { subtree: true, childList: true, attributes: true });
+    });
+    await page.goto(floodgate.saleUrl);
+    await page.getByText('Not open yet').waitFor();
+    assert.match(await page.locator('#digits').textContent(), /^00:00:0[1-8]$/);
+    assert.equal(await page.evaluate(() => window.everLit), false);
+    await lit(page);
+    assert.ok(Date.now() >= floodgate.startsAt - 50);
   }));
 
 test('a question answered before the opening leaves one request for the press', () =>
