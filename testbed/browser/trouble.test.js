@@ -88,6 +88,28 @@ test('a refusal after a lost answer is not believed', () =>
     await status(page, 'unpaid');
   }));
 
+const refuse = (route, status, word, retryAfter) =>
+  route.fulfill({ status, headers: { 'Retry-After': String(retryAfter) }, contentType: 'application/problem+json', body: JSON.stringify({ type: `/problems/${word}`, status }) });
+
+for (const [code, word] of [[503, 'busy'], [429, 'slow-down'], [503, 'uncertain'], [403, 'not-started']]) {
+  test(`${word}, twice: goes on by itself with the same pass`, () =>
+    scenario(async ({ page, posts }) => {
+      let round = 0;
+      await page.route(ORDERS, (route) => (round++ < 2 ? refuse(route, code, word, 1) : route.continue()));
+      await page.locator('#buy').click();
+      await status(page, 'unpaid');
+      assert.equal(new Set(await Promise.all(posts.map((post) => post.headerValue('floodgate-pass')))).size, 1);
+      assert.equal(posts.length, 3);
+    }));
+}
+
+test('without event streams the order is polled', () =>
+  scenario(async ({ page }) => {
+    await page.route('**/events', (route) => refuse(route, 404, 'not-found', 1));
+    await page.locator('#buy').click();
+    await status(page, 'unpaid');
+  }));
+
 test('offline at the press, online again: the order comes', () =>
   scenario(async ({ context, page }) => {
     // The question is answered, the network goes with the press.
