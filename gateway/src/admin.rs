@@ -62,7 +62,8 @@ struct Restock {
 #[derive(Serialize)]
 struct FeedSale {
     sold_out: bool,
-    version: String,
+    /// Newer is larger: the epoch in the high bits, the ledger's counter in the low 32. Exact in a double.
+    version: u64,
 }
 
 impl Admin {
@@ -147,7 +148,7 @@ impl Admin {
         let feed = flag.feed();
         let sale = |state: stock::FlagState| FeedSale {
             sold_out: state.sold_out,
-            version: format!("{}.{}", state.version.epoch, state.version.counter),
+            version: state.version.epoch << 32 | (state.version.counter & 0xFFFF_FFFF),
         };
         let sales: serde_json::Map<String, Value> =
             feed.sales.into_iter().map(|(id, state)| (id.to_string(), json!(sale(state)))).collect();

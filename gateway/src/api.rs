@@ -14,8 +14,8 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use stock::UserId;
 use tokio::sync::watch;
 
@@ -183,8 +183,13 @@ impl Ask<'_> {
     }
 }
 
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Reply> {
+/// `bytes` as one JSON object; nothing at all counts as `{}`.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Reply> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    // serde would take an array of the members for the object.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::BadRequest.because("send a JSON object"));
+    }
     serde_json::from_slice(bytes).map_err(|error| Problem::BadRequest.because(&error.to_string()))
 }
 

@@ -84,14 +84,16 @@ impl Gateway {
             0 => thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        let address = free_address("gateway.listen", self.config.listen)?;
-        let admin_address = free_address("admin.listen", self.admin_config.listen)?;
+        let (mut address, admin_address) = (self.config.listen, self.admin_config.listen);
+        refuse_taken("gateway.listen", address)?;
+        refuse_taken("admin.listen", admin_address)?;
         let closing = watch::Sender::new(false);
         let ending = watch::Sender::new(false);
         let mut threads = Vec::with_capacity(threads_wanted + 2);
 
         for n in 0..threads_wanted {
-            let listener = listen("gateway.listen", address)?;
+            let (listener, bound) = listen("gateway.listen", address)?;
+            address = bound;
             let gateway = self.clone();
             let (closing, ending) = (closing.subscribe(), ending.subscribe());
             let connections_max = self.parts.in_flight_max.div_ceil(threads_wanted);
@@ -99,7 +101,7 @@ impl Gateway {
                 serve_public(gateway, listener, connections_max, closing, ending)
             })?);
         }
-        let listener = listen("admin.listen", admin_address)?;
+        let (listener, admin_address) = listen("admin.listen", admin_address)?;
         let admin = Arc::new(Admin::new(self.clone(), registry, closing.subscribe()));
         let (gateway, until) = (self.clone(), ending.subscribe());
         threads.push(spawn("gateway-admin".into(), move || serve_admin(gateway, admin, listener, until))?);
@@ -172,14 +174,13 @@ where
     thread::Builder::new().name(name).spawn(body).map_err(ServeError::Thread)
 }
 
-/// The address itself, its port found if it is 0, once it is certain that nobody listens there: the listeners share their
-/// port among themselves, and so would silently share it with another process that does the same.
-fn free_address(key: &'static str, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-    let probe = || -> io::Result<SocketAddr> {
-        let socket = socket(address)?;
-        socket.bind(address)?;
-        socket.local_addr()
-    };
+/// Makes certain that nobody listens there: our listeners share their port among themselves, and so would silently share it
+/// with another process that does the same. The kernel never picks a port in use for port 0.
+fn refuse_taken(key: &'static str, address: SocketAddr) -> Result<(), ServeError> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let probe = || socket(address)?.bind(address);
     probe().map_err(|source| listen_error(key, address, source))
 }
 
@@ -189,20 +190,20 @@ fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn listen(key: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, ServeError> {
+/// A listener that shares its port with its siblings, and the address with the port that was found for port 0.
+fn listen(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), ServeError> {
     let bind = || {
         let socket = socket(address)?;
         socket.set_reuseport(true)?;
         socket.bind(address)?;
-        Ok(socket)
-    };
-    let std_listener = |socket: TcpSocket| -> io::Result<std::net::TcpListener> {
         // `listen` needs a reactor to register with; the thread that serves brings its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let _entered = runtime.enter();
-        socket.listen(BACKLOG)?.into_std()
+        let listener = socket.listen(BACKLOG)?.into_std()?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
     };
-    bind().and_then(std_listener).map_err(|source| listen_error(key, address, source))
+    bind().map_err(|source| listen_error(key, address, source))
 }
 
 fn listen_error(key: &'static str, address: SocketAddr, source: io::Error) -> ServeError {

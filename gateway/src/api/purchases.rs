@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use stock::OrderId;
 
-use super::{Api, Ask, Reply, json as json_reply};
+use super::{Api, Ask, Reply, json as json_reply, parse};
 use crate::books::OrderStatus;
 use crate::problem::Problem;
 use crate::purchase::progress::Estimate;
@@ -67,7 +67,7 @@ impl Api {
             Ok(bytes) => bytes,
             Err(refusal) => return refusal,
         };
-        let wish = match parse(&bytes) {
+        let wish: Wish<'_> = match parse(&bytes) {
             Ok(wish) => wish,
             Err(refusal) => return refusal,
         };
@@ -114,11 +114,6 @@ impl Api {
             }
         }
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<Wish<'_>, Reply> {
-    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(bytes).map_err(|error| Problem::BadRequest.because(&error.to_string()))
 }
 
 fn metadata_text(raw: &RawValue) -> Result<Option<Cow<'_, str>>, Reply> {
