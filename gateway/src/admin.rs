@@ -15,12 +15,13 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use stock::{SaleDefinition, SaleId};
+use stock::{OrderId, SaleDefinition, SaleId};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Gateway;
+use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
 use crate::books::{BooksError, BooksFuture, SaleChange};
@@ -50,7 +51,7 @@ struct Pause {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Resume {}
+struct Nothing {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,6 +179,19 @@ impl Admin {
                     _ => method_not_allowed("GET, HEAD, PUT"),
                 };
             }
+            [Some("orders"), Some(order), Some("cancel"), None] => {
+                if *method != Method::POST {
+                    return method_not_allowed("POST");
+                }
+                let Ok(order_id) = order.parse::<OrderId>() else { return Problem::NotFound.response() };
+                if let Err(refusal) = self.read::<Nothing>(body).await {
+                    return refusal;
+                }
+                return match timeout(BOOKS_MAX, books.cancel(order_id, None)).await {
+                    Ok(result) => cancelled(result),
+                    Err(_) => Problem::Busy.because("the orders did not answer in time: ask again"),
+                };
+            }
             [Some("sales"), Some(sale), ..] => match sale.parse::<SaleId>() {
                 Ok(sale) => sale,
                 Err(_) => return Problem::UnknownSale.response(),
@@ -200,7 +214,7 @@ impl Admin {
                 .read::<Pause>(body)
                 .await
                 .map(|pause| SaleChange::Pause { by: pause.by.unwrap_or_else(|| "operator".into()) }),
-            (Some("resume"), None) => self.read::<Resume>(body).await.map(|_| SaleChange::Resume),
+            (Some("resume"), None) => self.read::<Nothing>(body).await.map(|_| SaleChange::Resume),
             (Some("restock"), None) => self.read::<Restock>(body).await.and_then(restock),
             _ => return Problem::NotFound.response(),
         };

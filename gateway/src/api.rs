@@ -30,7 +30,7 @@ use crate::{Gateway, pages};
 mod admission;
 mod demo;
 mod events;
-mod orders;
+pub(crate) mod orders;
 mod purchases;
 mod sales;
 

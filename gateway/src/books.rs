@@ -176,8 +176,8 @@ pub type BooksFuture<'a, T> = BoxFuture<'a, Result<T, BooksError>>;
 pub trait Books: Send + Sync {
     /// The order's row.
     fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>>;
-    /// Closes an unpaid order of this user.
-    fn cancel(&self, order_id: OrderId, user: UserId) -> BooksFuture<'_, Cancelled>;
+    /// Closes an unpaid order: of this user, or anybody's for the operator (`None`).
+    fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled>;
     /// Whether orders can be written and read at the moment. Cheap: asked every second.
     fn reachable(&self) -> BooksFuture<'_, ()>;
     /// All sales, oldest first.

@@ -84,16 +84,20 @@ impl Gateway {
             0 => thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        let (mut address, admin_address) = (self.config.listen, self.admin_config.listen);
-        refuse_taken("gateway.listen", address)?;
-        refuse_taken("admin.listen", admin_address)?;
+        // All listeners first: a taken address leaves no thread behind.
+        refuse_taken("gateway.listen", self.config.listen)?;
+        refuse_taken("admin.listen", self.admin_config.listen)?;
+        let (admin_listener, admin_address) = listen("admin.listen", self.admin_config.listen)?;
+        let (first, address) = listen("gateway.listen", self.config.listen)?;
+        let mut listeners = vec![first];
+        for _ in 1..threads_wanted {
+            listeners.push(listen("gateway.listen", address)?.0);
+        }
+
         let closing = watch::Sender::new(false);
         let ending = watch::Sender::new(false);
         let mut threads = Vec::with_capacity(threads_wanted + 2);
-
-        for n in 0..threads_wanted {
-            let (listener, bound) = listen("gateway.listen", address)?;
-            address = bound;
+        for (n, listener) in listeners.into_iter().enumerate() {
             let gateway = self.clone();
             let (closing, ending) = (closing.subscribe(), ending.subscribe());
             let connections_max = self.parts.in_flight_max.div_ceil(threads_wanted);
@@ -101,10 +105,10 @@ impl Gateway {
                 serve_public(gateway, listener, connections_max, closing, ending)
             })?);
         }
-        let (listener, admin_address) = listen("admin.listen", admin_address)?;
         let admin = Arc::new(Admin::new(self.clone(), registry, closing.subscribe()));
         let (gateway, until) = (self.clone(), ending.subscribe());
-        threads.push(spawn("gateway-admin".into(), move || serve_admin(gateway, admin, listener, until))?);
+        threads
+            .push(spawn("gateway-admin".into(), move || serve_admin(gateway, admin, admin_listener, until))?);
         let (gateway, until) = (self.clone(), ending.subscribe());
         threads.push(spawn(
             "gateway-background".into(),
@@ -198,8 +202,13 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<(std::net::TcpListen
         socket.bind(address)?;
         // `listen` needs a reactor to register with; the thread that serves brings its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let _entered = runtime.enter();
-        let listener = socket.listen(BACKLOG)?.into_std()?;
+        let listener = {
+            let _entered = runtime.enter();
+            socket.listen(BACKLOG).and_then(TcpListener::into_std)
+        };
+        // Dropping it would block, which the caller's own runtime does not allow.
+        runtime.shutdown_background();
+        let listener = listener?;
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };

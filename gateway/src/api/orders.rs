@@ -107,15 +107,20 @@ impl Api {
             Ok(_) => {}
             Err(not_shown) => return not_shown.reply(),
         }
-        match self.gateway.books.cancel(order_id, user).await {
-            Ok(Cancelled::Done(order)) => json_reply(StatusCode::OK, &OrderDocument::from(order)),
-            Ok(Cancelled::WrongState(status)) => wrong_state(status),
-            Ok(Cancelled::NotFound) => Problem::NotFound.response(),
-            Err(BooksError::Invalid(problem)) => Problem::BadRequest.because(&problem),
-            // Cancelling again is harmless.
-            Err(BooksError::Unavailable(_) | BooksError::UnknownSale(_) | BooksError::Differs(_)) => {
-                Problem::Busy.because("the order may or may not have been cancelled: ask again")
-            }
+        cancelled(self.gateway.books.cancel(order_id, Some(user)).await)
+    }
+}
+
+/// What a buyer or the operator hears of a wish to cancel.
+pub(crate) fn cancelled(result: Result<Cancelled, BooksError>) -> Reply {
+    match result {
+        Ok(Cancelled::Done(order)) => json_reply(StatusCode::OK, &OrderDocument::from(order)),
+        Ok(Cancelled::WrongState(status)) => wrong_state(status),
+        Ok(Cancelled::NotFound) => Problem::NotFound.response(),
+        Err(BooksError::Invalid(problem)) => Problem::BadRequest.because(&problem),
+        // Cancelling again is harmless.
+        Err(BooksError::Unavailable(_) | BooksError::UnknownSale(_) | BooksError::Differs(_)) => {
+            Problem::Busy.because("the order may or may not have been cancelled: ask again")
         }
     }
 }
