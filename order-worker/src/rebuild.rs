@@ -14,6 +14,7 @@ use stock::{LedgerError, Owner, Reservation, SaleId, Stock};
 
 use crate::database::{Database, DatabaseError, SaleRow};
 use crate::drain::DRAIN_GROUP;
+use crate::reconciler::{ReconcileError, bring};
 
 /// What keeps a ledger from being rebuilt. It stays closed.
 #[derive(Debug, thiserror::Error)]
@@ -62,19 +63,24 @@ pub async fn resume_or_rebuild(
     owner: Owner,
 ) -> Result<u64, RebuildError> {
     let epoch = database.epoch().await?;
+    // Before the first rebuild there is no epoch to bring a sale at.
+    if epoch == 0 {
+        return rebuild(database, stock, orders, owner).await;
+    }
     for row in database.sales().await?.into_iter().filter(|row| !row.settled) {
-        match stock.snapshot(&row.definition.id).await {
+        let sale = &row.definition.id;
+        match bring(database, stock, sale).await {
+            Ok(()) | Err(ReconcileError::Ledger(LedgerError::UnknownSale(_))) => {}
+            Err(ReconcileError::Ledger(error)) => return Err(error.into()),
+            Err(ReconcileError::Database(error)) => return Err(error.into()),
+        }
+        match stock.snapshot(sale).await {
             Ok(snapshot) if snapshot.open && snapshot.epoch == epoch => {}
-            // The reconciler brings it; before the first rebuild there is no epoch to bring it at.
-            Err(LedgerError::UnknownSale(_)) if !row.opened && epoch > 0 => {}
             Ok(_) | Err(LedgerError::UnknownSale(_)) => {
                 return rebuild(database, stock, orders, owner).await;
             }
             Err(error) => return Err(error.into()),
         }
-    }
-    if epoch == 0 {
-        return rebuild(database, stock, orders, owner).await;
     }
     Ok(epoch)
 }
@@ -114,7 +120,7 @@ pub async fn rebuild(
 
     // 5. Open; remembered first, so that an empty ledger never again passes for a beginning.
     for row in &sales {
-        database.mark_opened(&row.definition.id).await?;
+        database.mark_opened(&row.definition.id, epoch).await?;
         stock.open(&row.definition.id, epoch).await?;
     }
     queue::failpoint::hit("rebuild.opened");

@@ -160,7 +160,8 @@ impl Reconciler {
     }
 }
 
-/// Brings a sale's row to the ledger: a newer version is pushed; a sale that never was open is installed empty and opened.
+/// Brings a sale's row to the ledger: a newer version is pushed; a sale that never was open is installed empty and opened, and
+/// so is one whose ledger was complete when whoever was about to open it did not get there.
 /// An operator's change is followed by this at once; the reconciler repeats it until both are equal.
 ///
 /// # Errors
@@ -170,20 +171,29 @@ pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<
         return Err(DatabaseError::UnknownSale(sale.clone()).into());
     };
     match stock.snapshot(sale).await {
-        Ok(snapshot) if snapshot.version >= row.version => Ok(()),
-        Ok(_) => {
-            stock.push_sale(&row.ledger_version()).await?;
+        Ok(snapshot) => {
+            if snapshot.version < row.version {
+                stock.push_sale(&row.ledger_version()).await?;
+            }
+            let complete = !row.was_opened() || row.opened_epoch == snapshot.epoch;
+            if !snapshot.open && complete && snapshot.epoch == database.epoch().await? {
+                open(database, stock, sale, snapshot.epoch).await?;
+            }
             Ok(())
         }
-        Err(LedgerError::UnknownSale(_)) if !row.opened => {
+        Err(LedgerError::UnknownSale(_)) if !row.was_opened() => {
             let epoch = database.epoch().await?;
             stock.install(&row.ledger_version(), epoch).await?;
-            // Before it opens: were the ledger lost afterwards, an empty one must not pass for a beginning.
-            database.mark_opened(sale).await?;
-            queue::failpoint::hit("reconciler.marked_opened");
-            stock.open(sale, epoch).await?;
-            Ok(())
+            open(database, stock, sale, epoch).await
         }
         Err(error) => Err(error.into()),
     }
+}
+
+async fn open(database: &Database, stock: &Stock, sale: &SaleId, epoch: u64) -> Result<(), ReconcileError> {
+    // Before it opens: were the ledger lost afterwards, an empty one must not pass for a beginning.
+    database.mark_opened(sale, epoch).await?;
+    queue::failpoint::hit("reconciler.marked_opened");
+    stock.open(sale, epoch).await?;
+    Ok(())
 }

@@ -150,7 +150,7 @@ async fn rows_are_brought_to_the_ledger_until_equal() {
     world.reconciler().pass().await.unwrap();
     let snapshot = world.snapshot(&sale).await;
     assert!(snapshot.open && !snapshot.paused && snapshot.total == 2);
-    assert!(world.database.sale(&sale).await.unwrap().unwrap().opened);
+    assert!(world.database.sale(&sale).await.unwrap().unwrap().was_opened());
 
     world.reserve(&sale, 1, "u", 2).await.unwrap();
     world.database.restock(&sale, "r", 3).await.unwrap();

@@ -17,8 +17,8 @@ pub struct SaleRow {
     pub sold: u32,
     /// Who paused it; `None` while it runs. Only `resume` lifts it.
     pub paused_by: Option<String>,
-    /// Whether a ledger was ever open for it: if not, no promise can exist.
-    pub opened: bool,
+    /// The latest epoch whose ledger was complete and about to open for it; 0 if none ever was, and then no promise can exist.
+    pub opened_epoch: u64,
     /// Ended, nothing outstanding: the ledger may forget it.
     pub settled: bool,
     /// First instant at which no unit may be taken any more.
@@ -26,6 +26,12 @@ pub struct SaleRow {
 }
 
 impl SaleRow {
+    /// Whether a ledger was ever open for it, or may have been.
+    #[must_use]
+    pub fn was_opened(&self) -> bool {
+        self.opened_epoch > 0
+    }
+
     /// The part that the ledger must know.
     #[must_use]
     pub fn ledger_version(&self) -> SaleVersion {
@@ -116,12 +122,13 @@ impl Database {
         adapter!(self, database => database.end_now(sale.clone()).await)
     }
 
-    /// Records that a ledger is about to open for this sale: from now on an empty ledger is amnesia, not a beginning.
+    /// Records that this epoch's ledger holds all that it must of this sale and is about to open: whoever finds it closed may
+    /// open it, and an empty one is amnesia from now on, not a beginning. An older epoch changes nothing.
     ///
     /// # Errors
     /// [`DatabaseError::UnknownSale`].
-    pub async fn mark_opened(&self, sale: &SaleId) -> Result<(), DatabaseError> {
-        adapter!(self, database => database.mark_opened(sale.clone()).await)
+    pub async fn mark_opened(&self, sale: &SaleId, epoch: u64) -> Result<(), DatabaseError> {
+        adapter!(self, database => database.mark_opened(sale.clone(), epoch).await)
     }
 
     /// Settles a sale that has ended, none of whose orders is unpaid or refunding, and which owes the ledger no release.

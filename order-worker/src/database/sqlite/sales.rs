@@ -8,7 +8,7 @@ use crate::database::sales::difference;
 use crate::database::{Published, SaleRow};
 
 const COLUMNS: &str =
-    "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened, settled";
+    "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled";
 
 impl SqliteDatabase {
     pub(in crate::database) async fn publish(
@@ -143,10 +143,20 @@ impl SqliteDatabase {
         .await
     }
 
-    pub(in crate::database) async fn mark_opened(&self, sale: SaleId) -> Result<(), DatabaseError> {
+    pub(in crate::database) async fn mark_opened(
+        &self,
+        sale: SaleId,
+        epoch: u64,
+    ) -> Result<(), DatabaseError> {
         self.write(move |transaction, now| {
-            if !get(transaction, &sale)?.opened {
-                update(transaction, &sale, now, "opened = ?3", &true)?;
+            if get(transaction, &sale)?.opened_epoch < epoch {
+                update(
+                    transaction,
+                    &sale,
+                    now,
+                    "opened_epoch = ?3",
+                    &i64::try_from(epoch).unwrap_or(i64::MAX),
+                )?;
             }
             Ok(())
         })
@@ -214,7 +224,7 @@ fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
         total: row.get(1)?,
         sold: row.get(2)?,
         paused_by: row.get(7)?,
-        opened: row.get(8)?,
+        opened_epoch: unsigned(row, 8)?,
         settled: row.get(9)?,
     })
 }
