@@ -130,6 +130,22 @@ fn wrong_state(status: OrderStatus) -> Reply {
 }
 
 impl Gateway {
+    /// Where an order stands, as its user may see it, without HTTP. `None`: this user has no such order, for certain.
+    ///
+    /// # Errors
+    /// [`BooksError::Unavailable`]: at the moment nobody can tell.
+    pub async fn order_status(
+        &self,
+        order_id: OrderId,
+        user: &UserId,
+    ) -> Result<Option<OrderStatus>, BooksError> {
+        match self.look_up(order_id, user).await {
+            Ok(document) => Ok(Some(document.status)),
+            Err(NotShown::None) => Ok(None),
+            Err(NotShown::Unknown) => Err(BooksError::Unavailable("nobody can tell at the moment".into())),
+        }
+    }
+
     /// The order as its user may see it.
     pub(super) async fn look_up(&self, order_id: OrderId, user: &UserId) -> Result<OrderDocument, NotShown> {
         let offer = self.catalog.offer_whole();
@@ -176,8 +192,7 @@ impl Gateway {
         for sale in sales() {
             match self.stock.states(&sale.id, &[order_id]).await {
                 Ok(states) if states == [IdState::Absent] => {}
-                Err(LedgerError::UnknownSale(_)) => {}
-                // Taken in this very moment, or in the database by now.
+                // Taken in this very moment, or in the database by now; or a ledger that has lost its memory.
                 Ok(_) | Err(_) => ledger_silent = true,
             }
         }
