@@ -3,9 +3,13 @@
 mod config;
 mod disk;
 pub mod failpoint;
+mod metrics;
+pub mod operator;
 mod port;
 mod push;
+mod ring;
 mod storage;
+mod sync;
 
 use std::sync::Arc;
 
@@ -25,3 +29,21 @@ pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The injected randomness: 64 fresh bits a call.
 pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Named places between two steps at which a simulation may crash the process or fail the step.
+pub const FAILPOINTS: &[&str] = &[
+    "queue.append",
+    "queue.write",
+    "queue.sync",
+    "queue.publish",
+    "queue.wake",
+    "queue.roll",
+    "queue.prepare",
+    "queue.recycle",
+    "queue.retire",
+    "queue.recover-sync",
+    "queue.offset-write",
+    "queue.offset-sync",
+    "queue.offset-publish",
+    "queue.dead-letter",
+];

@@ -1,154 +1,370 @@
-//! skeleton
-#![allow(missing_docs, unused_variables)]
-use crate::port::*;
-use crate::{Now, Random, Storage};
+//! The disk adapter of the port: one log per topic below one directory that one process owns.
+//!
+//! An append's way: `topic` (permit, claim in the ring) → `committer` (batch) → `writer` (disk) → `watermark` (answer).
+//! A message's way: `reader` (below the watermark) → `group` → `offsets`. `open` and `recovery` bring a log back, `upkeep` makes and
+//! recycles segments, `format` has the bytes.
+
+mod committer;
+mod dead;
+mod drive;
+mod files;
+mod format;
+mod group;
+mod offsets;
+mod open;
+mod reader;
+mod recovery;
+mod topic;
+mod upkeep;
+mod verify;
+mod watermark;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use std::{
-    future::Future,
-    path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+
+use self::committer::{Committer, Step};
+use self::drive::Bell;
+use self::files::io;
+use self::topic::TopicShared;
+use crate::metrics::QueueMetrics;
+use crate::port::QueueError;
+use crate::storage::{Lock, Storage, SyncMethod};
+use crate::{Now, Random};
+
+pub use self::dead::DeadLetter;
+pub(crate) use self::drive::block_on;
+pub use self::group::DiskGroup;
+pub use self::open::ProbedDisk;
+pub(crate) use self::open::probe;
+pub use self::topic::{DiskAppend, DiskPermit, DiskTopic};
+pub(crate) use self::verify::verify;
+pub use self::verify::{DamagedBatch, VerifiedLog};
+
+/// Longest time between two rounds of upkeep, so that groups of other processes are followed.
+const UPKEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// Smallest segment, in bytes.
+const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 
 /// Who runs the committers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    /// A thread per topic and one for upkeep, started at open.
+    /// A thread per topic and one for upkeep, started when the topic is first opened.
     Thread,
     /// Nobody but [`crate::Queue::run`], polled by its owner.
     Driven,
 }
+
 /// How to open a disk queue.
 #[derive(Clone)]
 pub struct DiskOptions {
+    /// Where it lives; created if absent.
     pub directory: PathBuf,
+    /// The wall clock: time stamps, `deliver_at_ms`, ages.
     pub now: Now,
+    /// Draws the ids of a new directory and of new topics.
     pub random: Random,
+    /// The disk.
     pub storage: Storage,
+    /// Who runs the committers.
     pub driver: Driver,
+    /// Length of a segment file, rounded up to blocks, at least 64 KiB.
     pub segment_bytes: u64,
+    /// Memory for records that are not durable yet, a topic; rounded up to a power of two.
     pub ring_bytes: usize,
+    /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
+    pub(crate) sync: Option<SyncMethod>,
 }
+
 impl DiskOptions {
-    /// Real storage, committers in threads, 32 MiB segments, 8 MiB rings, a backlog of ten million.
+    /// Real storage, committers in threads, 32 MiB segments, rings of 8 MiB, a backlog of ten million records.
     pub fn new(directory: impl Into<PathBuf>, now: Now) -> Self {
         Self {
             directory: directory.into(),
             now,
-            random: Arc::new(|| getrandom::u64().expect("kernel randomness")),
+            random: Arc::new(random_from_system),
             storage: Storage::Real,
             driver: Driver::Thread,
             segment_bytes: 32 << 20,
             ring_bytes: 8 << 20,
             backlog_max: 10_000_000,
+            sync: None,
         }
     }
 }
+
+impl fmt::Debug for DiskOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("DiskOptions").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+/// Fresh bits from the system; ids need to differ, not to be secret, so that the clock's address serves where there are none.
+fn random_from_system() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(std::process::id())
+    })
+}
+
+/// A directory of logs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct DiskQueue {}
+pub struct DiskQueue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: DiskOptions,
+    instance: u64,
+    method: SyncMethod,
+    metrics: QueueMetrics,
+    upkeep: Arc<Bell>,
+    /// Rings when a topic was opened or the queue closes: for [`DiskQueue::run`].
+    changed: Bell,
+    topics: Mutex<BTreeMap<String, Arc<TopicShared>>>,
+    /// Committers that `run` has not taken yet.
+    committers: Mutex<Vec<Committer>>,
+    closing: Arc<AtomicBool>,
+    lock: Mutex<Option<Arc<Lock>>>,
+    foreign: bool,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Inner").field("directory", &self.options.directory).finish_non_exhaustive()
+    }
+}
+
 impl DiskQueue {
-    pub(crate) fn open(options: DiskOptions, registry: &mut Registry) -> Result<Self, QueueError> {
-        unimplemented!()
+    pub(crate) fn open(mut options: DiskOptions, registry: &mut Registry) -> Result<Self, QueueError> {
+        options.segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN).next_multiple_of(4096);
+        let (storage, directory) = (&options.storage, &options.directory);
+        storage.create_directory(directory).map_err(io("create", directory))?;
+        let lock_path = directory.join("lock");
+        let lock = storage.lock(&lock_path).map_err(io("lock", &lock_path))?;
+        let lock = lock.ok_or_else(|| QueueError::InUse { directory: directory.clone() })?;
+        let identity = open::identify_queue(&options)?;
+        let queue = Self::build(options, identity, QueueMetrics::register(registry), Some(lock));
+        for name in queue.topics()? {
+            queue.topic(&name)?;
+        }
+        Ok(queue)
     }
+
     pub(crate) fn attach(options: DiskOptions, registry: &mut Registry) -> Result<Self, QueueError> {
-        unimplemented!()
+        let identity = open::identify_foreign(&options)?;
+        Ok(Self::build(options, identity, QueueMetrics::register(registry), None))
     }
+
+    fn build(
+        options: DiskOptions,
+        identity: open::Identity,
+        metrics: QueueMetrics,
+        lock: Option<Lock>,
+    ) -> Self {
+        let inner = Inner {
+            foreign: lock.is_none(),
+            options,
+            instance: identity.id,
+            method: identity.method,
+            metrics,
+            upkeep: Arc::default(),
+            changed: Bell::default(),
+            topics: Mutex::default(),
+            committers: Mutex::default(),
+            closing: Arc::default(),
+            lock: Mutex::new(lock.map(Arc::new)),
+        };
+        let inner = Arc::new(inner);
+        if !inner.foreign && inner.options.driver == Driver::Thread {
+            let upkeep = Arc::clone(&inner.upkeep);
+            let (closing, weak) = (Arc::clone(&inner.closing), Arc::downgrade(&inner));
+            spawn("queue-upkeep", move || {
+                loop {
+                    drive::park_on(poll_fn(|context| upkeep.poll_rung(context)), Some(UPKEEP_EVERY));
+                    if closing.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let Some(topics) = weak.upgrade().map(|inner| inner.open_topics()) else { return };
+                    topics.iter().for_each(|topic| upkeep::round(topic));
+                }
+            });
+        }
+        Self { inner }
+    }
+
     pub(crate) fn instance(&self) -> u64 {
-        unimplemented!()
+        self.inner.instance
     }
-    pub(crate) fn topic(&self, name: &str) -> Result<DiskTopic, QueueError> {
-        unimplemented!()
-    }
+
     pub(crate) fn topics(&self) -> Result<Vec<String>, QueueError> {
-        unimplemented!()
+        let (storage, directory) = (&self.inner.options.storage, &self.inner.options.directory);
+        let mut names = storage.list(directory).map_err(io("list", directory))?;
+        names.retain(|name| storage.exists(&directory.join(name).join("topic")).unwrap_or(false));
+        Ok(names)
     }
+
+    pub(crate) fn topic(&self, name: &str) -> Result<DiskTopic, QueueError> {
+        valid_name(name)?;
+        let inner = &self.inner;
+        let mut topics = inner.topics.lock();
+        if let Some(shared) = topics.get(name) {
+            return Ok(DiskTopic { shared: Arc::clone(shared) });
+        }
+        if inner.closing.load(Ordering::Acquire) {
+            return Err(QueueError::Closed);
+        }
+        let shared = if inner.foreign {
+            let shared = open::attach_topic(&inner.options, name, inner.method)?;
+            listen(&shared);
+            shared
+        } else {
+            let (shared, committer) = open::open_topic(
+                &inner.options,
+                name,
+                inner.method,
+                &inner.metrics,
+                &inner.upkeep,
+                inner.lock.lock().clone(),
+            )?;
+            match inner.options.driver {
+                Driver::Thread => {
+                    spawn("queue-committer", move || {
+                        drive::park_on(committer.run(), None);
+                    });
+                }
+                Driver::Driven => inner.committers.lock().push(committer),
+            }
+            shared
+        };
+        topics.insert(name.to_owned(), Arc::clone(&shared));
+        inner.upkeep.ring();
+        inner.changed.ring();
+        Ok(DiskTopic { shared })
+    }
+
     pub(crate) fn run(&self) -> impl Future<Output = ()> + Send + use<> {
-        async {}
+        let inner = Arc::clone(&self.inner);
+        async move {
+            let mut committers: Vec<Committer> = Vec::new();
+            loop {
+                committers.append(&mut inner.committers.lock());
+                let mut worked = false;
+                committers.retain_mut(|committer| {
+                    let step = committer.step();
+                    worked |= step == Step::Worked;
+                    step != Step::Ended
+                });
+                if worked {
+                    // One phase a turn, so that everybody else gets in between.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                if committers.is_empty() && inner.closing.load(Ordering::Acquire) {
+                    return;
+                }
+                let driven = inner.options.driver == Driver::Driven;
+                poll_fn(|context| {
+                    let mut ready = inner.changed.poll_rung(context).is_ready();
+                    if driven && inner.upkeep.poll_rung(context).is_ready() {
+                        inner.open_topics().iter().for_each(|topic| upkeep::round(topic));
+                        ready |= inner.upkeep.poll_rung(context).is_ready();
+                    }
+                    for committer in &committers {
+                        ready |= committer.poll_work(context).is_ready();
+                    }
+                    if ready { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            }
+        }
     }
-    pub(crate) async fn shutdown(&self) {}
-}
-#[derive(Debug, Clone)]
-pub struct DiskTopic {}
-impl DiskTopic {
-    pub(crate) fn name(&self) -> &str {
-        unimplemented!()
-    }
-    pub(crate) fn try_permit(&self, payload_bytes: usize) -> Result<DiskPermit, Refused> {
-        unimplemented!()
-    }
-    pub(crate) fn append(&self, permit: DiskPermit, record: NewRecord<'_>) -> DiskAppend {
-        unimplemented!()
-    }
-    pub(crate) fn state(&self) -> TopicState {
-        unimplemented!()
-    }
-    pub(crate) fn end(&self) -> Option<Position> {
-        unimplemented!()
-    }
-    pub(crate) fn group(&self, name: &str) -> Result<DiskGroup, QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn groups(&self) -> Result<Vec<String>, QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn drop_group(&self, name: &str) -> Result<(), QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn committed(&self, group: &str) -> Result<Option<Position>, QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn lag(&self, group: &str) -> Result<Lag, QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn read(&self, after: Option<Position>, max: usize) -> Result<Vec<Message>, QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn position_before(&self, unix_ms: u64) -> Result<Option<Position>, QueueError> {
-        unimplemented!()
-    }
-}
-#[derive(Debug)]
-pub struct DiskGroup {}
-impl DiskGroup {
-    pub(crate) async fn pull(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn commit(&mut self, through: Position) -> Result<(), QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn rewind(&mut self) {}
-    pub(crate) fn ack_all(&mut self, positions: &[Position]) -> Result<(), QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn nack(&mut self, position: Position, delay: Duration) -> Result<(), QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn dead_letter(&mut self, message: &Message, reason: &str) -> Result<(), QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn reset(&mut self, through: Option<Position>) -> Result<(), QueueError> {
-        unimplemented!()
-    }
-    pub(crate) fn committed(&self) -> Option<Position> {
-        unimplemented!()
-    }
-    pub(crate) fn name(&self) -> &str {
-        unimplemented!()
+
+    pub(crate) async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.close();
+        for topic in inner.open_topics() {
+            let Some(own) = &topic.own else { continue };
+            loop {
+                let ended = own.ended.notified();
+                let mut ended = std::pin::pin!(ended);
+                ended.as_mut().enable();
+                if own.has_ended.load(Ordering::Acquire) {
+                    break;
+                }
+                ended.await;
+            }
+            topic.arrivals.notify_waiters();
+        }
+        inner.lock.lock().take();
     }
 }
-#[derive(Debug)]
-pub struct DiskPermit {}
-#[derive(Debug)]
-pub struct DiskAppend {}
-impl Future for DiskAppend {
-    type Output = Result<Position, AppendError>;
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        unimplemented!()
+
+impl Inner {
+    fn open_topics(&self) -> Vec<Arc<TopicShared>> {
+        self.topics.lock().values().cloned().collect()
+    }
+
+    /// Has committers settle what is in the rings and end.
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        for topic in self.topics.lock().values() {
+            if let Some(own) = &topic.own {
+                own.closed.store(true, Ordering::Release);
+                own.ring.close();
+            }
+        }
+        self.upkeep.ring();
+        self.changed.ring();
     }
 }
-pub(crate) fn block_on(append: Append) -> Result<Position, AppendError> {
-    unimplemented!()
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Passes the owner's bell on to this process's consumers, for as long as there are handles on the topic.
+fn listen(topic: &Arc<TopicShared>) {
+    let Some(mark) = topic.mark.clone() else { return };
+    let weak = Arc::downgrade(topic);
+    spawn("queue-listener", move || {
+        let mut seen = mark.durable();
+        loop {
+            mark.wait(seen);
+            let Some(topic) = weak.upgrade() else { return };
+            let durable = mark.durable();
+            if durable != seen {
+                seen = durable;
+                topic.arrivals.notify_waiters();
+            }
+        }
+    });
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    assert!(spawned.is_ok(), "the system has no thread for {name}: {spawned:?}");
+}
+
+/// Names of topics and groups become directories.
+pub(crate) fn valid_name(name: &str) -> Result<(), QueueError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let valid = (1..=64).contains(&name.len())
+        && name.bytes().all(allowed)
+        && !name.starts_with('.')
+        && !matches!(name, "lock" | "floodgate-queue");
+    if valid { Ok(()) } else { Err(QueueError::InvalidName(name.to_owned())) }
 }

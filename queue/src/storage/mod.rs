@@ -1,7 +1,15 @@
-//! Where bytes go: the real disk, or an injected one that loses, fails and lies under a seed.
+//! Where bytes go: the real disk, or an injected one that loses, fails and lies under a seed. Knows files, never records.
 
+mod aligned;
+mod real;
 #[cfg(feature = "simulation")]
-pub mod simulated;
+pub(crate) mod simulated;
+
+use std::io;
+use std::path::Path;
+
+pub(crate) use aligned::{AlignedBuffer, BLOCK_BYTES};
+pub(crate) use real::SharedMark;
 
 /// Which storage a queue stands on.
 #[derive(Debug, Clone)]
@@ -11,4 +19,182 @@ pub enum Storage {
     /// Memory that outlives the simulated process, with faults.
     #[cfg(feature = "simulation")]
     Simulated(simulated::SimulatedDisk),
+}
+
+/// How writes become durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SyncMethod {
+    /// A write, then `fdatasync`.
+    DataSync,
+    /// `O_DIRECT` and `O_DSYNC`: the write itself.
+    DirectWrite,
+}
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It exists and is only read.
+    Read,
+    /// Created if absent; read and written through the page cache.
+    Write,
+    /// It exists; whole blocks are written, durable by this method.
+    Append(SyncMethod),
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) enum File {
+    Real(std::fs::File),
+    #[cfg(feature = "simulation")]
+    Simulated(simulated::SimulatedFile),
+}
+
+/// An exclusive lock, free when dropped or when the process ends.
+#[derive(Debug)]
+pub(crate) enum Lock {
+    Real {
+        _file: std::fs::File,
+    },
+    #[cfg(feature = "simulation")]
+    Simulated {
+        _lock: simulated::SimulatedLock,
+    },
+}
+
+macro_rules! on_storage {
+    ($storage:expr, $real:expr, |$disk:ident| $simulated:expr) => {
+        match $storage {
+            Storage::Real => $real,
+            #[cfg(feature = "simulation")]
+            Storage::Simulated($disk) => $simulated,
+        }
+    };
+}
+
+impl Storage {
+    pub(crate) fn create_directory(&self, path: &Path) -> io::Result<()> {
+        on_storage!(self, std::fs::create_dir_all(path), |disk| disk.create_directory(path))
+    }
+
+    /// The names below a directory, sorted.
+    pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        on_storage!(self, real::list(path), |disk| disk.list(path))
+    }
+
+    pub(crate) fn exists(&self, path: &Path) -> io::Result<bool> {
+        on_storage!(self, path.try_exists(), |disk| disk.exists(path))
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        on_storage!(self, std::fs::rename(from, to), |disk| disk.rename(from, to))
+    }
+
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        on_storage!(self, std::fs::remove_file(path), |disk| disk.remove(path))
+    }
+
+    pub(crate) fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        on_storage!(self, std::fs::remove_dir_all(path), |disk| disk.remove_directory(path))
+    }
+
+    /// Makes creations, renames and removals in a directory durable.
+    pub(crate) fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        on_storage!(self, std::fs::File::open(path)?.sync_all(), |disk| disk.sync_directory())
+    }
+
+    pub(crate) fn open(&self, path: &Path, access: Access) -> io::Result<File> {
+        on_storage!(self, real::open(path, access).map(File::Real), |disk| disk
+            .open(path, access)
+            .map(File::Simulated))
+    }
+
+    /// Takes the lock file's lock; `None` while another holds it.
+    pub(crate) fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
+        on_storage!(self, real::lock(path), |disk| disk.lock(path))
+    }
+
+    /// Reads a whole small file.
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path, Access::Read)?;
+        let mut bytes = vec![0; usize::try_from(file.length()?).map_err(io::Error::other)?];
+        let filled = file.read_at_most(&mut bytes, 0)?;
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    /// Creates or replaces a small file so that a crash leaves the old or the new one whole.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let draft = path.with_extension("draft");
+        if self.exists(&draft)? {
+            self.remove(&draft)?;
+        }
+        let file = self.open(&draft, Access::Write)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync()?;
+        self.rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |parent| self.sync_directory(parent))
+    }
+
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self, Self::Real)
+    }
+}
+
+impl File {
+    pub(crate) fn length(&self) -> io::Result<u64> {
+        match self {
+            Self::Real(file) => file.metadata().map(|metadata| metadata.len()),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(file) => file.length(),
+        }
+    }
+
+    /// Makes everything written before it durable. After an error nobody knows what is; it must not be tried again.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match self {
+            Self::Real(file) => file.sync_data(),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(file) => file.sync(),
+        }
+    }
+
+    /// Reads until the buffer is full or the file ends; returns the bytes read.
+    pub(crate) fn read_at_most(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset + filled as u64;
+            let read = match self {
+                Self::Real(file) => std::os::unix::fs::FileExt::read_at(file, &mut buffer[filled..], at),
+                #[cfg(feature = "simulation")]
+                Self::Simulated(file) => file.read_at(&mut buffer[filled..], at),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Writes all of it, going on after short writes.
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let at = offset + written as u64;
+            let wrote = match self {
+                Self::Real(file) => std::os::unix::fs::FileExt::write_at(file, &bytes[written..], at),
+                #[cfg(feature = "simulation")]
+                Self::Simulated(file) => file.write_at(&bytes[written..], at),
+            };
+            match wrote {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,0 +1,131 @@
+//! Reading a whole log back: what survived, what a crash tore off, and what is damage. Changes nothing on the disk.
+//!
+//! The chain of batches is followed from the oldest kept segment on: each must continue its predecessor's sequence and
+//! carry its checksum. Where it ends, everything behind is searched for a batch that proves, by its durable sequence, that
+//! more was acknowledged than can be read: that is damage. Without such a proof it is a torn tail, and dropped.
+
+use super::files::{LogFiles, Place, corrupt, io};
+use super::format::{BatchHeader, FORMAT_VERSION, Invalid};
+use crate::port::QueueError;
+use crate::storage::{AlignedBuffer, BLOCK_BYTES};
+
+/// Bytes read at once when searching behind the end of the chain.
+const SEARCH_BYTES: usize = 1 << 20;
+
+/// What a log holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recovered {
+    /// The sequence that the next record gets.
+    pub(crate) next_sequence: u64,
+    /// The newest epoch seen; 0 in a new log.
+    pub(crate) epoch: u64,
+    /// The checksum that the next batch carries on.
+    pub(crate) previous_crc: u32,
+    /// The newest time stamp seen.
+    pub(crate) clock_ms: u64,
+    /// The highest segment number seen.
+    pub(crate) last_number: u64,
+    /// Segment files without a batch, and their lengths.
+    pub(crate) unused: Vec<(u64, u64)>,
+    /// Sound batches.
+    pub(crate) batches: u64,
+    /// Where the chain ends.
+    pub(crate) end: Option<Place>,
+}
+
+/// Follows the chain and fills the table of segments.
+pub(crate) fn recover(files: &LogFiles) -> Result<Recovered, QueueError> {
+    let mut recovered = Recovered { next_sequence: 1, ..Recovered::default() };
+    let mut buffer = Vec::new();
+    for number in files.numbers()? {
+        recovered.last_number = recovered.last_number.max(number);
+        let path = files.segment_path(number);
+        let file = files.storage.open(&path, crate::storage::Access::Read).map_err(io("open", &path))?;
+        let bytes = file.length().map_err(io("measure", &path))?;
+        let mut place = Place { segment: number, offset: 0, bytes, file: file.into(), path };
+        loop {
+            match files.read_batch(&place, &mut buffer)? {
+                Ok(header) => {
+                    follow(&mut recovered, &header, &place)?;
+                    files.note(&header, bytes)?;
+                    place.offset += header.padded_bytes();
+                }
+                Err(Invalid::Version(found)) => {
+                    return Err(QueueError::OtherVersion {
+                        path: place.path,
+                        found,
+                        supported: FORMAT_VERSION,
+                    });
+                }
+                Err(invalid) => {
+                    search(files, &recovered, &place, &invalid)?;
+                    break;
+                }
+            }
+        }
+        if place.offset == 0 {
+            recovered.unused.push((number, bytes));
+        } else {
+            recovered.end = Some(place);
+        }
+    }
+    Ok(recovered)
+}
+
+fn follow(recovered: &mut Recovered, header: &BatchHeader, place: &Place) -> Result<(), QueueError> {
+    let first = recovered.batches == 0;
+    if !first {
+        let (file, offset) = match &recovered.end {
+            Some(end) if place.offset == 0 => (&end.path, end.offset),
+            _ => (&place.path, place.offset),
+        };
+        if header.first_sequence != recovered.next_sequence {
+            let found = format!(
+                "the next batch starts with record {}, not {}",
+                header.first_sequence, recovered.next_sequence
+            );
+            return Err(corrupt(file, offset, found));
+        }
+        if header.previous_crc != recovered.previous_crc || header.epoch < recovered.epoch {
+            return Err(corrupt(file, offset, "the next batch continues another one"));
+        }
+    }
+    recovered.next_sequence = header.next_sequence();
+    recovered.epoch = header.epoch;
+    recovered.previous_crc = header.crc;
+    recovered.clock_ms = recovered.clock_ms.max(header.written_at_ms);
+    recovered.batches += 1;
+    Ok(())
+}
+
+/// Looks behind the end of a segment's chain for proof that more had been acknowledged.
+fn search(files: &LogFiles, recovered: &Recovered, end: &Place, invalid: &Invalid) -> Result<(), QueueError> {
+    let mut chunk = AlignedBuffer::new(SEARCH_BYTES.min(end.bytes as usize).max(BLOCK_BYTES));
+    let mut buffer = Vec::new();
+    let mut at = end.offset + BLOCK_BYTES as u64;
+    while at < end.bytes {
+        let filled = end.file.read_at_most(chunk.bytes_mut(), at).map_err(io("read", &end.path))?;
+        for (block, bytes) in chunk.bytes()[..filled].chunks(BLOCK_BYTES).enumerate() {
+            let Ok(header) = BatchHeader::peek(bytes) else { continue };
+            if header.segment != end.segment || header.log_id != files.log_id {
+                continue;
+            }
+            let place = Place { offset: at + (block * BLOCK_BYTES) as u64, ..end.clone() };
+            if let Ok(header) = files.read_batch(&place, &mut buffer)?
+                && header.durable_sequence >= recovered.next_sequence
+            {
+                let what = match invalid {
+                    Invalid::Damaged(what) => what,
+                    _ => "nothing",
+                };
+                let found = format!(
+                    "{what} where record {} should be, and the batch at byte {} proves that it was acknowledged",
+                    recovered.next_sequence, place.offset
+                );
+                return Err(corrupt(&end.path, end.offset, found));
+            }
+        }
+        at += filled.max(BLOCK_BYTES) as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Writing batches: one at a time, each a run of whole blocks behind the last, in segments that were zeroed before.
+
+use std::io;
+use std::sync::Arc;
+
+use super::files::LogFiles;
+use super::format::{BatchHeader, HEADER_BYTES, padded};
+use super::recovery::Recovered;
+use crate::failpoint;
+use crate::port::QueueError;
+use crate::storage::{Access, AlignedBuffer, BLOCK_BYTES, File, SyncMethod};
+
+/// Bytes of zeros written at once into a new segment.
+const ZEROES_BYTES: usize = 1 << 20;
+
+/// The one writer of a log.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    files: Arc<LogFiles>,
+    method: SyncMethod,
+    epoch: u64,
+    active: Option<Active>,
+    previous_crc: u32,
+    clock_ms: u64,
+    next_sequence: u64,
+    buffer: AlignedBuffer,
+    filled: usize,
+}
+
+#[derive(Debug)]
+struct Active {
+    file: File,
+    number: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Writer {
+    /// Continues a recovered log in a new epoch; batches have bodies of at most `body_bytes_max`.
+    pub(crate) fn new(
+        files: Arc<LogFiles>,
+        method: SyncMethod,
+        recovered: &Recovered,
+        body_bytes_max: usize,
+    ) -> Self {
+        Self {
+            files,
+            method,
+            epoch: recovered.epoch + 1,
+            active: None,
+            previous_crc: recovered.previous_crc,
+            clock_ms: recovered.clock_ms,
+            next_sequence: recovered.next_sequence,
+            buffer: AlignedBuffer::new(padded(body_bytes_max)),
+            filled: 0,
+        }
+    }
+
+    /// The sequence that the next record gets.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Bytes of body that the active segment and the buffer still take.
+    pub(crate) fn body_room(&self) -> usize {
+        let segment = self.active.as_ref().map_or(0, |active| (active.bytes - active.offset) as usize);
+        segment.min(self.buffer.bytes().len()).saturating_sub(HEADER_BYTES)
+    }
+
+    /// Bytes written into the active segment so far.
+    pub(crate) fn active_bytes(&self) -> Option<u64> {
+        self.active.as_ref().map(|active| active.offset)
+    }
+
+    /// Goes on in a prepared segment, from its first byte.
+    pub(crate) fn enter(&mut self, number: u64, bytes: u64) -> Result<(), QueueError> {
+        let path = self.files.segment_path(number);
+        let file = self
+            .files
+            .storage
+            .open(&path, Access::Append(self.method))
+            .map_err(super::files::io("open", &path))?;
+        self.active = Some(Active { file, number, offset: 0, bytes });
+        Ok(())
+    }
+
+    /// The place for a body's words.
+    pub(crate) fn body(&mut self) -> BodyWords<'_> {
+        BodyWords { body: &mut self.buffer.bytes_mut()[HEADER_BYTES..], filled: &mut self.filled }
+    }
+
+    /// Writes what was pushed as one batch of `count` records. It is not durable before [`Writer::sync`].
+    ///
+    /// A crash while it is under way leaves any subset of its sectors: the checksum then fails, nothing later proves that it
+    /// was acknowledged, and recovery drops it. The sectors of earlier batches are never touched.
+    pub(crate) fn write(
+        &mut self,
+        count: u32,
+        durable_sequence: u64,
+        now_ms: u64,
+    ) -> io::Result<BatchHeader> {
+        let active = self.active.as_mut().ok_or(io::ErrorKind::StorageFull)?;
+        self.clock_ms = self.clock_ms.max(now_ms);
+        let mut header = BatchHeader {
+            log_id: self.files.log_id,
+            epoch: self.epoch,
+            segment: active.number,
+            offset: active.offset,
+            first_sequence: self.next_sequence,
+            durable_sequence,
+            written_at_ms: self.clock_ms,
+            count,
+            body_bytes: self.filled as u32,
+            previous_crc: self.previous_crc,
+            ..BatchHeader::default()
+        };
+        let bytes = padded(self.filled);
+        header.crc = header.seal(&mut self.buffer.bytes_mut()[..bytes]);
+        if failpoint::hit("queue.write") {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        active.file.write_all_at(&self.buffer.bytes()[..bytes], active.offset)?;
+        active.offset += bytes as u64;
+        self.previous_crc = header.crc;
+        self.next_sequence = header.next_sequence();
+        self.filled = 0;
+        Ok(header)
+    }
+
+    /// Makes what was written durable. After an error nobody knows what is; the log must take nothing more.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        if failpoint::hit("queue.sync") {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        match (&self.active, self.method) {
+            (Some(active), SyncMethod::DataSync) => active.file.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the readers' table of a durable batch.
+    pub(crate) fn note(&self, header: &BatchHeader) -> Result<(), QueueError> {
+        self.files.note(header, self.active.as_ref().map_or(0, |active| active.bytes))
+    }
+}
+
+/// Takes a body's words one after the other.
+pub(crate) struct BodyWords<'a> {
+    body: &'a mut [u8],
+    filled: &'a mut usize,
+}
+
+impl BodyWords<'_> {
+    pub(crate) fn push(&mut self, word: u64) {
+        self.body[*self.filled..*self.filled + 8].copy_from_slice(&word.to_le_bytes());
+        *self.filled += 8;
+    }
+}
+
+/// Makes a zeroed segment file of whole blocks, durable, its name included.
+///
+/// A crash on the way leaves a draft, which the next open removes, or a segment without a batch, which it reuses.
+pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMethod) -> io::Result<()> {
+    if failpoint::hit("queue.prepare") {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    let draft = files.directory.join(format!("{number:016x}.draft"));
+    let result = (|| {
+        let created = files.storage.open(&draft, Access::Write)?;
+        let file = if method == SyncMethod::DirectWrite && files.storage.is_real() {
+            // Zeros that go around the page cache leave no pages there for the batches to invalidate.
+            files.storage.open(&draft, Access::Append(SyncMethod::DirectWrite))?
+        } else {
+            created
+        };
+        let zeros = AlignedBuffer::new(ZEROES_BYTES.min(bytes as usize));
+        let mut offset = 0;
+        while offset < bytes {
+            let chunk = zeros.bytes().len().min((bytes - offset) as usize);
+            file.write_all_at(&zeros.bytes()[..chunk], offset)?;
+            offset += chunk as u64;
+        }
+        file.sync()?;
+        files.storage.rename(&draft, &files.segment_path(number))?;
+        files.storage.sync_directory(&files.directory)
+    })();
+    if result.is_err() {
+        // What cannot be removed now is removed at the next open.
+        let _ = files.storage.remove(&draft);
+    }
+    result
+}
+
+/// Gives a segment file that nobody needs any more a new number, under which none of its stale batches decodes.
+///
+/// A crash before the directory's sync leaves it under the old name, as an old segment that all groups are past.
+pub(crate) fn recycle(files: &LogFiles, from: u64, to: u64) -> io::Result<()> {
+    if failpoint::hit("queue.recycle") {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
+    }
+    files.storage.rename(&files.segment_path(from), &files.segment_path(to))?;
+    files.storage.sync_directory(&files.directory)
+}
+
+/// Bytes of a segment that room may be promised for: the rest may be too short for the next record, or goes to the opening
+/// and closing batches.
+pub(crate) fn promised_bytes(segment_bytes: u64, frame_bytes_max: u64) -> u64 {
+    segment_bytes.saturating_sub(frame_bytes_max + 4 * BLOCK_BYTES as u64)
+}

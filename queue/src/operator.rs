@@ -1,0 +1,165 @@
+//! What an operator does with a queue: list, look, verify, reset, replay, probe. The command line's side of the crate.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::disk;
+use crate::port::{Lag, Message, NewRecord, Position, Queue, QueueError, Topic};
+use crate::storage::Storage;
+
+pub use crate::disk::{DamagedBatch, DeadLetter, ProbedDisk, VerifiedLog};
+
+/// One group of one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSummary {
+    /// The topic.
+    pub topic: String,
+    /// The group.
+    pub group: String,
+    /// Finished through here.
+    pub committed: Option<Position>,
+    /// How far behind.
+    pub lag: Lag,
+}
+
+/// One topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSummary {
+    /// Its name.
+    pub topic: String,
+    /// The oldest kept position.
+    pub oldest: Option<Position>,
+    /// The newest durable position.
+    pub end: Option<Position>,
+    /// Its groups.
+    pub groups: Vec<String>,
+}
+
+/// All topics of a queue, by name.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub async fn topics(queue: &Queue) -> Result<Vec<TopicSummary>, QueueError> {
+    let mut summaries = Vec::new();
+    for name in queue.topics()? {
+        let topic = queue.topic(&name)?;
+        let oldest = topic.read(None, 1).await?.first().map(|message| message.position);
+        summaries.push(TopicSummary { topic: name, oldest, end: topic.end(), groups: topic.groups()? });
+    }
+    Ok(summaries)
+}
+
+/// All groups of a queue with their offsets and lags, by topic and name.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub fn groups(queue: &Queue) -> Result<Vec<GroupSummary>, QueueError> {
+    let mut summaries = Vec::new();
+    for name in queue.topics()? {
+        let topic = queue.topic(&name)?;
+        for group in topic.groups()? {
+            let committed = topic.committed(&group)?;
+            let lag = topic.lag(&group)?;
+            summaries.push(GroupSummary { topic: name.clone(), group, committed, lag });
+        }
+    }
+    Ok(summaries)
+}
+
+/// Up to `max` records after `after`: `queue dump`.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub async fn dump(topic: &Topic, after: Option<Position>, max: usize) -> Result<Vec<Message>, QueueError> {
+    topic.read(after, max).await
+}
+
+/// The newest `max` records; call [`dump`] with the last position to follow: `queue tail`.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub async fn tail(topic: &Topic, max: usize) -> Result<Vec<Message>, QueueError> {
+    let Some(end) = topic.end() else { return Ok(Vec::new()) };
+    let after = end.0.saturating_sub(max as u64);
+    topic.read((after > 0).then_some(Position(after)), max).await
+}
+
+/// Walks every batch of every segment of every topic below a directory, whether it is in use or not, and changes nothing.
+///
+/// # Errors
+/// `Foreign`, `OtherVersion`, `Io`; damage is not an error but part of the answer.
+pub fn verify(directory: &Path) -> Result<Vec<VerifiedLog>, QueueError> {
+    disk::verify(&Storage::Real, directory)
+}
+
+/// Has a group continue after `through` (`None`: with the oldest kept record).
+///
+/// # Errors
+/// `GroupHeld` while a consumer runs; `UnknownGroup`; `OutOfRange`; `Io`.
+pub async fn reset_to_position(
+    topic: &Topic,
+    group: &str,
+    through: Option<Position>,
+) -> Result<(), QueueError> {
+    topic.committed(group)?;
+    topic.group(group)?.reset(through).await
+}
+
+/// Has a group continue with the first batch written at or after `unix_ms`.
+///
+/// # Errors
+/// As [`reset_to_position`].
+pub async fn reset_to_time(topic: &Topic, group: &str, unix_ms: u64) -> Result<Option<Position>, QueueError> {
+    let through = topic.position_before(unix_ms)?;
+    reset_to_position(topic, group, through).await?;
+    Ok(through)
+}
+
+/// Up to `max` dead letters of a group after the letter `after`.
+///
+/// # Errors
+/// `UnknownGroup`, `Corrupt`, `Io`.
+pub fn dead_letters(
+    topic: &Topic,
+    group: &str,
+    after: Option<Position>,
+    max: usize,
+) -> Result<Vec<DeadLetter>, QueueError> {
+    topic.committed(group)?;
+    match topic {
+        Topic::Disk(topic) => topic.dead_letters(group, after, max),
+    }
+}
+
+/// Appends one dead letter's message to its topic again, durable when it returns; every group sees it as a new record. The
+/// letter stays. Needs the directory's owner.
+///
+/// # Errors
+/// `NotOwner` when attached, `Closed` when shut down or poisoned, `Io` (retryable) when there is no room.
+pub async fn replay_dead_letter(topic: &Topic, letter: &DeadLetter) -> Result<Position, QueueError> {
+    let message = &letter.message;
+    let permit = topic.try_permit(message.payload.len()).map_err(|refused| match refused {
+        crate::Refused::Closed | crate::Refused::Poisoned => QueueError::NotOwner,
+        refused => QueueError::Io {
+            doing: "replay into",
+            path: PathBuf::from(topic.name()),
+            source: std::io::Error::other(refused),
+        },
+    })?;
+    let record =
+        NewRecord { key: &message.key, tag: &message.tag, deliver_at_ms: None, payload: &message.payload };
+    topic.append(permit, record).await.map_err(|_| QueueError::Closed)
+}
+
+/// Measures how fast the disk below a directory makes 4 KiB durable, by both methods: `queue probe-disk`.
+///
+/// # Errors
+/// `Io`.
+pub fn probe_disk(directory: &Path) -> Result<ProbedDisk, QueueError> {
+    disk::probe(&Storage::Real, directory)
+}
+
+/// A duration in microseconds, as the command line prints it.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

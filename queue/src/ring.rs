@@ -1,0 +1,269 @@
+//! The append ring: many producers, one consumer, bounded, lock-free. Owns the order of records; never touches the disk.
+//!
+//! A producer first *reserves* room (a credit of one record and so many words, by compare-and-swap, refused when there is
+//! none), then *claims* a place with one fetch-and-add, writes its words, and *commits* by storing the first word. The
+//! consumer gathers committed frames in order and *releases* them when they are durable: it zeroes the words first, so that a
+//! commit word is never read from an old frame, and gives the credit back last. The scheme is Aeron's, with two changes:
+//! frames may wrap around the end of the ring, since the consumer copies them word by word; and the claim yields the
+//! record's sequence number too, for one packed fetch-and-add moves both.
+//!
+//! Every word of the ring is an atomic that producers and the consumer access `Relaxed` but for the commit word, so that
+//! the whole is free of `unsafe`; on the machines in question a relaxed access is a plain one.
+
+use std::task::{Context, Poll, Waker};
+
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, fence};
+
+/// Low bits of the claim word, which count words; the rest counts records. Small under loom, so that both wrap.
+#[cfg(not(loom))]
+const WORD_BITS: u32 = 32;
+#[cfg(loom)]
+const WORD_BITS: u32 = 3;
+
+const WORD_MASK: u64 = (1 << WORD_BITS) - 1;
+const RECORD_MASK: u64 = u64::MAX >> WORD_BITS;
+const ONE_RECORD: u64 = 1 << WORD_BITS;
+
+/// Bytes of a frame are the low half of its first word; zero is "not committed".
+const LENGTH_MASK: u64 = u32::MAX as u64;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// Frames. A claim's owner writes its words `Relaxed` and the first `Release`; the consumer reads the first `Acquire`,
+    /// which pairs with it, then the rest `Relaxed`. The consumer zeroes them `Relaxed` before it gives back `credit`.
+    words: Box<[AtomicU64]>,
+    /// Claims so far, words in the low bits and records in the high ones, both modulo. Producers add `AcqRel`, so that each
+    /// sees what the claimers before it saw of `released_*`; the closer reads it after a `SeqCst` fence.
+    claimed: AtomicU64,
+    /// Words released so far. The consumer stores `Release`; claimers load `Acquire` to widen their modular claim.
+    released_words: AtomicU64,
+    /// Records released so far. As `released_words`.
+    released_records: AtomicU64,
+    /// Room taken: records in the high half, words in the low one. Producers take by compare-and-swap `Acquire`, pairing with
+    /// the `Release` subtraction of whoever gives back, so that they see the zeroed words.
+    credit: AtomicU64,
+    /// Set once by the closer, read by each claimer after its claim, a `SeqCst` fence between on both sides: a claim that the
+    /// closer does not count sees it.
+    closed: AtomicBool,
+    /// Whether the consumer sleeps. The consumer stores it `Relaxed`, then a `SeqCst` fence, then looks at the next commit
+    /// word; a producer stores the commit word, then a `SeqCst` fence, then looks here. One of them sees the other.
+    idle: AtomicBool,
+    /// Whom to wake. Written by the consumer before `idle`, taken by the producer that clears `idle`.
+    waker: Mutex<Option<Waker>>,
+    records_max: u64,
+}
+
+/// A claimed place that must be committed. Dropping it commits padding, so that a panic between cannot stall the consumer.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    ring: &'a Ring,
+    start: u64,
+    words: u64,
+    written: u64,
+    sequence: u64,
+    pad: u64,
+}
+
+/// The consumer's own place; there is one for each ring.
+#[derive(Debug, Default)]
+pub(crate) struct Consumer {
+    gathered_words: u64,
+    gathered_records: u64,
+}
+
+/// What one call of [`Ring::gather`] took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Gathered {
+    pub(crate) words: u64,
+    pub(crate) records: u64,
+}
+
+impl Ring {
+    /// A ring of `words` (a power of two) for at most `records_max` records.
+    pub(crate) fn new(words: usize, records_max: u64) -> Self {
+        assert!(words.is_power_of_two() && (words as u64) < 1 << WORD_BITS, "ring size");
+        assert!(records_max > 0 && records_max < u64::from(u32::MAX), "ring records");
+        Self {
+            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            claimed: AtomicU64::new(0),
+            released_words: AtomicU64::new(0),
+            released_records: AtomicU64::new(0),
+            credit: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            records_max,
+        }
+    }
+
+    /// Takes room for one record of `words`; the answer counts all records that hold room now, itself included.
+    pub(crate) fn try_reserve(&self, words: u64) -> Option<u64> {
+        let mut seen = self.credit.load(Ordering::Relaxed);
+        loop {
+            let (records, taken) = (seen >> 32, seen & LENGTH_MASK);
+            if records >= self.records_max || taken + words > self.words.len() as u64 {
+                return None;
+            }
+            let wanted = ((records + 1) << 32) | (taken + words);
+            match self.credit.compare_exchange_weak(seen, wanted, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(records + 1),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Gives room back that was reserved and not claimed.
+    pub(crate) fn give_back(&self, records: u64, words: u64) {
+        self.credit.fetch_sub((records << 32) | words, Ordering::Release);
+    }
+
+    /// Claims the next place for a frame of `words`, for which room is reserved. `pad` is the commit word of a padding frame
+    /// of that length. `None` once the ring is closed.
+    pub(crate) fn claim(&self, words: u64, pad: u64) -> Option<Claim<'_>> {
+        let before = self.claimed.fetch_add(ONE_RECORD + words, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        let closed = self.closed.load(Ordering::Relaxed);
+        // The consumer cannot pass this claim before it is committed, and the reserved room bounds how far behind it is, so
+        // that the modular counters have exactly one full value each.
+        let base = self.released_words.load(Ordering::Acquire);
+        let start = base + ((before & WORD_MASK).wrapping_sub(base) & WORD_MASK);
+        let records = (before >> WORD_BITS).wrapping_sub(start >> WORD_BITS) & RECORD_MASK;
+        let base = self.released_records.load(Ordering::Acquire);
+        let sequence = base + (records.wrapping_sub(base) & RECORD_MASK);
+        let claim = Claim { ring: self, start, words, written: 1, sequence, pad };
+        if closed { None } else { Some(claim) }
+    }
+
+    /// Copies committed frames, at most `words_max` words and `records_max` records of them, in order.
+    pub(crate) fn gather(
+        &self,
+        consumer: &mut Consumer,
+        words_max: u64,
+        records_max: u64,
+        mut word: impl FnMut(u64),
+    ) -> Gathered {
+        let mut gathered = Gathered::default();
+        while gathered.records < records_max {
+            let start = consumer.gathered_words;
+            let first = self.at(start).load(Ordering::Acquire);
+            let words = (first & LENGTH_MASK) / 8;
+            if first == 0 || gathered.words + words > words_max {
+                break;
+            }
+            word(first);
+            for offset in 1..words {
+                word(self.at(start + offset).load(Ordering::Relaxed));
+            }
+            consumer.gathered_words += words;
+            consumer.gathered_records += 1;
+            gathered.words += words;
+            gathered.records += 1;
+        }
+        gathered
+    }
+
+    /// The number of words of the next committed frame.
+    pub(crate) fn next_words(&self, consumer: &Consumer) -> Option<u64> {
+        match (self.at(consumer.gathered_words).load(Ordering::Acquire) & LENGTH_MASK) / 8 {
+            0 => None,
+            words => Some(words),
+        }
+    }
+
+    /// Frees the oldest gathered frames, which are durable now.
+    pub(crate) fn release(&self, gathered: Gathered) {
+        let start = self.released_words.load(Ordering::Relaxed);
+        for offset in 0..gathered.words {
+            self.at(start + offset).store(0, Ordering::Relaxed);
+        }
+        self.released_words.store(start + gathered.words, Ordering::Release);
+        let records = self.released_records.load(Ordering::Relaxed);
+        self.released_records.store(records + gathered.records, Ordering::Release);
+        self.give_back(gathered.records, gathered.words);
+    }
+
+    /// Ready when a frame waits to be gathered, or the ring is closed; otherwise the next commit or the close wakes.
+    pub(crate) fn poll_committed(&self, consumer: &Consumer, context: &mut Context<'_>) -> Poll<()> {
+        if self.next_words(consumer).is_some() {
+            return Poll::Ready(());
+        }
+        *self.waker.lock() = Some(context.waker().clone());
+        self.idle.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.next_words(consumer).is_some() || self.closed.load(Ordering::Relaxed) {
+            self.idle.store(false, Ordering::Relaxed);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the ring is closed.
+    pub(crate) fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()> {
+        *self.waker.lock() = Some(context.waker().clone());
+        if self.closed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Refuses claims from now on and wakes the consumer. Claims that were earlier are to be gathered still: see
+    /// [`Ring::is_drained`].
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if let Some(waker) = self.waker.lock().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether everything that was claimed before [`Ring::close`] has been gathered. Claims after it are padding that nobody
+    /// waits for; they are within the first look or never looked at.
+    pub(crate) fn is_drained(&self, consumer: &Consumer) -> bool {
+        let claimed = self.claimed.load(Ordering::Acquire) & WORD_MASK;
+        self.closed.load(Ordering::Relaxed) && claimed == consumer.gathered_words & WORD_MASK
+    }
+
+    fn at(&self, word: u64) -> &AtomicU64 {
+        &self.words[word as usize & (self.words.len() - 1)]
+    }
+
+    fn wake_consumer(&self) {
+        fence(Ordering::SeqCst);
+        if self.idle.load(Ordering::Relaxed) && self.idle.swap(false, Ordering::AcqRel) {
+            let waker = self.waker.lock().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Claim<'_> {
+    /// The record's number in this ring, from 0.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Writes the next word of the frame, from the second on.
+    pub(crate) fn push(&mut self, word: u64) {
+        assert!(self.written < self.words, "a frame longer than its claim");
+        self.ring.at(self.start + self.written).store(word, Ordering::Relaxed);
+        self.written += 1;
+    }
+
+    /// Publishes the frame to the consumer. `first` is its first word, whose low half is its length in bytes.
+    pub(crate) fn commit(self, first: u64) {
+        assert!(first & LENGTH_MASK == self.words * 8, "a frame's length is its claim's");
+        self.publish(first);
+        std::mem::forget(self);
+    }
+
+    fn publish(&self, first: u64) {
+        self.ring.at(self.start).store(first, Ordering::Release);
+        self.ring.wake_consumer();
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.publish(self.pad);
+    }
+}

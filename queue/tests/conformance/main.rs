@@ -1,0 +1,62 @@
+//! The port's conformance suite, written once and run by every adapter and storage.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod fixture;
+mod suite;
+
+use fixture::{Fixture, Kind};
+
+/// The one list of what every adapter has to pass.
+macro_rules! conformance {
+    ($($adapter:ident => $kind:expr),* $(,)?) => { $( conformance!(@list $adapter, $kind,
+        appends_are_read_back_in_order,
+        records_survive_a_reopen,
+        a_record_keeps_key_tag_payload_and_times,
+        sizes_are_checked_and_cost_nothing,
+        a_dropped_permit_gives_its_room_back,
+        the_ring_refuses_when_full_and_recovers,
+        the_backlog_bound_refuses_and_a_commit_lifts_it,
+        every_send_mode_delivers,
+        a_group_continues_behind_its_commit,
+        a_rewind_delivers_again,
+        a_group_is_held_once,
+        two_groups_are_independent,
+        pull_waits_for_an_append,
+        pull_gives_up_after_its_wait,
+        single_acknowledgements_survive_a_reopen,
+        commit_leaves_the_delayed_unfinished,
+        deliver_at_holds_a_record_back,
+        nack_delivers_again_later_with_a_higher_attempt,
+        a_nack_survives_a_reopen,
+        a_dead_letter_is_kept_and_replayed,
+        push_retries_and_gives_up,
+        push_has_at_most_so_many_under_way,
+        lag_and_distance_count_records,
+        reset_goes_back_and_forth,
+        reset_by_time_finds_the_batch,
+        a_dropped_group_begins_anew,
+        finished_segments_are_used_again,
+        the_slowest_group_holds_records,
+        after_shutdown_nothing_is_taken,
+        names_are_checked,
+        a_second_owner_is_refused,
+        a_clock_that_jumps_back_loses_nothing,
+    ); )* };
+    (@list $adapter:ident, $kind:expr, $($test:ident),* $(,)?) => {
+        mod $adapter {
+            use super::*;
+            $(
+                #[test]
+                fn $test() {
+                    Fixture::run($kind, suite::$test);
+                }
+            )*
+        }
+    };
+}
+
+conformance! {
+    disk_with_threads => Kind::RealThread,
+    disk_driven => Kind::RealDriven,
+    disk_simulated => Kind::Simulated,
+}
