@@ -1,0 +1,199 @@
+//! Fills the gateway's port on orders and on the operator's side with the database, the ledger and the log.
+
+use std::sync::{Arc, OnceLock};
+
+use gateway::books::{
+    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, SaleChange, SaleView,
+};
+use gateway::catalog::{Catalog, CatalogSale};
+use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
+use order_worker::{AuditError, Database, DatabaseError, ReconcileError, audit, bring};
+use queue::Topic;
+use stock::{OrderId, SaleDefinition, SaleId, Stock, UserId};
+
+/// See the module.
+pub(crate) struct RootBooks {
+    database: Database,
+    stock: Arc<Stock>,
+    orders: Topic,
+    /// Of the ledger that this process rebuilt.
+    epoch: u64,
+    /// The gateway's, which is made after these books.
+    catalog: OnceLock<Arc<Catalog>>,
+}
+
+impl RootBooks {
+    /// Books that are offered nowhere yet.
+    pub(crate) fn new(database: Database, stock: Arc<Stock>, orders: Topic, epoch: u64) -> Self {
+        Self { database, stock, orders, epoch, catalog: OnceLock::new() }
+    }
+
+    /// From now on changes show in `catalog`.
+    pub(crate) fn offer_through(&self, catalog: Arc<Catalog>) {
+        self.catalog.get_or_init(|| catalog);
+    }
+
+    /// Reads all sales into the gateway's memory. Sales that are settled are left out: nobody can buy there any more, and
+    /// their orders are found by id.
+    pub(crate) async fn refresh_catalog(&self) -> Result<(), DatabaseError> {
+        let mut rows = self.database.sales().await?;
+        rows.retain(|row| !row.settled);
+        rows.sort_by_key(|row| (row.definition.starts_at, row.definition.id.clone()));
+        let sales = rows
+            .into_iter()
+            .map(|row| CatalogSale {
+                version: row.version,
+                total: row.total,
+                paused_by: row.paused_by,
+                epoch: self.epoch,
+                definition: row.definition,
+            })
+            .collect();
+        if let Some(catalog) = self.catalog.get() {
+            catalog.replace(sales);
+        }
+        Ok(())
+    }
+
+    /// Takes a changed sale to ledger and catalog before the operator hears that it is changed. A ledger out of reach
+    /// leaves the row changed: the reconciler pushes it until both are equal.
+    async fn changed(&self, row: SaleRow) -> Result<SaleView, BooksError> {
+        bring(&self.database, &self.stock, &row.definition.id).await.map_err(unreconciled)?;
+        self.refresh_catalog().await.map_err(refused)?;
+        Ok(sale_view(row))
+    }
+}
+
+impl Books for RootBooks {
+    fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>> {
+        Box::pin(async move { Ok(self.database.order(order_id).await.map_err(refused)?.map(order_view)) })
+    }
+
+    fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled> {
+        Box::pin(async move {
+            Ok(match self.database.cancel(order_id, user.as_ref()).await.map_err(refused)? {
+                CancelOutcome::Cancelled(row) => Cancelled::Done(order_view(row)),
+                CancelOutcome::WrongState(status) => Cancelled::WrongState(order_status(status)),
+                CancelOutcome::NotFound => Cancelled::NotFound,
+            })
+        })
+    }
+
+    fn reachable(&self) -> BooksFuture<'_, ()> {
+        Box::pin(async move { self.database.epoch().await.map(|_| ()).map_err(refused) })
+    }
+
+    fn sales(&self) -> BooksFuture<'_, Vec<SaleView>> {
+        Box::pin(async move {
+            let mut rows = self.database.sales().await.map_err(refused)?;
+            rows.sort_by_key(|row| (row.definition.starts_at, row.definition.id.clone()));
+            Ok(rows.into_iter().map(sale_view).collect())
+        })
+    }
+
+    fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView> {
+        Box::pin(async move {
+            definition.validate().map_err(|e| BooksError::Invalid(e.to_string()))?;
+            match self.database.publish(&definition).await.map_err(refused)? {
+                Published::Differs(difference) => return Err(BooksError::Differs(difference)),
+                Published::New | Published::Unchanged => {}
+            }
+            let row = self.database.sale(&definition.id).await.map_err(refused)?;
+            self.changed(row.ok_or(BooksError::UnknownSale(definition.id))?).await
+        })
+    }
+
+    fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView> {
+        Box::pin(async move {
+            let row = match change {
+                SaleChange::Pause { by } => self.database.pause(&sale, &by).await,
+                SaleChange::Resume => self.database.resume(&sale).await,
+                SaleChange::Restock { restock_id, units } => {
+                    self.database.restock(&sale, &restock_id, units).await
+                }
+            };
+            self.changed(row.map_err(refused)?).await
+        })
+    }
+
+    fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>> {
+        Box::pin(async move {
+            let Some(row) = self.database.sale(&sale).await.map_err(refused)? else { return Ok(None) };
+            let audit = audit(&self.database, Some(&self.stock), Some(&self.orders), Some(&sale)).await;
+            let audit = audit.map_err(|e| match e {
+                AuditError::Database(e) => refused(e),
+                e => BooksError::Unavailable(e.to_string()),
+            })?;
+            let backlog = audit.backlog.unwrap_or(0);
+            let Some(books) = audit.sales.into_iter().next() else { return Ok(None) };
+            let ledger = books.ledger.as_ref();
+            Ok(Some(Figures {
+                total: u64::from(row.total),
+                // A settled sale has left the ledger: what the database did not sell is what remained.
+                remaining: ledger
+                    .map_or_else(|| i64::from(row.total) - i64::from(row.sold), |ledger| ledger.remaining),
+                pending: ledger.map_or(0, |ledger| ledger.pending),
+                confirmed: ledger.map_or_else(|| u64::from(row.sold), |ledger| ledger.confirmed),
+                sold: u64::from(row.sold),
+                backlog,
+                at_rest: backlog == 0 && books.at_rest.unwrap_or(row.settled),
+                epoch: ledger.map_or(self.epoch, |ledger| ledger.epoch),
+                paused_by: row.paused_by,
+            }))
+        })
+    }
+}
+
+fn refused(error: DatabaseError) -> BooksError {
+    match error {
+        DatabaseError::UnknownSale(sale) => BooksError::UnknownSale(sale),
+        error @ (DatabaseError::RestockDiffers { .. }
+        | DatabaseError::Invalid(_)
+        | DatabaseError::Record(_)) => BooksError::Invalid(error.to_string()),
+        error @ (DatabaseError::Unavailable(_) | DatabaseError::Schema(_) | DatabaseError::Broken(_)) => {
+            BooksError::Unavailable(error.to_string())
+        }
+    }
+}
+
+fn unreconciled(error: ReconcileError) -> BooksError {
+    match error {
+        ReconcileError::Database(error) => refused(error),
+        ReconcileError::Ledger(error) => BooksError::Unavailable(error.to_string()),
+    }
+}
+
+fn sale_view(row: SaleRow) -> SaleView {
+    SaleView {
+        total_now: row.total,
+        sold: u64::from(row.sold),
+        paused_by: row.paused_by,
+        version: row.version,
+        definition: row.definition,
+    }
+}
+
+fn order_view(row: OrderRow) -> OrderView {
+    OrderView {
+        order_id: row.order_id,
+        sale: row.sale_id,
+        user: row.user_id,
+        quantity: row.quantity,
+        amount: row.amount,
+        currency: row.currency,
+        status: order_status(row.status),
+        pay_by: row.pay_by,
+    }
+}
+
+fn order_status(status: order_worker::database::OrderStatus) -> OrderStatus {
+    use order_worker::database::OrderStatus as Row;
+    match status {
+        Row::Unpaid => OrderStatus::Unpaid,
+        Row::Paid => OrderStatus::Paid,
+        Row::Closed => OrderStatus::Closed,
+        Row::Refunding => OrderStatus::Refunding,
+        Row::Refunded => OrderStatus::Refunded,
+        Row::Rejected => OrderStatus::Rejected,
+    }
+}

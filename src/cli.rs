@@ -1,0 +1,112 @@
+//! The command line: what can be typed, and which function each command is.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+
+mod admin_client;
+mod audit;
+mod migrate;
+mod orders;
+mod output;
+mod queue;
+mod sales;
+
+/// Floodgate: turns a flash sale's spike into a short queue of certain orders.
+///
+/// Without a command everything runs in this process: gateway, ledger, queue, order worker and an SQLite database.
+#[derive(Debug, Parser)]
+#[command(
+    name = "floodgate",
+    version,
+    after_help = "Exit codes: 0 good, 1 failed, 2 wrong usage or configuration.\n\
+    Every key of the configuration can be overridden as FLOODGATE_SECTION__KEY, such as FLOODGATE_GATEWAY__LISTEN."
+)]
+pub(crate) struct Cli {
+    /// The TOML file with the configuration; without it everything has its default, and a demo sale opens 20 s after the start.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the effective configuration as TOML, secrets hidden, and exit.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run only the gateway (needs stock.backend = "redis": the embedded ledger lives in one process)
+    Gateway,
+    /// Run only the order worker (needs stock.backend = "redis": the embedded ledger lives in one process)
+    Worker,
+    /// Publish, list, show, restock, pause or resume sales
+    #[command(subcommand)]
+    Sales(sales::SalesCommand),
+    /// Show, list or cancel orders
+    #[command(subcommand)]
+    Orders(orders::OrdersCommand),
+    /// Compare ledger, queue and database of the running system; exit 1 if a unit or an order does not add up
+    Audit(Json),
+    /// Show the stock ledger's books, or rebuild them
+    #[command(subcommand)]
+    Ledger(audit::LedgerCommand),
+    /// Show, check or apply the database's schema
+    Migrate(migrate::Migrate),
+    /// Look into the queue's log, and move what reads it
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Json {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Runs a command that is not a server.
+pub(crate) async fn run(command: Command, config: &Config) -> ExitCode {
+    let outcome = match command {
+        Command::Gateway | Command::Worker => Err(Failure::Usage(
+            "one role alone needs a ledger that processes share: set stock.backend = \"redis\" (not in this build); \
+             without it run `floodgate` itself, which is both"
+                .into(),
+        )),
+        Command::Sales(command) => sales::run(command, config).await,
+        Command::Orders(command) => orders::run(command, config).await,
+        Command::Audit(json) => audit::run(config, json).await,
+        Command::Ledger(command) => audit::ledger(command, config).await,
+        Command::Migrate(migrate) => migrate.run(config),
+        Command::Queue(command) => queue::run(command, config).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => {
+            eprintln!("floodgate: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(message)) => {
+            eprintln!("floodgate: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command did not do what was asked: exit 2 or 1.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The call itself is wrong.
+    Usage(String),
+    /// The call is right, the world is not.
+    Failed(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}

@@ -1,0 +1,92 @@
+//! Calls on the admin listener of the running system: every command that changes something goes this way.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::Failure;
+use crate::config::Config;
+
+const CALL_MAX: Duration = Duration::from_secs(10);
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Sends one call and gives back the JSON of its answer; an error answer becomes a [`Failure`] with its words.
+pub(super) async fn call(
+    config: &Config,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    tokio::time::timeout(CALL_MAX, exchange(config, method, path, body)).await.unwrap_or_else(|_| {
+        Err(Failure::Failed(format!(
+            "the admin listener at {} did not answer within {} s: is the process overloaded or frozen?",
+            config.admin.listen,
+            CALL_MAX.as_secs()
+        )))
+    })
+}
+
+async fn exchange(
+    config: &Config,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    let token = token(config)?;
+    let address = config.admin.listen;
+    let stream = TcpStream::connect(address).await.map_err(|e| {
+        Failure::Failed(format!(
+            "nothing answers at the admin listener {address}: {e}; start `floodgate`, or set admin.listen"
+        ))
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address.to_string())
+        .header("authorization", format!("Bearer {}", token.trim()))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|e| Failure::Failed(format!("the admin listener's answer broke off: {e}")))?
+            .to_bytes();
+        let value: Value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
+        if status.is_success() {
+            return Ok(value);
+        }
+        let words = value
+            .get("detail")
+            .or_else(|| value.get("title"))
+            .and_then(Value::as_str)
+            .unwrap_or("no reason given");
+        Err(Failure::Failed(format!("refused with {status}: {words}")))
+    };
+    tokio::select! {
+        biased;
+        outcome = answer => outcome,
+        Err(e) = connection => Err(Failure::Failed(format!("the connection to the admin listener broke: {e}"))),
+    }
+}
+
+fn token(config: &Config) -> Result<String, Failure> {
+    match (&config.admin.token, &config.admin.token_file) {
+        (Some(token), _) => Ok(token.expose().to_owned()),
+        (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| {
+            Failure::Failed(format!(
+                "cannot read the admin token {}: {e}; run this where the system runs, or set admin.token_file",
+                path.display()
+            ))
+        }),
+        (None, None) => Err(Failure::Usage("set admin.token or admin.token_file".into())),
+    }
+}

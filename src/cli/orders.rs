@@ -1,0 +1,75 @@
+//! `floodgate orders …`: reading works on the database alone; changes go through the admin listener.
+
+use clap::Subcommand;
+use hyper::Method;
+use stock::{OrderId, SaleId};
+
+use super::{Failure, Json, admin_client, output};
+use crate::config::Config;
+use crate::engines;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OrdersCommand {
+    /// Show one order's row
+    Show {
+        /// The order's id
+        order: OrderId,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// List a sale's orders, oldest first
+    List {
+        /// The sale's id
+        sale: SaleId,
+        /// Start behind this order
+        #[arg(long, value_name = "ORDER")]
+        after: Option<OrderId>,
+        /// At most so many, up to 10000
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Cancel an unpaid order: its units go back on sale
+    Cancel {
+        /// The order's id
+        order: OrderId,
+    },
+}
+
+pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), Failure> {
+    match command {
+        OrdersCommand::Show { order, json } => {
+            let database = engines::open_database_to_read(config)?;
+            let row = database.order(order).await?.ok_or_else(|| {
+                Failure::Failed(format!("no row for order {order}: it may still be queued (`floodgate queue lag`), or it never was"))
+            })?;
+            output::one(json, &row)
+        }
+        OrdersCommand::List { sale, after, limit, json } => {
+            let database = engines::open_database_to_read(config)?;
+            let rows = database.orders(&sale, after, limit as usize).await?;
+            output::list(
+                json,
+                &rows,
+                ["ORDER", "USER", "UNITS", "HELD", "AMOUNT", "STATUS", "CREATED"],
+                |row| {
+                    [
+                        row.order_id.to_string(),
+                        row.user_id.to_string(),
+                        row.quantity.to_string(),
+                        row.units_held.to_string(),
+                        format!("{} {}", row.amount, row.currency),
+                        row.status.to_string(),
+                        row.created_at.to_string(),
+                    ]
+                },
+            )
+        }
+        OrdersCommand::Cancel { order } => {
+            let path = format!("/admin/v1/orders/{order}/cancel");
+            let answer = admin_client::call(config, Method::POST, &path, None).await?;
+            output::one(Json { json: false }, &answer)
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `floodgate sales …`: reading works on the database alone; changes go through the admin listener.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use hyper::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use stock::{SaleDefinition, SaleId, Timestamp};
+
+use super::{Failure, Json, admin_client, output};
+use crate::config::Config;
+use crate::engines;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SalesCommand {
+    /// Publish the [[sale]] tables of a TOML file; one that exists and is equal changes nothing, one that differs is refused
+    Publish {
+        /// A TOML file with one or more [[sale]]
+        file: PathBuf,
+    },
+    /// List all sales
+    List(#[command(flatten)] Json),
+    /// Show one sale: its row, and its books if the system runs
+    Show {
+        /// The sale's id
+        sale: SaleId,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Add units to a sale
+    Restock {
+        /// The sale's id
+        sale: SaleId,
+        /// Units to add, at least 1
+        units: u32,
+        /// Names this restock: the same id again changes nothing, so a repeated call is safe
+        #[arg(long, value_name = "TEXT")]
+        restock_id: String,
+    },
+    /// Refuse everybody until resumed
+    Pause {
+        /// The sale's id
+        sale: SaleId,
+    },
+    /// Let buyers in again
+    Resume {
+        /// The sale's id
+        sale: SaleId,
+    },
+}
+
+pub(super) async fn run(command: SalesCommand, config: &Config) -> Result<(), Failure> {
+    match command {
+        SalesCommand::Publish { file } => publish(&file, config).await,
+        SalesCommand::List(json) => list(json, config).await,
+        SalesCommand::Show { sale, json } => show(&sale, json, config).await,
+        SalesCommand::Restock { sale, units, restock_id } => {
+            change(config, &sale, "restock", Some(json!({ "restock_id": restock_id, "units": units }))).await
+        }
+        SalesCommand::Pause { sale } => change(config, &sale, "pause", None).await,
+        SalesCommand::Resume { sale } => change(config, &sale, "resume", None).await,
+    }
+}
+
+async fn publish(file: &PathBuf, config: &Config) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        sale: Vec<SaleDefinition>,
+    }
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::Usage(format!("cannot read {}: {e}", file.display())))?;
+    let File { sale: sales } =
+        toml::from_str(&text).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
+    for sale in sales {
+        admin_client::call(config, Method::PUT, "/admin/v1/sales", Some(&serde_json::to_value(&sale)?))
+            .await?;
+        println!("published {}", sale.id);
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct SaleLine {
+    sale_id: SaleId,
+    title: String,
+    total: u32,
+    sold: u32,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    paused_by: Option<String>,
+}
+
+async fn list(json: Json, config: &Config) -> Result<(), Failure> {
+    let database = engines::open_database_to_read(config)?;
+    let lines: Vec<SaleLine> = database
+        .sales()
+        .await?
+        .into_iter()
+        .map(|row| SaleLine {
+            sale_id: row.definition.id,
+            title: row.definition.title,
+            total: row.total,
+            sold: row.sold,
+            starts_at: row.definition.starts_at,
+            ends_at: row.ends_at,
+            paused_by: row.paused_by,
+        })
+        .collect();
+    output::list(json, &lines, ["SALE", "TOTAL", "SOLD", "STARTS", "ENDS", "PAUSED BY", "TITLE"], |line| {
+        [
+            line.sale_id.to_string(),
+            line.total.to_string(),
+            line.sold.to_string(),
+            line.starts_at.to_string(),
+            line.ends_at.to_string(),
+            line.paused_by.clone().unwrap_or_default(),
+            line.title.clone(),
+        ]
+    })
+}
+
+async fn show(sale: &SaleId, json: Json, config: &Config) -> Result<(), Failure> {
+    let database = engines::open_database_to_read(config)?;
+    let row = database.sale(sale).await?.ok_or_else(|| {
+        Failure::Failed(format!("no sale {:?}: `floodgate sales list` shows those that exist", sale.as_str()))
+    })?;
+    let mut shown = serde_json::to_value(&row.definition)?;
+    if let Value::Object(fields) = &mut shown {
+        fields.insert("total".into(), row.total.into());
+        fields.insert("sold".into(), row.sold.into());
+        fields.insert("ends_at".into(), serde_json::to_value(row.ends_at)?);
+        fields.insert("paused_by".into(), serde_json::to_value(&row.paused_by)?);
+        match admin_client::call(config, Method::GET, &format!("/admin/v1/sales/{sale}"), None).await {
+            Ok(books) => fields.insert("books".into(), books),
+            Err(Failure::Usage(reason) | Failure::Failed(reason)) => {
+                fields.insert("books".into(), reason.into())
+            }
+        };
+    }
+    output::one(json, &shown)
+}
+
+async fn change(config: &Config, sale: &SaleId, what: &str, body: Option<Value>) -> Result<(), Failure> {
+    let path = format!("/admin/v1/sales/{sale}/{what}");
+    let books = admin_client::call(config, Method::POST, &path, body.as_ref()).await?;
+    output::one(Json { json: false }, &books)
+}

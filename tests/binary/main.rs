@@ -1,0 +1,202 @@
+//! The binary from outside: what it says to mistakes, and one purchase from login to row and back.
+
+mod server;
+
+use server::{Site, free_address};
+
+fn sale(id: &str, total: u32, starts_in_s: i64) -> String {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis()
+            as i64;
+    let at = |seconds: i64| stock::Timestamp((now + seconds * 1000) as u64);
+    format!(
+        "[[sale]]\nid = \"{id}\"\ntitle = \"{id}\"\nprice = 100\ntotal = {total}\nstarts_at = \"{}\"\nends_at = \"{}\"\n",
+        at(starts_in_s),
+        at(3600)
+    )
+}
+
+fn fails_with(site: &Site, arguments: &[&str], exit: i32, words: &[&str]) {
+    let output = site.run(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit), "{arguments:?} said {said}");
+    for word in words {
+        assert!(said.contains(word), "{arguments:?}: {word:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_purchase_from_login_to_row_and_back() {
+    let site = Site::new(&sale("s", 2, -1));
+    let server = site.start();
+    let (token, pass, order) = site.pass("s", "ann");
+    let bearer = format!("Bearer {token}");
+    let press = || {
+        site.call(
+            "POST",
+            "/api/v1/sales/s/orders",
+            &[("floodgate-pass", &pass)],
+            "{\"quantity\":1,\"metadata\":\"gift\"}",
+        )
+    };
+    let first = press();
+    assert_eq!(first.status, 202, "{}", first.body);
+    assert_eq!(first.json()["order_id"], order.as_str());
+    assert_eq!(press().json()["order_id"], order.as_str(), "the same pass is the same order");
+
+    let ask = || site.call("GET", &format!("/api/v1/orders/{order}"), &[("authorization", &bearer)], "");
+    let unpaid = site
+        .wait_for("unpaid", ask, |answer| answer.status == 200 && answer.json()["status"] == "unpaid")
+        .json();
+    assert_eq!((&unpaid["quantity"], &unpaid["amount"]), (&1.into(), &100.into()));
+
+    let database = rusqlite::Connection::open(site.database()).expect("there");
+    let row = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).expect(sql);
+    assert_eq!(
+        row(
+            "SELECT count(*) FROM floodgate_orders WHERE user_id = 'ann' AND metadata = 'gift' AND units_held = 1"
+        ),
+        1
+    );
+    assert_eq!(row("SELECT sold FROM floodgate_sales WHERE sale_id = 's'"), 1);
+
+    let cancel =
+        site.call("POST", &format!("/api/v1/orders/{order}/cancel"), &[("authorization", &bearer)], "");
+    assert_eq!(cancel.status, 200, "{}", cancel.body);
+    let books = || site.admin_call("GET", "/admin/v1/sales/s", "");
+    let books =
+        site.wait_for("rest", books, |a| a.json()["at_rest"] == true && a.json()["remaining"] == 2).json();
+    assert_eq!((&books["confirmed"], &books["sold"]), (&0.into(), &0.into()));
+    let again = press();
+    assert_eq!(again.status, 409, "{}", again.body);
+    assert!(again.body.contains("pass-used"), "{}", again.body);
+
+    for (command, word) in [
+        (&["sales", "list"][..], "s"),
+        (&["sales", "show", "s", "--json"], "\"at_rest\": true"),
+        (&["orders", "list", "s"], "closed"),
+        (&["orders", "show", &order], "closed"),
+        (&["audit"], "s"),
+        (&["queue", "lag"], "floodgate-orders"),
+        (&["queue", "topics"], "floodgate-orders"),
+        (&["migrate", "--check"], "schema"),
+        (&["ledger", "show"], "s"),
+    ] {
+        let output = site.run(command);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains(word),
+            "{command:?}: {said} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    drop(server);
+}
+
+#[test]
+fn sold_out_pause_restock_and_a_restart() {
+    let site = Site::new(&sale("s", 1, -1));
+    let server = site.start();
+    let buy = |user: &str| {
+        let (_, pass, _) = site.pass("s", user);
+        site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &pass)], "{}")
+    };
+    let (_, late_pass, _) = site.pass("s", "late");
+    assert_eq!(buy("ann").status, 202);
+    let late = || site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &late_pass)], "{}");
+    let refused = late();
+    assert_eq!((refused.status, refused.body.contains("sold-out")), (410, true), "{}", refused.body);
+
+    let restock = || site.run(&["sales", "restock", "s", "1", "--restock-id", "more"]);
+    assert!(restock().status.success());
+    assert!(restock().status.success(), "the same restock again changes nothing");
+    assert!(site.run(&["sales", "pause", "s"]).status.success());
+    let paused = site.wait_for("pause", late, |answer| answer.status == 503);
+    assert!(paused.body.contains("paused"), "{}", paused.body);
+
+    // An operator's pause and a restock outlive the process; the books are rebuilt.
+    server.signal("-KILL");
+    server.wait();
+    let server = site.start();
+    let books = site.admin_call("GET", "/admin/v1/sales/s", "").json();
+    assert_eq!((&books["total"], &books["remaining"]), (&2.into(), &1.into()), "{books}");
+    assert!(site.run(&["sales", "resume", "s"]).status.success());
+    assert_eq!(site.wait_for("resumption", late, |answer| answer.status != 503).status, 202);
+
+    server.signal("-TERM");
+    assert!(server.wait().success(), "a clean shutdown: {}", site.log());
+}
+
+#[test]
+fn wrong_configuration_names_the_key() {
+    let site = Site::new("");
+    site.configure("[queue]\ndirectroy = \"x\"\n");
+    fails_with(&site, &[], 2, &["[queue]", "directroy", "\"directory\""]);
+    site.configure("[stock]\nbackend = \"redis\"\n");
+    fails_with(&site, &[], 2, &["[stock]", "redis"]);
+    site.configure("[[sale]]\nid = \"a b\"\nprice = 1\ntotal = 1\nstarts_at = \"2030-01-01T00:00:00Z\"\nends_at = \"2030-01-02T00:00:00Z\"\n");
+    fails_with(&site, &[], 2, &["[sale]", "sale id"]);
+    site.configure("[[sale]]\nid = \"a\"\nprice = 1\ntotal = 1\nstarts_at = \"2030-01-02T00:00:00Z\"\nends_at = \"2030-01-01T00:00:00Z\"\n");
+    fails_with(&site, &[], 2, &["[[sale]]", "ends_at"]);
+    site.configure("");
+    fails_with(&site, &["gateway"], 2, &["stock.backend"]);
+    fails_with(&site, &["sales", "frobnicate"], 2, &["frobnicate"]);
+    fails_with(&site, &["sales", "list"], 1, &["orders.db"]);
+    fails_with(&site, &["sales", "pause", "s"], 1, &["admin"]);
+}
+
+#[test]
+fn a_changed_definition_stops_the_start_and_shows_the_difference() {
+    let definition = sale("s", 5, -1);
+    let site = Site::new(&definition);
+    drop(site.start());
+    site.configure(&definition.replace("price = 100", "price = 99"));
+    fails_with(&site, &[], 2, &["price", "100", "99"]);
+    site.configure(&definition);
+    drop(site.start());
+}
+
+#[test]
+fn a_taken_port_and_a_taken_directory_say_what_to_do() {
+    let site = Site::new("");
+    let server = site.start();
+    let mut second = Site::new("");
+    let listener = std::net::TcpListener::bind(free_address()).expect("free");
+    second.buyers = listener.local_addr().expect("bound");
+    second.configure("");
+    fails_with(&second, &[], 1, &["gateway.listen", &second.buyers.port().to_string()]);
+    let admin = site.admin;
+    second.buyers = free_address();
+    second.admin = free_address();
+    second.configure(&format!("[queue]\ndirectory = {:?}\n", site.path().join("data/queue")));
+    fails_with(&second, &[], 1, &["data/queue"]);
+    second.admin = admin;
+    second.configure("");
+    fails_with(&second, &[], 1, &["admin.listen"]);
+    std::fs::write(second.path().join("file"), "no directory").expect("writable");
+    second.admin = free_address();
+    second.configure("[queue]\ndirectory = \"file/queue\"\n");
+    fails_with(&second, &[], 2, &["file"]);
+    drop(server);
+}
+
+#[test]
+fn every_command_has_help() {
+    let site = Site::new("");
+    for arguments in [
+        &["--help"][..],
+        &["sales", "--help"],
+        &["sales", "publish", "--help"],
+        &["orders", "--help"],
+        &["audit", "--help"],
+        &["ledger", "--help"],
+        &["migrate", "--help"],
+        &["queue", "--help"],
+    ] {
+        let output = site.run(arguments);
+        assert!(output.status.success(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Usage:"), "{arguments:?}");
+    }
+    let printed = site.run(&["--print-config"]);
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("orders_per_second_max"));
+}
