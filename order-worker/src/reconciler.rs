@@ -175,7 +175,7 @@ pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<
             if snapshot.version < row.version {
                 stock.push_sale(&row.ledger_version()).await?;
             }
-            let complete = !row.was_opened() || row.opened_epoch == snapshot.epoch;
+            let complete = !row.was_opened() || row.opened_epoch == Some(snapshot.epoch);
             if !snapshot.open && complete && snapshot.epoch == database.epoch().await? {
                 open(database, stock, sale, snapshot.epoch).await?;
             }

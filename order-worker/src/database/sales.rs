@@ -17,8 +17,8 @@ pub struct SaleRow {
     pub sold: u32,
     /// Who paused it; `None` while it runs. Only `resume` lifts it.
     pub paused_by: Option<String>,
-    /// The latest epoch whose ledger was complete and about to open for it; 0 if none ever was, and then no promise can exist.
-    pub opened_epoch: u64,
+    /// The latest epoch whose ledger was complete and about to open for it. None ever was: then no promise can exist.
+    pub opened_epoch: Option<u64>,
     /// Ended, nothing outstanding: the ledger may forget it.
     pub settled: bool,
     /// First instant at which no unit may be taken any more.
@@ -29,7 +29,7 @@ impl SaleRow {
     /// Whether a ledger was ever open for it, or may have been.
     #[must_use]
     pub fn was_opened(&self) -> bool {
-        self.opened_epoch > 0
+        self.opened_epoch.is_some()
     }
 
     /// The part that the ledger must know.

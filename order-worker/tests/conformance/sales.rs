@@ -11,7 +11,7 @@ pub(crate) async fn publish_is_insert_if_absent(fixture: Fixture) {
     let row = fixture.database.sale(&definition.id).await.unwrap().unwrap();
     assert_eq!(row.definition, definition);
     assert_eq!((row.version, row.total, row.sold), (1, 100, 0));
-    assert_eq!((row.paused_by.clone(), row.opened_epoch, row.settled), (None, 0, false));
+    assert_eq!((row.paused_by.clone(), row.opened_epoch, row.settled), (None, None, false));
     assert_eq!(row.ends_at, definition.ends_at);
     let version = row.ledger_version();
     assert_eq!((version.version, version.total, version.paused), (1, 100, false));
@@ -103,7 +103,7 @@ pub(crate) async fn end_now_moves_the_window(fixture: Fixture) {
 
 pub(crate) async fn opened_and_settled_are_remembered(fixture: Fixture) {
     let id = fixture.publish("s", 1, 1).await.id;
-    for epoch in [1, 3, 3, 2] {
+    for epoch in [0, 3, 3, 2] {
         fixture.database.mark_opened(&id, epoch).await.unwrap();
     }
     assert!(!fixture.database.mark_settled(&id).await.unwrap(), "it has not ended");
@@ -111,7 +111,7 @@ pub(crate) async fn opened_and_settled_are_remembered(fixture: Fixture) {
     assert!(fixture.database.mark_settled(&id).await.unwrap());
     assert!(fixture.database.mark_settled(&id).await.unwrap());
     let row = fixture.database.sale(&id).await.unwrap().unwrap();
-    assert_eq!((row.opened_epoch, row.settled, row.version), (3, true, 1));
+    assert_eq!((row.opened_epoch, row.settled, row.version), (Some(3), true, 1));
     let error = fixture.database.restock(&id, "r", 1).await.unwrap_err();
     assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
 }

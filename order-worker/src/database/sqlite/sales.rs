@@ -149,7 +149,7 @@ impl SqliteDatabase {
         epoch: u64,
     ) -> Result<(), DatabaseError> {
         self.write(move |transaction, now| {
-            if get(transaction, &sale)?.opened_epoch < epoch {
+            if get(transaction, &sale)?.opened_epoch < Some(epoch) {
                 update(
                     transaction,
                     &sale,
@@ -224,7 +224,7 @@ fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
         total: row.get(1)?,
         sold: row.get(2)?,
         paused_by: row.get(7)?,
-        opened_epoch: unsigned(row, 8)?,
+        opened_epoch: row.get::<_, Option<i64>>(8)?.and_then(|epoch| u64::try_from(epoch).ok()),
         settled: row.get(9)?,
     })
 }

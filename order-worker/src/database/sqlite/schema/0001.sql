@@ -15,7 +15,7 @@ CREATE TABLE floodgate_sales (
     starts_at  TEXT    NOT NULL,
     ends_at    TEXT    NOT NULL,
     paused_by  TEXT,
-    opened_epoch INTEGER NOT NULL DEFAULT 0, -- the ledger's latest epoch that was ready to open for it; 0: none ever
+    opened_epoch INTEGER,                   -- the ledger's latest epoch that was complete and about to open for it
     settled    INTEGER NOT NULL DEFAULT 0,  -- ended, nothing outstanding
     created_at TEXT    NOT NULL,
     updated_at TEXT    NOT NULL,
