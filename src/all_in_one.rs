@@ -4,7 +4,6 @@
 //! rebuilt, so nobody is answered from half a memory. Shutdown: the gateway lets go of its buyers and finishes what it
 //! reserved, then the drain ends its batch, then the log is settled and closed.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,14 +155,11 @@ async fn poisoned(orders: &Topic) {
     }
 }
 
-fn wait_for_signal() -> impl Future<Output = std::io::Result<&'static str>> {
-    async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => Ok("SIGTERM"),
-            _ = interrupt.recv() => Ok("SIGINT"),
-        }
+async fn wait_for_signal() -> std::io::Result<&'static str> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
     }
 }
 

@@ -11,14 +11,14 @@ use serde_json::Value;
 const START_MAX: Duration = Duration::from_secs(30);
 
 /// Everything a test needs of one configuration: its directory and its two addresses.
-pub struct Site {
-    pub directory: tempfile::TempDir,
-    pub buyers: SocketAddr,
-    pub admin: SocketAddr,
+pub(crate) struct Site {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) buyers: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 /// A running process; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
 }
 
@@ -29,25 +29,24 @@ impl Drop for Server {
     }
 }
 
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {:?}", self.body))
     }
 }
 
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 impl Site {
     /// Writes `floodgate.toml`: free ports, no question, the demo login, and `more`.
-    pub fn new(more: &str) -> Self {
+    pub(crate) fn new(more: &str) -> Self {
         let site = Self {
             directory: tempfile::tempdir().expect("a temporary directory"),
             buyers: free_address(),
@@ -57,7 +56,7 @@ impl Site {
         site
     }
 
-    pub fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         let toml = format!(
             "[gateway]\nlisten = \"{}\"\n[admin]\nlisten = \"{}\"\n[auth]\ndemo = true\n[gate]\nchallenge = \"off\"\nopens_before_s = 600\n{more}",
             self.buyers, self.admin
@@ -65,22 +64,22 @@ impl Site {
         std::fs::write(self.directory.path().join("floodgate.toml"), toml).expect("writable");
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.path().join("data/orders.db")
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_floodgate"));
         command.current_dir(self.path()).args(["--config", "floodgate.toml"]).args(arguments);
         command
     }
 
     /// Runs a command to its end; one that does not end by itself is killed and fails the test.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.expect("the binary starts");
@@ -101,7 +100,7 @@ impl Site {
     }
 
     /// Starts the all-in-one and waits until it is ready.
-    pub fn start(&self) -> Server {
+    pub(crate) fn start(&self) -> Server {
         let log = std::fs::File::create(self.path().join("log")).expect("writable");
         let child = self
             .command(&[])
@@ -124,22 +123,22 @@ impl Site {
         panic!("not ready within {START_MAX:?}: {}", self.log());
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
     }
 
-    pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         request(self.buyers, method, path, headers, body).expect("an answer")
     }
 
-    pub fn admin_call(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) fn admin_call(&self, method: &str, path: &str, body: &str) -> Answer {
         let token = std::fs::read_to_string(self.path().join("data/admin.token")).expect("made at the start");
         let bearer = format!("Bearer {}", token.trim());
         request(self.admin, method, path, &[("authorization", &bearer)], body).expect("an answer")
     }
 
     /// Logs `user` in and gets a pass for `sale`: (token, pass, order id).
-    pub fn pass(&self, sale: &str, user: &str) -> (String, String, String) {
+    pub(crate) fn pass(&self, sale: &str, user: &str) -> (String, String, String) {
         let login = self.call("POST", "/api/v1/demo/login", &[], &format!("{{\"user\":\"{user}\"}}"));
         assert_eq!(login.status, 200, "{}", login.body);
         let token = login.json()["token"].as_str().expect("a token").to_owned();
@@ -153,7 +152,7 @@ impl Site {
     }
 
     /// Asks until `good` likes the answer; the last answer otherwise fails the test.
-    pub fn wait_for(
+    pub(crate) fn wait_for(
         &self,
         what: &str,
         mut ask: impl FnMut() -> Answer,
@@ -179,19 +178,19 @@ impl Site {
 
 impl Server {
     /// Sends a signal by number.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill");
         assert!(status.success());
     }
 
     /// Waits for the process's own end.
-    pub fn wait(mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait(mut self) -> std::process::ExitStatus {
         self.child.wait().expect("a child of ours")
     }
 }
 
 /// One request on a connection of its own.
-pub fn request(
+pub(crate) fn request(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -219,7 +218,7 @@ pub fn request(
     } else {
         body.to_owned()
     };
-    Ok(Answer { status, head: head.to_owned(), body })
+    Ok(Answer { status, body })
 }
 
 fn unchunk(mut body: &str) -> String {
