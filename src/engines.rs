@@ -33,7 +33,9 @@ pub(crate) fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
 }
 
 fn disk_options(config: &Config, now: Now) -> DiskOptions {
-    DiskOptions { backlog_max: config.queue.backlog_max, ..DiskOptions::new(&config.queue.directory, now) }
+    let mut options = DiskOptions::new(&config.queue.directory, now);
+    options.backlog_max = config.queue.backlog_max;
+    options
 }
 
 /// The ledger and the flag of this process. `life` is random: the flag's versions begin anew with each.
