@@ -27,19 +27,20 @@ export function start() {
   });
 }
 
-let loggedIn = null;
+let loggingIn = null;
 
 /** The demo's login under a made-up name. Resolves to whether there is a user now; where it is no demo, the shop's own login must do. */
 export function login() {
-  loggedIn ??= call('POST', '/api/v1/demo/login', { body: { user: store.demoUser() } }).then(
-    () => true,
-    (error) => {
-      loggedIn = null;
-      if (error instanceof Refusal) return false;
-      throw error;
-    },
-  );
-  return loggedIn;
+  loggingIn ??= call('POST', '/api/v1/demo/login', { body: { user: store.demoUser() } })
+    .then(
+      () => true,
+      (error) => {
+        if (error instanceof Refusal) return false;
+        throw error;
+      },
+    )
+    .finally(() => (loggingIn = null));
+  return loggingIn;
 }
 
 /** Plain words for a refusal. */

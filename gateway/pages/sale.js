@@ -202,6 +202,7 @@ async function look() {
   draw();
   const calm = document.visibilityState === 'visible' && attempt.state !== 'ordered' ? (LOOK_MS[phase] ?? LOOK_MS.open) : LOOK_MS.upcoming;
   const wait = looksFailed ? Math.min(1000 * 2 ** looksFailed, LOOK_FAILED_MAX_MS) : calm;
+  clearTimeout(lookTimer);
   lookTimer = setTimeout(look, jittered(wait));
 }
 

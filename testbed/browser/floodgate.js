@@ -143,12 +143,15 @@ class Floodgate {
     };
     const { token } = await call('POST', '/demo/login', { user: name });
     const user = { Authorization: `Bearer ${token}` };
+    const pass = async () => {
+      const question = await call('POST', `/sales/${SALE}/challenges`, { kind: 'proof-of-work' }, user);
+      return (await call('POST', `/sales/${SALE}/passes`, { challenge: question.challenge, answer: solve(question.puzzle) }, user)).pass;
+    };
+    const press = (given) => call('POST', `/sales/${SALE}/orders`, {}, { 'Floodgate-Pass': given });
     return {
-      buy: async () => {
-        const question = await call('POST', `/sales/${SALE}/challenges`, { kind: 'proof-of-work' }, user);
-        const { pass } = await call('POST', `/sales/${SALE}/passes`, { challenge: question.challenge, answer: solve(question.puzzle) }, user);
-        return call('POST', `/sales/${SALE}/orders`, {}, { 'Floodgate-Pass': pass });
-      },
+      pass,
+      press,
+      buy: async () => press(await pass()),
       order: (id) => call('GET', `/orders/${id}`, undefined, user),
       cancel: (id) => call('POST', `/orders/${id}/cancel`, {}, user),
     };

@@ -71,6 +71,31 @@ test('ended, unknown, and an order of nobody', () =>
     assert.equal((await page.goto(`${floodgate.url}/orders/not-an-order`)).status(), 404);
   }));
 
+test('the gate is full, then sold out', () =>
+  scenario({ sale: { total: 1, passes_per_unit: 1 } }, {}, async ({ floodgate, page }) => {
+    const other = await floodgate.buyer('inside');
+    const pass = await other.pass();
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    await page.locator('#buy').click();
+    await page.getByText('Enough people are inside already.').waitFor();
+    await other.press(pass);
+    await page.locator('#buy:not(.lit)', { hasText: 'Sold out' }).waitFor();
+  }));
+
+test('a user whose login has run out is logged in again', () =>
+  scenario({}, {}, async ({ floodgate, context, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    await context.clearCookies();
+    await page.locator('#buy').click();
+    await status(page, 'unpaid');
+    await context.clearCookies();
+    await page.locator('#cancel').click();
+    await page.locator('#cancel-yes').click();
+    await status(page, 'closed');
+  }));
+
 test('the limit of one user is said, from another browser of theirs', () =>
   scenario({}, {}, async ({ floodgate, page }) => {
     await page.goto(floodgate.saleUrl);
