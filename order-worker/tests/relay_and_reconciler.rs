@@ -146,6 +146,7 @@ async fn more_pending_ids_than_a_page_are_all_looked_up() {
 #[tokio::test]
 async fn rows_are_brought_to_the_ledger_until_equal() {
     let world = World::new();
+    world.begin().await;
     let sale = world.publish("s", 2, 2).await;
     world.reconciler().pass().await.unwrap();
     let snapshot = world.snapshot(&sale).await;
@@ -173,6 +174,18 @@ async fn rows_are_brought_to_the_ledger_until_equal() {
 }
 
 #[tokio::test]
+async fn before_the_first_life_nothing_is_brought() {
+    let world = World::new();
+    let sale = world.publish("s", 2, 2).await;
+    let early = bring(&world.database, &world.stock, &sale).await.unwrap_err();
+    assert!(matches!(early, ReconcileError::Ledger(LedgerError::Closed)), "{early:?}");
+    assert!(early.is_retryable());
+    world.begin().await;
+    bring(&world.database, &world.stock, &sale).await.unwrap();
+    assert!(world.snapshot(&sale).await.open);
+}
+
+#[tokio::test]
 async fn a_sale_that_was_open_is_never_installed_empty() {
     let world = World::new();
     let sale = world.open("s", 2, 2).await;
@@ -187,6 +200,7 @@ async fn a_sale_that_was_open_is_never_installed_empty() {
 #[tokio::test]
 async fn a_crash_between_remembering_and_opening_needs_a_rebuild_not_a_guess() {
     let world = World::new();
+    world.begin().await;
     let sale = world.publish("s", 2, 2).await;
     let crashed = {
         let _hook = world::crash("reconciler.marked_opened", 1);

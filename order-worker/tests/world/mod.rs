@@ -2,11 +2,14 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod process;
+
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use order_worker::database::{Database, Published, SharedConnection};
+use order_worker::database::{Database, Executor, Published, SharedConnection};
 use order_worker::{Reconciler, Relay, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use stock::ledger::{ReserveBatch, ReserveOutcome, ReserveRequest, Snapshot};
@@ -66,10 +69,22 @@ impl World {
         Self::over(self.connection, self.now_ms)
     }
 
+    /// As in production: a file, and SQLite on threads of its own.
+    pub(crate) fn on_threads(file: &Path) -> Self {
+        let now_ms = Arc::new(AtomicU64::new(START_MS));
+        let database =
+            Database::open_sqlite(file.to_str().unwrap(), Executor::Thread, clock(&now_ms)).unwrap();
+        Self::with(SharedConnection::open(file).unwrap(), now_ms, database)
+    }
+
     fn over(connection: SharedConnection, now_ms: Arc<AtomicU64>) -> Self {
+        let database = Database::over_connection(connection.clone(), clock(&now_ms)).unwrap();
+        Self::with(connection, now_ms, database)
+    }
+
+    fn with(connection: SharedConnection, now_ms: Arc<AtomicU64>, database: Database) -> Self {
         let mut registry = Registry::default();
         let now = clock(&now_ms);
-        let database = Database::over_connection(connection.clone(), now.clone()).unwrap();
         let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
         let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
         let metrics = WorkerMetrics::new(&mut registry);
@@ -90,8 +105,16 @@ impl World {
         definition.id
     }
 
+    /// The ledger's first life, as a first start begins it where there is nothing to rebuild from.
+    pub(crate) async fn begin(&self) {
+        if self.database.epoch().await.unwrap() == 0 {
+            self.database.next_epoch().await.unwrap();
+        }
+    }
+
     /// Publishes a sale and opens the ledger for it.
     pub(crate) async fn open(&self, id: &str, total: u32, per_user_limit: u32) -> SaleId {
+        self.begin().await;
         let sale = self.publish(id, total, per_user_limit).await;
         order_worker::bring(&self.database, &self.stock, &sale).await.unwrap();
         sale

@@ -1,0 +1,127 @@
+//! A process: a world, its own log and what runs on them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use order_worker::database::OrderStatus;
+use order_worker::{
+    Audit, DRAIN_GROUP, Database, DrainConfig, DrainError, DrainStats, ORDERS_TOPIC, RebuildError, Worker,
+    WorkerParts, audit, rebuild,
+};
+use prometheus_client::registry::Registry;
+use queue::{DiskOptions, NewRecord, Queue, Topic};
+use stock::ledger::ReserveOutcome;
+use stock::{Owner, SaleId, Stock};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{World, order_id};
+
+/// A process: a world and its own log.
+pub(crate) struct Process {
+    pub(crate) world: World,
+    pub(crate) queue: Queue,
+    pub(crate) topic: Topic,
+    pub(crate) stats: Arc<DrainStats>,
+    pub(crate) shutdown: watch::Sender<bool>,
+}
+
+impl Process {
+    /// Starts over whatever the last one left, ledger rebuilt.
+    pub(crate) async fn start(world: World, directory: &Path) -> Self {
+        let process = Self::start_closed(world, directory);
+        process.rebuild().await.unwrap();
+        process
+    }
+
+    pub(crate) fn start_closed(world: World, directory: &Path) -> Self {
+        let mut options = DiskOptions::new(directory.join("queue"), world.now());
+        options.segment_bytes = 256 << 10;
+        let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let topic = queue.topic(ORDERS_TOPIC).unwrap();
+        let stats = Arc::new(DrainStats::new(2_000));
+        Self { world, queue, topic, stats, shutdown: watch::Sender::new(false) }
+    }
+
+    pub(crate) async fn rebuild(&self) -> Result<u64, RebuildError> {
+        let owner = Owner(self.queue.instance());
+        rebuild(&self.world.database, &self.world.stock, &self.topic, owner).await
+    }
+
+    /// What the gateway does: reserve, append, durable.
+    pub(crate) async fn promise(
+        &self,
+        sale: &SaleId,
+        n: u64,
+        user: &str,
+        quantity: u32,
+    ) -> Result<(), ReserveOutcome> {
+        let reservation = self.world.reserve(sale, n, user, quantity).await?;
+        self.append(&reservation.encode().unwrap()).await;
+        Ok(())
+    }
+
+    pub(crate) async fn append(&self, payload: &[u8]) {
+        let permit = loop {
+            match self.topic.try_permit(payload.len()) {
+                // The next segment is being prepared.
+                Err(refused) if refused.is_retryable() => tokio::time::sleep(Duration::from_millis(1)).await,
+                permit => break permit.unwrap(),
+            }
+        };
+        let record = NewRecord { key: b"key", tag: "order", deliver_at_ms: None, payload };
+        self.topic.append(permit, record).await.unwrap();
+    }
+
+    pub(crate) fn worker(&self, orders_per_second_max: u32) -> Worker {
+        let parts = WorkerParts {
+            database: self.world.database.clone(),
+            stock: self.world.stock.clone(),
+            group: self.topic.group(DRAIN_GROUP).unwrap(),
+            config: DrainConfig { orders_per_second_max, ..DrainConfig::default() },
+            metrics: self.world.metrics.clone(),
+            stats: self.stats.clone(),
+        };
+        Worker::new(parts, self.shutdown.subscribe())
+    }
+
+    pub(crate) fn drain(&self) -> JoinHandle<Result<(), DrainError>> {
+        tokio::spawn(self.worker(100_000).run())
+    }
+
+    /// Waits until the log is drained and the ledger has heard of it.
+    pub(crate) async fn drained(&self, sale: &SaleId) {
+        let rest = async {
+            while self.topic.lag(DRAIN_GROUP).unwrap().records > 0 || self.world.units(sale).await.1 > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), rest).await.expect("not drained within 10 s");
+    }
+
+    pub(crate) async fn stop(self, worker: JoinHandle<Result<(), DrainError>>) -> World {
+        self.shutdown.send_replace(true);
+        tokio::time::timeout(Duration::from_secs(5), worker).await.unwrap().unwrap().unwrap();
+        self.end().await
+    }
+
+    pub(crate) async fn end(self) -> World {
+        self.queue.shutdown().await;
+        self.world
+    }
+
+    pub(crate) async fn audit(&self) -> Audit {
+        audit(&self.world.database, Some(&self.world.stock), Some(&self.topic), None).await.unwrap()
+    }
+
+    pub(crate) async fn status(&self, n: u64) -> Option<(OrderStatus, Option<String>)> {
+        self.world.database.order(order_id(n)).await.unwrap().map(|row| (row.status, row.reason))
+    }
+
+    /// What [`rebuild`] takes, for a task of its own.
+    pub(crate) fn rebuild_parts(&self) -> (Database, Arc<Stock>, Topic, Owner) {
+        let owner = Owner(self.queue.instance());
+        (self.world.database.clone(), self.world.stock.clone(), self.topic.clone(), owner)
+    }
+}
