@@ -183,6 +183,10 @@ pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<
         }
         Err(LedgerError::UnknownSale(_)) if !row.was_opened() => {
             let epoch = database.epoch().await?;
+            if epoch == 0 {
+                // Before the first rebuild there is no life to open it in, and none to remember.
+                return Err(LedgerError::Closed.into());
+            }
             stock.install(&row.ledger_version(), epoch).await?;
             open(database, stock, sale, epoch).await
         }
