@@ -11,21 +11,22 @@ export class Refusal extends Error {
 /** Nothing came back, or something that is not ours: what was asked may still have happened. */
 export class NoAnswer extends Error {}
 
-const headers = (pass, json) => ({
+const headers = (pass, json, token) => ({
   Accept: 'application/json',
+  ...(token ? { Authorization: `Bearer ${token}` } : {}),
   ...(json ? { 'Content-Type': 'application/json' } : {}),
   ...(pass ? { 'Floodgate-Pass': pass } : {}),
 });
 
 /** Resolves to `{ status, data }`. The user's cookie goes along by itself. */
-export async function call(method, path, { body, pass, timeoutMs = 8000, signal } = {}) {
+export async function call(method, path, { body, pass, token, timeoutMs = 8000, signal } = {}) {
   const giveUp = new AbortController();
   const abort = () => giveUp.abort();
   const timer = setTimeout(abort, timeoutMs);
   signal?.addEventListener('abort', abort);
   try {
     const json = body === undefined ? undefined : JSON.stringify(body);
-    const response = await fetch(path, { method, body: json, headers: headers(pass, json), credentials: 'same-origin', signal: giveUp.signal });
+    const response = await fetch(path, { method, body: json, headers: headers(pass, json, token), credentials: 'same-origin', signal: giveUp.signal });
     const text = await response.text();
     let data;
     try {

@@ -25,6 +25,7 @@ use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
 use crate::books::{BooksError, BooksFuture, SaleChange};
+use crate::pages;
 use crate::problem::{Problem, method_not_allowed};
 
 /// Largest body of an operator's call, bytes.
@@ -82,7 +83,7 @@ impl Admin {
         let path = head.uri.path();
         let read = matches!(head.method, Method::GET | Method::HEAD);
         match path {
-            "/healthz" | "/readyz" | "/metrics" | "/internal/v1/edge" if !read => {
+            "/healthz" | "/readyz" | "/metrics" | "/internal/v1/edge" | "/console" if !read => {
                 method_not_allowed("GET, HEAD")
             }
             "/healthz" => json_reply(StatusCode::OK, &json!({"alive": true})),
@@ -94,7 +95,10 @@ impl Admin {
                     "send the operator's token as Authorization: Bearer; it stands in admin.token_file",
                 ),
                 Some(call) => self.operate(&head.method, call, body).await,
-                None => Problem::NotFound.response(),
+                None => match pages::console(path, &head.headers) {
+                    Some(page) if read => page.map(Body::whole),
+                    _ => Problem::NotFound.response(),
+                },
             },
         }
     }

@@ -23,10 +23,12 @@ macro_rules! embedded {
     ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../pages/", $name)))),*] };
 }
 
-const ASSETS: [(&str, &str); 16] = embedded![
+const ASSETS: [(&str, &str); 18] = embedded![
     "api.js",
     "attempt.js",
     "clock.js",
+    "console.css",
+    "console.js",
     "follow.js",
     "home.js",
     "icon.svg",
@@ -41,7 +43,7 @@ const ASSETS: [(&str, &str); 16] = embedded![
     "text.js",
     "ticket.js",
 ];
-const PAGES: [(&str, &str); 3] = embedded!["home.html", "order.html", "sale.html"];
+const PAGES: [(&str, &str); 4] = embedded!["console.html", "home.html", "order.html", "sale.html"];
 
 /// Nothing from elsewhere, nothing inline, not inside another page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -101,12 +103,25 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The answer to `GET path` (no query) where the path is a page's or an asset's, else `None`. Of the request's headers
-/// `If-None-Match` and `Accept-Encoding` count. For `HEAD` the caller leaves the body out.
+/// The answer to `GET path` (no query) on the buyers' listener where the path is a page's or an asset's, else `None`. Of the request's
+/// headers `If-None-Match` and `Accept-Encoding` count. For `HEAD` the caller leaves the body out.
 #[must_use]
 pub fn respond(path: &str, request: &HeaderMap) -> Option<Response<Bytes>> {
+    serve(route(path, &FILES.version)?, request)
+}
+
+/// The same on the operator's listener: `/console` and what it is made of. The page itself is no secret and holds none; it asks for the
+/// operator's token and sends it with its calls.
+#[must_use]
+pub fn console(path: &str, request: &HeaderMap) -> Option<Response<Bytes>> {
+    let below = path.strip_prefix("/console")?;
+    let named =
+        if below.is_empty() { ("console.html", CACHE_OTHER_VERSION) } else { asset(below, &FILES.version)? };
+    serve(named, request)
+}
+
+fn serve((name, cache): (&str, &'static str), request: &HeaderMap) -> Option<Response<Bytes>> {
     let files = &*FILES;
-    let (name, cache) = route(path, &files.version)?;
     let file = files.by_name.get(name)?;
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
@@ -143,7 +158,12 @@ fn route<'p>(path: &'p str, version: &str) -> Option<(&'p str, &'static str)> {
     if let Some(order) = path.strip_prefix("/orders/") {
         return order.parse::<OrderId>().is_ok().then_some(("order.html", CACHE_PAGE));
     }
-    let (of, name) = path.strip_prefix("/assets/")?.split_once('/')?;
+    asset(path.strip_prefix("/assets")?, version)
+}
+
+/// `/VERSION/NAME`.
+fn asset<'p>(path: &'p str, version: &str) -> Option<(&'p str, &'static str)> {
+    let (of, name) = path.strip_prefix('/')?.split_once('/')?;
     let cache = if of == version { CACHE_ASSET } else { CACHE_OTHER_VERSION };
     (!name.ends_with(".html")).then_some((name, cache))
 }
@@ -206,6 +226,16 @@ mod tests {
         ] {
             assert!(get(path, &[]).is_none(), "{path}");
         }
+    }
+
+    #[test]
+    fn the_console_is_on_its_own_listener_alone() {
+        let none = HeaderMap::new();
+        assert!(get("/console", &[]).is_none() && super::console("/", &none).is_none());
+        assert_eq!(super::console("/console", &none).unwrap().status(), StatusCode::OK);
+        let asset = format!("/console/{}/console.js", FILES.version);
+        assert_eq!(super::console(&asset, &none).unwrap().headers()["cache-control"], super::CACHE_ASSET);
+        assert!(super::console("/console/", &none).is_none() && super::console("/consoles", &none).is_none());
     }
 
     #[test]

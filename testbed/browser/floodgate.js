@@ -12,7 +12,7 @@ const READY_MAX_MS = 20_000;
 const STOP_MAX_MS = 10_000;
 const LOG_KEPT = 200;
 const PASS_SECRET = 'a secret of the browser tests, long enough';
-const ADMIN_TOKEN = 'an admin token of the browser tests';
+export const ADMIN_TOKEN = 'an admin token of the browser tests';
 export const SALE = 'desk';
 
 const freePort = () =>
@@ -71,6 +71,7 @@ class Floodgate {
     this.#binary = binary;
     this.#directory = directory;
     this.#admin = `http://127.0.0.1:${adminPort}`;
+    this.consoleUrl = `${this.#admin}/console`;
     this.url = `http://127.0.0.1:${port}`;
     this.saleUrl = `${this.url}/sales/${SALE}`;
     this.startsAt = startsAt;
