@@ -1,0 +1,229 @@
+//! Connections that are slow, silent, too large or gone; many at once; and the orderly end.
+
+mod support;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use gateway::config::GatewayConfig;
+use support::{Options, SALE, Site};
+
+const ORDERS: &str = "/api/v1/sales/demo/orders";
+
+fn impatient() -> Options {
+    let mut options = Options::default();
+    options.gateway.header_read_max_ms = 200;
+    options.gateway.body_read_max_ms = 200;
+    options.gateway.idle_max_ms = 600;
+    options
+}
+
+#[test]
+fn a_head_must_come_in_time() {
+    let site = Site::start(impatient());
+    // Nothing at all.
+    assert!(site.connect().is_closed_within(Duration::from_secs(2)));
+    // Drop by drop: every byte is progress, the head is not.
+    let mut slow = site.connect();
+    let begin = Instant::now();
+    for byte in request_head().bytes().cycle().take(400) {
+        if slow.stream.write_all(&[byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        if begin.elapsed() > Duration::from_secs(4) {
+            break;
+        }
+    }
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    // The second head of a connection as well as the first.
+    let mut second = site.connect();
+    assert_eq!(second.get("/api/v1/time", &[]).status, 200);
+    second.send(b"GET /api/v1/time HT");
+    assert!(second.is_closed_within(Duration::from_secs(2)));
+    // Others were served meanwhile.
+    assert_eq!(site.connect().get("/api/v1/time", &[]).status, 200);
+}
+
+fn request_head() -> String {
+    format!("GET /api/v1/time HTTP/1.1\r\nHost: x\r\nX-Slow: {}", "a".repeat(2_000))
+}
+
+#[test]
+fn a_body_must_come_in_time() {
+    let site = Site::start(impatient());
+    let mut slow = site.connect();
+    slow.send(format!("POST {ORDERS} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{").as_bytes());
+    let begin = Instant::now();
+    slow.answer(true).expect("an answer").is(408, "too-slow");
+    assert!((150..1_500).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+    let mut drops = site.connect();
+    drops.send(format!("POST {ORDERS} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n").as_bytes());
+    for _ in 0..8 {
+        drops.send(b" ");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drops.answer(true).expect("an answer").is(408, "too-slow");
+    assert_eq!(site.snapshot().remaining, 100);
+}
+
+#[test]
+fn an_idle_connection_ends() {
+    let site = Site::start(impatient());
+    let mut idle = site.connect();
+    assert_eq!(idle.get("/api/v1/time", &[]).status, 200);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(idle.get("/api/v1/time", &[]).status, 200, "not idle long enough");
+    let begin = Instant::now();
+    assert!(idle.is_closed_within(Duration::from_secs(3)));
+    assert!(begin.elapsed() > Duration::from_millis(400), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn heads_are_bounded() {
+    let site = Site::start(Options::default());
+    let mut large = site.connect();
+    large.send(
+        format!("GET /api/v1/time HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n", "a".repeat(20_000)).as_bytes(),
+    );
+    // The answer may be lost on the way: what it sent is not read to its end.
+    assert!(large.answer(true).is_none_or(|answer| answer.status == 431));
+    let mut many = site.connect();
+    let headers: String = (0..200).map(|n| format!("X-{n}: 1\r\n")).collect();
+    many.send(format!("GET /api/v1/time HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes());
+    assert!(many.answer(true).is_none_or(|answer| answer.status == 431));
+    for nonsense in [
+        "\r\n\r\n\u{0}\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\u{0}\r\n\r\n",
+    ] {
+        let mut odd = site.connect();
+        odd.send(nonsense.as_bytes());
+        let answer = odd.answer(true);
+        assert!(answer.as_ref().is_none_or(|a| a.status == 400), "{nonsense:?}: {answer:?}");
+    }
+    let mut smuggler = site.connect();
+    smuggler.send(
+        format!("POST {ORDERS} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{{}}   ")
+            .as_bytes(),
+    );
+    let answer = smuggler.answer(true);
+    assert!(answer.as_ref().is_none_or(|a| a.status == 400), "{answer:?}");
+}
+
+#[test]
+fn requests_in_one_packet_are_answered_in_order() {
+    let site = Site::start(Options::default());
+    let mut pipe = site.connect();
+    let mut bytes = support::http::request("GET", "/api/v1/sales/demo", &[], None);
+    bytes.extend(support::http::request("POST", ORDERS, &[], Some(b"{}")));
+    bytes.extend(support::http::request("HEAD", "/api/v1/time", &[], None));
+    bytes.extend(support::http::request("GET", "/api/v1/nothing", &[], None));
+    pipe.send(&bytes);
+    let statuses = [true, true, false, true].map(|body| pipe.answer(body).expect("an answer").status);
+    assert_eq!(statuses, [200, 401, 200, 404]);
+}
+
+#[test]
+fn more_connections_than_places_wait_for_idle_ones_to_go() {
+    let mut options = Options::default();
+    options.gateway.threads = 1;
+    options.limits.in_flight_max = 8;
+    let site = Site::start(options);
+    let mut idle: Vec<_> = (0..8).map(|_| site.connect()).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.get("/api/v1/time", &[]).status, 200);
+    }
+    // Idle ones make room.
+    assert_eq!(site.connect().get("/api/v1/time", &[]).status, 200);
+}
+
+#[test]
+fn whoever_hangs_up_in_the_middle_cancels_nothing() {
+    let site = Site::start(Options::default());
+    for n in 0..40 {
+        let (pass, _) = site.pass(&format!("user-{n}"));
+        let bytes = support::http::request("POST", ORDERS, &[("Floodgate-Pass", &pass)], Some(b"{}"));
+        let mut gone = site.connect();
+        gone.send(&bytes);
+        drop(gone);
+    }
+    // What the ledger holds is in the log, no more and no less.
+    let settled = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        site.snapshot().pending as usize == site.log().len() && site.gateway.recovered()
+    });
+    assert!(settled, "{} pending, {} in the log", site.snapshot().pending, site.log().len());
+    assert!(!site.log().is_empty());
+}
+
+#[test]
+fn many_buyers_at_once_get_exactly_what_there_is() {
+    let mut options = Options::default();
+    options.sale.total = 100;
+    options.sale.per_user_limit = 1;
+    let site = Site::start(options);
+    let outcomes: Vec<u16> = std::thread::scope(|scope| {
+        let buyers: Vec<_> = (0..16)
+            .map(|thread| {
+                let site = &site;
+                scope.spawn(move || {
+                    let mut connection = site.connect();
+                    (0..100)
+                        .map(|n| {
+                            let (pass, _) = site.pass_for(SALE, &format!("{thread}-{n}"), u64::MAX);
+                            connection.post(ORDERS, &[("Floodgate-Pass", &pass)], "{}").status
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        buyers.into_iter().flat_map(|b| b.join().expect("a buyer")).collect()
+    });
+    let count = |status| outcomes.iter().filter(|s| **s == status).count();
+    assert_eq!((count(202), count(410)), (100, 1_500), "{outcomes:?}");
+    assert_eq!((site.log().len(), site.snapshot().pending, site.snapshot().remaining), (100, 100, 0));
+}
+
+#[test]
+fn the_end_is_orderly() {
+    let mut site = Site::start(Options::default());
+    site.await_ready();
+    let address = site.address();
+    let admin = site.admin_address();
+    let (pass, order_id) = site.pass("alice");
+    assert_eq!(site.buy(&pass, "{}").status, 202);
+    let mut idle = site.connect();
+    assert_eq!(idle.get("/api/v1/time", &[]).status, 200);
+    let mut stream = site.connect();
+    let path = format!("/api/v1/orders/{order_id}/events");
+    stream.send(&support::http::request("GET", &path, &[("Floodgate-Pass", &pass)], None));
+    assert_eq!(stream.answer(false).expect("an answer").status, 200);
+
+    let probe = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        support::Connection::open(admin).get("/readyz", &[]).status
+    });
+    let begin = Instant::now();
+    assert!(site.shutdown(), "everything was finished in time");
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert_eq!(probe.join().expect("a probe"), 503, "not ready comes first");
+    assert!(idle.is_closed_within(Duration::from_secs(1)));
+    while stream.chunk().is_some() {}
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+    assert_eq!(site.log().len(), 1);
+}
+
+#[test]
+fn a_taken_port_says_what_to_do() {
+    let site = Site::start(Options::default());
+    let taken = site.address();
+    let other = std::panic::catch_unwind(|| {
+        let gateway = GatewayConfig { listen: taken, ..Options::default().gateway };
+        Site::start(Options { gateway, ..Options::default() })
+    });
+    let error = other.err().expect("refused");
+    let text = error.downcast_ref::<String>().expect("a text");
+    assert!(text.contains("Taken") && text.contains("gateway.listen"), "{text}");
+}

@@ -1,0 +1,66 @@
+//! Failpoints and a ledger that loses answers: what is uncertain resolves to exactly one of won and lost.
+#![cfg(feature = "simulation")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gateway::purchase::{Attempt, PurchaseAnswer};
+use queue::failpoint;
+use stock::OrderId;
+use support::{Options, SALE, Site};
+use tokio::sync::watch;
+
+fn buy_all(site: &Site, passes: &[(String, OrderId)]) -> Vec<PurchaseAnswer> {
+    let purchases = Arc::new(site.gateway.purchases());
+    let (end, ended) = watch::channel(false);
+    let attempt = |pass| Attempt { sale: SALE, pass: Some(pass), quantity: 1, metadata: None, address: None };
+    let work = async {
+        let answers = join_all(passes.iter().map(|(pass, _)| purchases.purchase(attempt(pass)))).await;
+        end.send_replace(true);
+        answers
+    };
+    site.runtime.block_on(async { tokio::join!(purchases.run(ended), work).1 })
+}
+
+/// Fails each step once, in the middle of a crowd; then the same passes again, until everything is certain.
+#[test]
+fn a_step_that_fails_leaks_nothing() {
+    for (name, uncertain) in [
+        ("gateway.permitted", false),
+        ("gateway.reserving", false),
+        ("gateway.reserved", true),
+        ("gateway.appending", true),
+        ("gateway.appended", true),
+        ("gateway.durable", true),
+        ("gateway.answered", false),
+    ] {
+        assert!(gateway::FAILPOINTS.contains(&name));
+        let site = Site::start(Options::default());
+        let passes: Vec<_> = (0..20).map(|n| site.pass(&format!("user-{n}"))).collect();
+        let mut passed = 0;
+        failpoint::set_hook(Some(Box::new(move |hit| {
+            passed += usize::from(hit == name);
+            hit == name && passed == 1
+        })));
+        let first = buy_all(&site, &passes);
+        failpoint::set_hook(None);
+        let unsure = first.iter().any(|a| matches!(a, PurchaseAnswer::Uncertain { .. }));
+        assert_eq!(unsure, uncertain, "{name}: {first:?}");
+
+        // The site's own background recovers what the failed step left.
+        let healed = (0..250).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let logged: BTreeSet<_> = site.log().iter().map(|r| r.order_id).collect();
+            site.gateway.recovered() && logged.len() as u64 == site.snapshot().pending
+        });
+        assert!(healed, "{name}: {} pending, {} logged", site.snapshot().pending, site.log().len());
+
+        let again = buy_all(&site, &passes);
+        assert!(again.iter().all(|a| matches!(a, PurchaseAnswer::Accepted { .. })), "{name}: {again:?}");
+        assert_eq!((site.snapshot().pending, site.snapshot().remaining), (20, 80), "{name}");
+    }
+}

@@ -1,0 +1,441 @@
+//! A real gateway on free loopback ports: embedded stock, a disk queue in a temporary directory, books over a map.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+pub(crate) mod http;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use gateway::books::{
+    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, SaleChange, SaleView,
+};
+use gateway::catalog::{Catalog, CatalogSale};
+use gateway::config::{
+    AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
+};
+use gateway::pass::Pass;
+use gateway::server::Running;
+use gateway::{Gateway, GatewayParts};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use queue::{DiskOptions, Queue, Topic};
+use stock::{
+    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId,
+    SaleVersion, Stock, Timestamp, UserId,
+};
+
+pub use http::{Answer, Connection};
+
+pub const SALE: &str = "demo";
+pub const ADMIN_TOKEN: &str = "the-operators-token";
+pub const JWT_SECRET: &str = "an-hs256-secret-of-at-least-32-bytes";
+pub const DRAIN_GROUP: &str = "order-worker";
+
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
+}
+
+/// What a test changes of an ordinary sale and gateway.
+pub struct Options {
+    pub gateway: GatewayConfig,
+    pub auth: AuthConfig,
+    pub gate: GateConfig,
+    pub limits: LimitsConfig,
+    pub sale: SaleDefinition,
+    pub backlog_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let secret = |id: &str| PassSecret {
+            id: id.into(),
+            secret: Some(Secret::new(id.repeat(32))),
+            secret_file: None,
+        };
+        Self {
+            gateway: GatewayConfig {
+                listen: ([127, 0, 0, 1], 0).into(),
+                threads: 2,
+                shutdown_max_s: 5,
+                ..GatewayConfig::default()
+            },
+            auth: AuthConfig {
+                hs256_secret: Some(Secret::new(JWT_SECRET)),
+                demo: true,
+                ..AuthConfig::default()
+            },
+            gate: GateConfig {
+                challenge: ChallengeKind::Off,
+                pass_secrets: vec![secret("k2"), secret("k1")],
+                ..GateConfig::default()
+            },
+            limits: LimitsConfig { per_user_rps: 0, ..LimitsConfig::default() },
+            sale: sale(SALE),
+            backlog_max: 1_000_000,
+        }
+    }
+}
+
+/// A sale of 100 units, 2 a user, open since a minute and for an hour.
+pub fn sale(id: &str) -> SaleDefinition {
+    serde_json::from_value(serde_json::json!({
+        "id": id,
+        "item_id": "item-1",
+        "title": "A thing",
+        "price": 1_000,
+        "total": 100,
+        "per_user_limit": 2,
+        "starts_at": Timestamp(now_ms() - 60_000),
+        "ends_at": Timestamp(now_ms() + 3_600_000),
+    }))
+    .expect("a definition")
+}
+
+/// A running gateway and what it stands on.
+pub struct Site {
+    pub gateway: Arc<Gateway>,
+    pub running: Option<Running>,
+    pub stock: Arc<Stock>,
+    pub queue: Queue,
+    pub topic: Topic,
+    pub books: Arc<MapBooks>,
+    pub runtime: tokio::runtime::Runtime,
+    _directory: tempfile::TempDir,
+}
+
+impl Site {
+    pub fn start(options: Options) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut registry = Registry::default();
+        let now: stock::Now = Arc::new(now_ms);
+        let mut disk = DiskOptions::new(directory.path().join("queue"), now.clone());
+        disk.backlog_max = options.backlog_max;
+        disk.segment_bytes = 4 << 20;
+        let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
+        let topic = queue.topic("floodgate-orders").expect("a topic");
+        drop(topic.group(DRAIN_GROUP).expect("a group"));
+        let ledger = Ledger::Embedded(EmbeddedLedger::new(now.clone()));
+        let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(9)), &mut registry));
+        let books = Arc::new(MapBooks::new(stock.clone()));
+        let seed = AtomicU64::new(1);
+        let random: gateway::Random = Arc::new(move || {
+            seed.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ now_ms()
+        });
+        let parts = GatewayParts {
+            gateway: options.gateway,
+            admin: AdminConfig {
+                listen: ([127, 0, 0, 1], 0).into(),
+                token: Some(Secret::new(ADMIN_TOKEN)),
+                token_file: None,
+            },
+            auth: options.auth,
+            gate: options.gate,
+            limits: options.limits,
+            stock: stock.clone(),
+            topic: topic.clone(),
+            owner: Owner(queue.instance()),
+            drain_group: DRAIN_GROUP.into(),
+            drain_rate_hint: Some(2_000),
+            books: books.clone(),
+            now,
+            random,
+        };
+        let gateway = Arc::new(Gateway::new(parts, &mut registry).expect("a good configuration"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        *books.catalog.lock() = Some(gateway.catalog().clone());
+        runtime.block_on(books.publish(options.sale)).expect("published");
+        let running = Some(gateway.start(Arc::new(registry)).expect("started"));
+        Self { gateway, running, stock, queue, topic, books, runtime, _directory: directory }
+    }
+
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.running.as_ref().expect("running").address()
+    }
+
+    pub fn admin_address(&self) -> std::net::SocketAddr {
+        self.running.as_ref().expect("running").admin_address()
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address())
+    }
+
+    pub fn admin(&self) -> Connection {
+        Connection::open(self.admin_address())
+    }
+
+    /// A pass made with the site's own keys.
+    pub fn pass(&self, user: &str) -> (String, OrderId) {
+        self.pass_for(SALE, user, now_ms() + 60_000)
+    }
+
+    pub fn pass_for(&self, sale: &str, user: &str, expires_at_ms: u64) -> (String, OrderId) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let sale: SaleId = sale.parse().expect("a sale");
+        let order_id = OrderId::new(now_ms(), &sale, NEXT.fetch_add(1, Ordering::Relaxed));
+        let user = user.parse().expect("a user");
+        (self.gateway.passes().issue(&Pass { sale, user, order_id, expires_at_ms }), order_id)
+    }
+
+    pub fn buy(&self, pass: &str, body: &str) -> Answer {
+        self.connect().post("/api/v1/sales/demo/orders", &[("Floodgate-Pass", pass)], body)
+    }
+
+    pub fn snapshot(&self) -> stock::ledger::Snapshot {
+        self.runtime.block_on(self.stock.snapshot(&SALE.parse().expect("a sale"))).expect("a snapshot")
+    }
+
+    /// What the log holds, oldest first.
+    pub fn log(&self) -> Vec<Reservation> {
+        let messages = self.runtime.block_on(self.topic.read(None, 1_000_000)).expect("messages");
+        messages.iter().map(|m| Reservation::decode(&m.payload).expect("a reservation")).collect()
+    }
+
+    /// Does what the worker would: rows for everything in the log, then confirmation.
+    pub fn drain(&self) {
+        for reservation in self.log() {
+            self.runtime.block_on(self.books.settle(&reservation));
+        }
+        if let Some(end) = self.topic.end() {
+            let mut group = self.topic.group(DRAIN_GROUP).expect("a group");
+            self.runtime.block_on(group.commit(end)).expect("committed");
+        }
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub fn await_ready(&self) {
+        for _ in 0..200 {
+            if self.admin().get("/readyz", &[]).status == 200 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        panic!("not ready: {}", self.admin().get("/readyz", &[]).text());
+    }
+
+    pub fn shutdown(&mut self) -> bool {
+        let running = self.running.take().expect("running");
+        self.runtime.block_on(running.shutdown())
+    }
+}
+
+/// A token as an operator's login would make it.
+pub fn token(user: &str) -> String {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use hmac::{Hmac, Mac};
+    let part = |v: serde_json::Value| URL_SAFE_NO_PAD.encode(v.to_string());
+    let header = part(serde_json::json!({"alg": "HS256", "typ": "JWT"}));
+    let claims = part(serde_json::json!({"sub": user, "exp": now_ms() / 1_000 + 3_600}));
+    let mut mac = <Hmac<sha2::Sha256> as Mac>::new_from_slice(JWT_SECRET.as_bytes()).expect("any length");
+    mac.update(format!("{header}.{claims}").as_bytes());
+    format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+pub fn bearer(user: &str) -> String {
+    format!("Bearer {}", token(user))
+}
+
+/// Books over a map: what the database would be, as far as the gateway can tell.
+pub struct MapBooks {
+    pub catalog: Mutex<Option<Arc<Catalog>>>,
+    pub stock: Arc<Stock>,
+    pub orders: Mutex<BTreeMap<OrderId, OrderView>>,
+    pub sales: Mutex<BTreeMap<SaleId, SaleView>>,
+    pub restocks: Mutex<BTreeMap<String, u32>>,
+    pub unreachable: AtomicBool,
+    pub order_reads: AtomicU64,
+}
+
+impl MapBooks {
+    fn new(stock: Arc<Stock>) -> Self {
+        Self {
+            catalog: Mutex::default(),
+            stock,
+            orders: Mutex::default(),
+            sales: Mutex::default(),
+            restocks: Mutex::default(),
+            unreachable: AtomicBool::new(false),
+            order_reads: AtomicU64::new(0),
+        }
+    }
+
+    fn check(&self) -> Result<(), BooksError> {
+        if self.unreachable.load(Ordering::Relaxed) {
+            return Err(BooksError::Unavailable("switched off".into()));
+        }
+        Ok(())
+    }
+
+    pub async fn settle(&self, reservation: &Reservation) {
+        let sale = self.sales.lock()[&reservation.sale].clone();
+        let settlement = stock::ledger::Settlement {
+            order_id: reservation.order_id,
+            user: reservation.user.clone(),
+            quantity: reservation.quantity,
+        };
+        self.orders.lock().entry(reservation.order_id).or_insert_with(|| OrderView {
+            order_id: reservation.order_id,
+            sale: reservation.sale.clone(),
+            user: reservation.user.clone(),
+            quantity: reservation.quantity,
+            amount: sale.definition.price * u64::from(reservation.quantity),
+            currency: sale.definition.currency.clone(),
+            status: OrderStatus::Unpaid,
+            pay_by: Some(Timestamp(now_ms() + 900_000)),
+        });
+        self.stock.confirm(&reservation.sale, &[settlement]).await.expect("confirmed");
+    }
+
+    pub fn set_status(&self, order_id: OrderId, status: OrderStatus) {
+        self.orders.lock().get_mut(&order_id).expect("an order").status = status;
+    }
+
+    /// Brings the ledger and the catalog to what the rows say.
+    async fn push(&self, sale: &SaleView) {
+        let version = SaleVersion {
+            sale: sale.definition.id.clone(),
+            version: sale.version,
+            total: sale.total_now,
+            starts_at_ms: sale.definition.starts_at.0,
+            ends_at_ms: sale.definition.ends_at.0,
+            per_user_limit: sale.definition.per_user_limit,
+            passes_per_unit: sale.definition.passes_per_unit,
+            paused: sale.paused_by.is_some(),
+        };
+        if self.stock.push_sale(&version).await.is_err() {
+            self.stock.install(&version, 1).await.expect("installed");
+            self.stock.open(&version.sale, 1).await.expect("opened");
+        }
+        let catalog = self.catalog.lock().clone().expect("a catalog");
+        let sales = self.sales.lock();
+        let offered = sales.values().map(|sale| CatalogSale {
+            definition: sale.definition.clone(),
+            version: sale.version,
+            total: sale.total_now,
+            paused_by: sale.paused_by.clone(),
+            epoch: 1,
+        });
+        catalog.replace(offered.collect());
+    }
+}
+
+impl Books for MapBooks {
+    fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>> {
+        async move {
+            self.check()?;
+            self.order_reads.fetch_add(1, Ordering::Relaxed);
+            Ok(self.orders.lock().get(&order_id).cloned())
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled> {
+        async move {
+            self.check()?;
+            let closed = {
+                let mut orders = self.orders.lock();
+                match orders.get_mut(&order_id) {
+                    Some(order) if user.as_ref().is_some_and(|user| order.user != *user) => {
+                        return Ok(Cancelled::NotFound);
+                    }
+                    None => return Ok(Cancelled::NotFound),
+                    Some(order) if order.status == OrderStatus::Unpaid => {
+                        order.status = OrderStatus::Closed;
+                        order.clone()
+                    }
+                    Some(order) => return Ok(Cancelled::WrongState(order.status)),
+                }
+            };
+            let settlement =
+                stock::ledger::Settlement { order_id, user: closed.user.clone(), quantity: closed.quantity };
+            self.stock.release(&closed.sale, &[settlement]).await.expect("released");
+            Ok(Cancelled::Done(closed))
+        }
+        .boxed()
+    }
+
+    fn reachable(&self) -> BooksFuture<'_, ()> {
+        async move { self.check() }.boxed()
+    }
+
+    fn sales(&self) -> BooksFuture<'_, Vec<SaleView>> {
+        async move {
+            self.check()?;
+            Ok(self.sales.lock().values().cloned().collect())
+        }
+        .boxed()
+    }
+
+    fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView> {
+        async move {
+            self.check()?;
+            definition.validate().map_err(|error| BooksError::Invalid(error.to_string()))?;
+            let view = {
+                let mut sales = self.sales.lock();
+                let view = sales.entry(definition.id.clone()).or_insert_with(|| SaleView {
+                    total_now: definition.total,
+                    sold: 0,
+                    paused_by: None,
+                    version: 1,
+                    definition: definition.clone(),
+                });
+                if view.definition != definition {
+                    return Err(BooksError::Differs("title, price or another field".into()));
+                }
+                view.clone()
+            };
+            self.push(&view).await;
+            Ok(view)
+        }
+        .boxed()
+    }
+
+    fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView> {
+        async move {
+            self.check()?;
+            let view = {
+                let mut sales = self.sales.lock();
+                let view = sales.get_mut(&sale).ok_or_else(|| BooksError::UnknownSale(sale.clone()))?;
+                match change {
+                    SaleChange::Pause { by } => view.paused_by = Some(by),
+                    SaleChange::Resume => view.paused_by = None,
+                    SaleChange::Restock { restock_id, units } => {
+                        if self.restocks.lock().insert(restock_id, units).is_none() {
+                            view.total_now += units;
+                        }
+                    }
+                }
+                view.version += 1;
+                view.clone()
+            };
+            self.push(&view).await;
+            Ok(view)
+        }
+        .boxed()
+    }
+
+    fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>> {
+        async move {
+            self.check()?;
+            let Some(view) = self.sales.lock().get(&sale).cloned() else { return Ok(None) };
+            let books = self.stock.snapshot(&sale).await;
+            let books = books.map_err(|error| BooksError::Unavailable(error.to_string()))?;
+            Ok(Some(Figures {
+                total: u64::from(view.total_now),
+                remaining: books.remaining,
+                pending: books.pending,
+                confirmed: books.confirmed,
+                sold: view.sold,
+                backlog: 0,
+                at_rest: books.pending == 0,
+                epoch: books.epoch,
+                paused_by: view.paused_by,
+            }))
+        }
+        .boxed()
+    }
+}
