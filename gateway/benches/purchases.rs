@@ -65,6 +65,7 @@ fn accepted(connections: usize) {
     options.gateway.threads = 1;
     options.sale.total = 10_000_000;
     options.sale.per_user_limit = 10;
+    options.segment_bytes = 32 << 20;
     let site = Site::start(options);
     let orders = if connections == 1 { ORDERS / 20 } else { ORDERS };
     let requests: Vec<_> = (0..orders)

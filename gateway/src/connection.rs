@@ -57,6 +57,9 @@ impl ConnectionOptions {
     }
 }
 
+/// Idle connections younger than this are not ended to make room: their next request is probably on its way.
+const ROOM_IDLE_MS: u64 = 500;
+
 /// What a connection does, as far as its deadline depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -139,9 +142,13 @@ impl Sweep {
         self.sweep(|vitals| vitals.deadline_ms.load(Ordering::Relaxed) <= now_ms);
     }
 
-    /// Makes room: ends what is between requests. For when no connection more would fit.
+    /// Makes room: ends what has been between requests for a while. For when no connection more would fit.
     pub(crate) fn make_room(&mut self) {
-        self.sweep(|vitals| vitals.is(Phase::Idle));
+        let now_ms = self.clock.load(Ordering::Relaxed);
+        self.sweep(|vitals| {
+            let idle_since_ms = vitals.deadline_ms.load(Ordering::Relaxed).saturating_sub(vitals.idle_ms);
+            vitals.is(Phase::Idle) && now_ms.saturating_sub(idle_since_ms) >= ROOM_IDLE_MS
+        });
     }
 
     fn sweep(&mut self, is_due: impl Fn(&Vitals) -> bool) {
@@ -178,7 +185,8 @@ impl Sweep {
     {
         let vitals = Arc::new(Vitals {
             clock: self.clock.clone(),
-            phase: AtomicU8::new(Phase::Idle as u8),
+            // A fresh connection owes a head.
+            phase: AtomicU8::new(Phase::Head as u8),
             deadline_ms: AtomicU64::new(self.clock.load(Ordering::Relaxed) + options.head_ms),
             over: AtomicBool::new(false),
             head_ms: options.head_ms,

@@ -278,7 +278,7 @@ fn well_formed(attempt: &Attempt<'_>) -> Result<(), PurchaseAnswer> {
 
 /// At least the length of the message that a reservation of these becomes: every fixed part, and each text as JSON writes it.
 fn payload_bytes_max(sale: &str, user: &str, metadata: Option<&str>) -> usize {
-    const FIXED: usize = 256;
+    const FIXED: usize = 144;
     FIXED + escaped(sale) + escaped(user) + metadata.map_or(0, escaped)
 }
 

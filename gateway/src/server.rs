@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -238,7 +239,8 @@ async fn serve_public(
         async move { api.handle(peer, request).await }
     };
     let until = ending.clone();
-    let accept = accept(gateway, listener, connections_max, Arc::new(handler), closing, until);
+    let live = gateway.server_metrics.connections.clone();
+    let accept = accept(gateway, listener, (connections_max, live), Arc::new(handler), closing, until);
     // The batcher outlives the accept loop: what was taken is finished.
     tokio::join!(purchases.run(ending), accept);
 }
@@ -255,14 +257,16 @@ async fn serve_admin(
     };
     // Probes must hear "not ready" until the end: this listener closes last.
     let closing = ending.clone();
-    accept(gateway, listener, ADMIN_CONNECTIONS_MAX, Arc::new(handler), closing, ending).await;
+    let live = Gauge::default();
+    accept(gateway, listener, (ADMIN_CONNECTIONS_MAX, live), Arc::new(handler), closing, ending).await;
 }
 
-/// Accepts until `closing`, keeps the connections' deadlines until `ending`.
+/// Accepts at most so many at once until `closing`, keeps the connections' deadlines until `ending`; `live` shows how many
+/// there are.
 async fn accept<H, F>(
     gateway: Arc<Gateway>,
     listener: std::net::TcpListener,
-    connections_max: usize,
+    (connections_max, live): (usize, Gauge),
     handler: Arc<H>,
     mut closing: watch::Receiver<bool>,
     mut ending: watch::Receiver<bool>,
@@ -317,11 +321,11 @@ async fn accept<H, F>(
                 }
             },
         }
-        let live = i64::try_from(sweep.live()).unwrap_or(i64::MAX);
-        metrics.connections.inc_by(live - counted);
-        counted = live;
+        let count = i64::try_from(sweep.live()).unwrap_or(i64::MAX);
+        live.inc_by(count - counted);
+        counted = count;
     }
-    metrics.connections.inc_by(-counted);
+    live.inc_by(-counted);
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -38,6 +38,9 @@ fn ten_thousand_at_once() {
     let mut options = Options::default();
     options.sale.total = 1_000;
     options.sale.per_user_limit = 1;
+    // Every one of them holds a permit, and so room in the ring and on the disk, at the same time.
+    options.segment_bytes = 64 << 20;
+    options.ring_bytes = 32 << 20;
     let site = Site::start(options);
     let passes: Vec<_> = (0..10_000).map(|n| site.pass(&format!("user-{n}"))).collect();
     let answers = with_batcher(&site, async |purchases| {
@@ -102,9 +105,7 @@ fn a_buyer_who_leaves_still_gets_the_order() {
 
 #[test]
 fn a_full_queue_refuses_before_stock_is_taken() {
-    let mut options = Options::default();
-    options.backlog_max = 3;
-    let site = Site::start(options);
+    let site = Site::start(Options { backlog_max: 3, ..Options::default() });
     let passes: Vec<_> = (0..10).map(|n| site.pass(&format!("user-{n}"))).collect();
     let answers = with_batcher(&site, async |purchases| {
         join_all(passes.iter().map(|(pass, _)| purchases.purchase(attempt(pass, 1)))).await

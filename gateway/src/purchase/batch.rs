@@ -274,7 +274,11 @@ pub(super) fn append(
     let key = reservation.order_id.to_string();
     let record = NewRecord { key: key.as_bytes(), tag: "order", deliver_at_ms: None, payload: &payload };
     let append = parts.topic.append(permit, record);
-    if hit("gateway.appended") { None } else { Some(append) }
+    if hit("gateway.appended") {
+        return None;
+    }
+    parts.progress.begin(reservation.order_id);
+    Some(append)
 }
 
 /// Waits until each record is durable, in log order, and only then answers.
@@ -282,8 +286,9 @@ async fn keep(parts: &PurchaseParts, sale: Arc<Sale>, promised: Vec<Promised>) {
     let mut unsure = false;
     for Promised { order_id, append, told } in promised {
         let durable = append.await;
-        if let Ok(position) = durable {
-            parts.progress.remember(order_id, position);
+        match durable {
+            Ok(position) => parts.progress.remember(order_id, position),
+            Err(_) => parts.progress.give_up(order_id),
         }
         let answer = if durable.is_ok() && !hit("gateway.durable") {
             PurchaseAnswer::Accepted { order_id, estimate: parts.progress.estimate(order_id) }

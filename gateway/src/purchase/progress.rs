@@ -41,7 +41,8 @@ pub struct Progress {
 
 #[derive(Default)]
 struct Shard {
-    positions: HashMap<OrderId, Position>,
+    /// `None` while the append is under way.
+    positions: HashMap<OrderId, Option<Position>>,
     /// Oldest first, for forgetting.
     order: VecDeque<OrderId>,
 }
@@ -67,10 +68,30 @@ impl Progress {
         }
     }
 
+    /// The order's record is in the log's ring.
+    pub(super) fn begin(&self, order_id: OrderId) {
+        // What is durable already stays so, whatever becomes of a second record.
+        self.enter(order_id, |held| held);
+    }
+
     /// The log holds the order durably at `position`.
     pub fn remember(&self, order_id: OrderId, position: Position) {
+        self.enter(order_id, |_| Some(position));
+    }
+
+    /// The append's end is not known: recovery must not rely on it.
+    pub(super) fn give_up(&self, order_id: OrderId) {
         let mut shard = self.shard(order_id).lock();
-        if shard.positions.insert(order_id, position).is_none() {
+        if shard.positions.get(&order_id) == Some(&None) {
+            shard.positions.remove(&order_id);
+        }
+    }
+
+    fn enter(&self, order_id: OrderId, position: impl FnOnce(Option<Position>) -> Option<Position>) {
+        let mut shard = self.shard(order_id).lock();
+        let held = shard.positions.get(&order_id).copied();
+        shard.positions.insert(order_id, position(held.flatten()));
+        if held.is_none() {
             shard.order.push_back(order_id);
             if shard.order.len() > REMEMBERED_MAX / SHARDS
                 && let Some(oldest) = shard.order.pop_front()
@@ -83,7 +104,12 @@ impl Progress {
     /// Where the log holds the order durably, if this is remembered.
     #[must_use]
     pub fn position_of(&self, order_id: OrderId) -> Option<Position> {
-        self.shard(order_id).lock().positions.get(&order_id).copied()
+        self.shard(order_id).lock().positions.get(&order_id).copied().flatten()
+    }
+
+    /// Whether the order's record is durable or on its way there; who gives up on the way asks for a recovery.
+    pub(super) fn is_on_its_way(&self, order_id: OrderId) -> bool {
+        self.shard(order_id).lock().positions.contains_key(&order_id)
     }
 
     fn shard(&self, order_id: OrderId) -> &Mutex<Shard> {

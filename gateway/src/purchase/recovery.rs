@@ -185,7 +185,7 @@ async fn recover(parts: &PurchaseParts, sale: &SaleId) -> Result<(), Unfinished>
         let mut appends = Vec::new();
         for (_, reservation) in &page {
             let order_id = reservation.order_id;
-            if parts.progress.position_of(order_id).is_some() {
+            if parts.progress.is_on_its_way(order_id) {
                 continue;
             }
             let payload_bytes = super::payload_bytes_max(
@@ -198,10 +198,22 @@ async fn recover(parts: &PurchaseParts, sale: &SaleId) -> Result<(), Unfinished>
                 batch::append(parts, permit, payload_bytes, reservation).ok_or(Unfinished::Append)?;
             appends.push((order_id, append));
         }
+        // To the last one, whatever becomes of the first: none may be left as if on its way.
+        let mut unfinished = false;
         for (order_id, append) in appends {
-            let position = append.await.map_err(|_| Unfinished::Append)?;
-            parts.progress.remember(order_id, position);
-            parts.metrics.recovered.inc();
+            match append.await {
+                Ok(position) => {
+                    parts.progress.remember(order_id, position);
+                    parts.metrics.recovered.inc();
+                }
+                Err(_) => {
+                    parts.progress.give_up(order_id);
+                    unfinished = true;
+                }
+            }
+        }
+        if unfinished {
+            return Err(Unfinished::Append);
         }
         match page.last() {
             Some((_, last)) if page.len() == BATCH_MAX => after = Some(last.order_id),

@@ -46,6 +46,8 @@ pub struct Options {
     pub limits: LimitsConfig,
     pub sale: SaleDefinition,
     pub backlog_max: u64,
+    pub segment_bytes: u64,
+    pub ring_bytes: usize,
 }
 
 impl Default for Options {
@@ -75,6 +77,8 @@ impl Default for Options {
             limits: LimitsConfig { per_user_rps: 0, ..LimitsConfig::default() },
             sale: sale(SALE),
             backlog_max: 1_000_000,
+            segment_bytes: 4 << 20,
+            ring_bytes: 8 << 20,
         }
     }
 }
@@ -113,7 +117,8 @@ impl Site {
         let now: stock::Now = Arc::new(now_ms);
         let mut disk = DiskOptions::new(directory.path().join("queue"), now.clone());
         disk.backlog_max = options.backlog_max;
-        disk.segment_bytes = 4 << 20;
+        disk.segment_bytes = options.segment_bytes;
+        disk.ring_bytes = options.ring_bytes;
         let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
         let topic = queue.topic("floodgate-orders").expect("a topic");
         drop(topic.group(DRAIN_GROUP).expect("a group"));
