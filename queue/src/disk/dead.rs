@@ -52,9 +52,7 @@ impl DeadLetters {
         let storage = &files.storage;
         storage.create_directory(&files.directory).map_err(io("create", &files.directory))?;
         let recovered = recover(&files)?;
-        if let Some(end) = &recovered.end {
-            super::open::sync_tail(storage, end)?;
-        }
+        super::open::settle_tail(&files, &recovered)?;
         let body_bytes_max = 8 * frame_words_max() as usize;
         let writer = Writer::new(Arc::clone(&files), SyncMethod::DataSync, &recovered, body_bytes_max);
         let durable = recovered.next_sequence - 1;

@@ -254,10 +254,10 @@ pub(crate) fn encode_frame(record: &NewRecord<'_>, appended_at_ms: u64, mut push
         last[..rest.len()].copy_from_slice(rest);
         push(u64::from_le_bytes(last));
     }
-    frame_words(prefix, record.payload.len()) * 8
-        | u64::from(KIND_RECORD) << 32
-        | (record.tag.len() as u64) << 40
-        | (record.key.len() as u64) << 48
+    (frame_words(prefix, record.payload.len()) * 8)
+        | (u64::from(KIND_RECORD) << 32)
+        | ((record.tag.len() as u64) << 40)
+        | ((record.key.len() as u64) << 48)
 }
 
 /// A record in its batch.

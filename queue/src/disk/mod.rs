@@ -257,8 +257,9 @@ impl DiskQueue {
     pub(crate) fn run(&self) -> impl Future<Output = ()> + Send + use<> {
         let inner = Arc::clone(&self.inner);
         async move {
-            let mut committers: Vec<Committer> = Vec::new();
+            let mut taken = Taken { inner: &inner, committers: Vec::new() };
             loop {
+                let committers = &mut taken.committers;
                 committers.append(&mut inner.committers.lock());
                 let mut worked = false;
                 committers.retain_mut(|committer| {
@@ -281,7 +282,7 @@ impl DiskQueue {
                         inner.open_topics().iter().for_each(|topic| upkeep::round(topic));
                         ready |= inner.upkeep.poll_rung(context).is_ready();
                     }
-                    for committer in &committers {
+                    for committer in committers.iter() {
                         ready |= committer.poll_work(context).is_ready();
                     }
                     if ready { Poll::Ready(()) } else { Poll::Pending }
@@ -308,6 +309,18 @@ impl DiskQueue {
             topic.arrivals.notify_waiters();
         }
         inner.lock.lock().take();
+    }
+}
+
+/// Committers that one `run` has taken; another `run` may go on with them when it is dropped.
+struct Taken<'a> {
+    inner: &'a Inner,
+    committers: Vec<Committer>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.inner.committers.lock().append(&mut self.committers);
     }
 }
 

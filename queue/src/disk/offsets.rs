@@ -121,7 +121,12 @@ impl Slots {
         let (progress, generation, current) = load(storage, directory, log_id)?;
         let open = |path: &PathBuf| storage.open(path, Access::Write).map_err(io("open", path));
         let files = [open(&paths[0])?, open(&paths[1])?];
-        Ok((Self { files, paths, log_id, generation, current, bytes: Vec::new() }, progress))
+        let mut slots = Self { files, paths, log_id, generation, current, bytes: Vec::new() };
+        if !fresh {
+            // What was read may be in the page cache alone, and wrongly be taken for clean there: see `settle_tail`.
+            slots.write(&progress)?;
+        }
+        Ok((slots, progress))
     }
 
     /// Makes `progress` durable.
@@ -135,10 +140,17 @@ impl Slots {
         let injected = |name| {
             if failpoint::hit(name) { Err(std::io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
         };
-        injected("queue.offset-write")
+        let written = injected("queue.offset-write")
             .and_then(|()| self.files[next].write_all_at(&self.bytes, 0))
-            .map_err(io("write", path))?;
-        injected("queue.offset-sync").and_then(|()| self.files[next].sync()).map_err(io("sync", path))?;
+            .map_err(io("write", path));
+        let synced = written.and_then(|()| {
+            injected("queue.offset-sync").and_then(|()| self.files[next].sync()).map_err(io("sync", path))
+        });
+        if let Err(error) = synced {
+            // Nobody may act on a slot that a crash could take back: the other one is to count.
+            let _ = self.files[next].write_all_at(&[0; SLOT_HEADER_BYTES], 0);
+            return Err(error);
+        }
         self.generation += 1;
         self.current = next;
         Ok(())

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::committer::Committer;
 use super::drive::Bell;
-use super::files::{LogFiles, Place, corrupt, io};
+use super::files::{LogFiles, corrupt, io};
 use super::format::{self, FORMAT_VERSION, read_u32, read_u64};
 use super::recovery::{Recovered, recover};
 use super::topic::{OwnTopic, Prepared, TopicShared};
@@ -188,13 +188,27 @@ fn median(storage: &Storage, path: &Path, method: SyncMethod) -> std::io::Result
     Ok(times[PROBE_WRITES / 2])
 }
 
-/// Makes what recovery read durable before anybody hears of it: a killed process may have left it in the page cache alone.
-pub(super) fn sync_tail(storage: &Storage, end: &Place) -> Result<(), QueueError> {
-    let fail = |error| io("sync", &end.path)(error);
+/// Makes what recovery read durable before anybody hears of it: a killed process may have left it in the page cache alone,
+/// and after a sync that failed the kernel takes such pages for clean, so that a sync alone would do nothing.
+///
+/// The last batch, the only one that can be in doubt, is therefore written again, byte for byte; a crash on the way leaves
+/// any mixture of equal sectors.
+pub(super) fn settle_tail(files: &LogFiles, recovered: &Recovered) -> Result<(), QueueError> {
+    let Some(last) = &recovered.last else { return Ok(()) };
+    let fail = |error| io("sync", &last.path)(error);
     if failpoint::hit("queue.recover-sync") {
         return Err(fail(std::io::Error::from_raw_os_error(libc::EIO)));
     }
-    storage.open(&end.path, Access::Write).and_then(|file| file.sync()).map_err(fail)
+    let mut batch = Vec::new();
+    if let Err(invalid) = files.read_batch(last, &mut batch)? {
+        return Err(corrupt(
+            &last.path,
+            last.offset,
+            format!("a batch that was sound a moment ago: {invalid:?}"),
+        ));
+    }
+    let file = files.storage.open(&last.path, Access::Write).map_err(fail)?;
+    file.write_all_at(&batch, last.offset).and_then(|()| file.sync()).map_err(fail)
 }
 
 /// Opens a topic as its owner: creates or recovers it.
@@ -231,9 +245,7 @@ pub(super) fn open_topic(
     }
     let files = Arc::new(LogFiles::new(storage.clone(), log, log_id, false));
     let recovered = recover(&files)?;
-    if let Some(end) = &recovered.end {
-        sync_tail(storage, end)?;
-    }
+    settle_tail(&files, &recovered)?;
     let durable = recovered.next_sequence - 1;
     let mark = if storage.is_real() {
         let path = directory.join("mark");
@@ -359,7 +371,12 @@ fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueE
     }
     for name in names {
         let directory = topic.group_directory(&name);
-        let (progress, _, _) = offsets::load(topic.storage(), &directory, topic.files.log_id)?;
+        let lock_path = directory.join("lock");
+        let progress = match topic.storage().lock(&lock_path).map_err(io("lock", &lock_path))? {
+            // Nobody holds it: what its slots show may be in the page cache alone.
+            Some(_held) => offsets::Slots::open(topic.storage(), &directory, topic.files.log_id, 0)?.1,
+            None => offsets::load(topic.storage(), &directory, topic.files.log_id)?.0,
+        };
         let low = progress.finished.low();
         let (file, offset) = recovered
             .end

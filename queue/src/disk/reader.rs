@@ -104,7 +104,11 @@ impl Reader {
                         self.place = Some(next);
                         self.at = self.frames.partition_point(|(sequence, _)| *sequence < self.next);
                         if self.frames.is_empty() {
+                            // The oldest kept batch may be one without records.
                             self.next = self.batch_end;
+                            if self.next > durable {
+                                return Ok(false);
+                            }
                             continue;
                         }
                         return Ok(true);

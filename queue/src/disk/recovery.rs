@@ -29,6 +29,8 @@ pub(crate) struct Recovered {
     pub(crate) unused: Vec<(u64, u64)>,
     /// Sound batches.
     pub(crate) batches: u64,
+    /// The last batch.
+    pub(crate) last: Option<Place>,
     /// Where the chain ends.
     pub(crate) end: Option<Place>,
 }
@@ -48,6 +50,7 @@ pub(crate) fn recover(files: &LogFiles) -> Result<Recovered, QueueError> {
                 Ok(header) => {
                     follow(&mut recovered, &header, &place)?;
                     files.note(&header, bytes)?;
+                    recovered.last = Some(place.clone());
                     place.offset += header.padded_bytes();
                 }
                 Err(Invalid::Version(found)) => {

@@ -1,0 +1,340 @@
+//! Seeded faults against a reference model: crashes at every failpoint, lost sectors, EIO, ENOSPC, short writes, lying syncs.
+//!
+//! A failing seed is printed; `FLOODGATE_SEED=n` replays it alone, `FLOODGATE_LONG=1` runs many more.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use queue::failpoint::{Crash, set_hook};
+use queue::{
+    AppendError, DiskOptions, Driver, Faults, Message, NewRecord, Position, Queue, QueueError, SimulatedDisk,
+    Storage, Topic,
+};
+
+const LIVES: u64 = 5;
+
+/// What must be true of the log and the group, whatever happened.
+#[derive(Default)]
+struct Model {
+    next_payload: u64,
+    attempted: BTreeMap<u64, Option<u64>>,
+    /// Position to payload of everything acknowledged to the appender or shown to a reader.
+    promised: BTreeMap<Position, u64>,
+    finished: BTreeSet<Position>,
+    perhaps_finished: BTreeSet<Position>,
+    delivered: BTreeSet<Position>,
+    lies: bool,
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 32)) % bound
+    }
+}
+
+impl Model {
+    fn payload(&mut self, random: &mut Random, now: u64) -> (u64, Vec<u8>, Option<u64>) {
+        let id = self.next_payload;
+        self.next_payload += 1;
+        let mut payload = id.to_le_bytes().to_vec();
+        let length = if random.below(8) == 0 { random.below(6000) } else { random.below(300) };
+        payload.resize(8 + length as usize, id as u8);
+        let deliver_at = (random.below(6) == 0).then(|| now + random.below(60));
+        self.attempted.insert(id, deliver_at);
+        (id, payload, deliver_at)
+    }
+
+    fn check_message(&self, message: &Message) -> u64 {
+        let id = u64::from_le_bytes(message.payload[..8].try_into().unwrap());
+        assert!(message.payload[8..].iter().all(|byte| *byte == id as u8), "garbage in {}", message.position);
+        let deliver_at = self.attempted.get(&id).expect("a record that nobody appended");
+        assert_eq!(*deliver_at, message.deliver_at_ms, "of {}", message.position);
+        id
+    }
+
+    /// The log as it reads now: everything promised is in it, nothing twice, nothing strange, in order.
+    fn check_log(&mut self, log: &[Message]) {
+        let mut seen = BTreeSet::new();
+        let mut last = None;
+        let mut positions = BTreeMap::new();
+        for message in log {
+            let id = self.check_message(message);
+            assert!(seen.insert(id), "record {id} twice");
+            assert!(last < Some(message.position), "positions rise");
+            last = Some(message.position);
+            positions.insert(message.position, id);
+        }
+        let oldest = log.first().map(|message| message.position);
+        for (position, id) in &self.promised {
+            let retired = oldest.is_none_or(|oldest| *position < oldest);
+            match positions.get(position) {
+                Some(found) => assert_eq!(found, id, "at {position}"),
+                None if retired
+                    && (self.finished.contains(position) || self.perhaps_finished.contains(position)) => {}
+                None => {
+                    let tail = last.is_none_or(|last| *position > last);
+                    assert!(self.lies && tail, "promised {position} is lost");
+                }
+            }
+        }
+        if self.lies {
+            self.promised.retain(|position, _| Some(*position) <= last);
+            self.finished.retain(|position| Some(*position) <= last);
+        }
+        self.promised.extend(positions);
+    }
+}
+
+fn faults(random: &mut Random) -> Faults {
+    let mut faults = Faults::default();
+    match random.below(8) {
+        0 => faults.write_error = 40,
+        1 => faults.sync_error = 60,
+        2 => faults.no_space = 60,
+        3 => faults.short_write = 3000,
+        4 => faults.lying_sync = 1500,
+        5 => faults.capacity_bytes = 500_000 + random.below(500_000),
+        6 => {
+            faults.write_error = 20;
+            faults.sync_error = 20;
+            faults.short_write = 500;
+        }
+        _ => {}
+    }
+    faults
+}
+
+fn run_seed(seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(17));
+    let disk_faults = faults(&mut random);
+    let disk = SimulatedDisk::new(seed, Faults::default());
+    let clock = Arc::new(AtomicU64::new(1_000));
+    let mut model = Model { lies: disk_faults.lying_sync > 0, ..Model::default() };
+    for life in 0..LIVES {
+        let last = life == LIVES - 1;
+        disk.set_faults(if last { Faults::default() } else { disk_faults.clone() });
+        let mut crash_in = if last { u64::MAX } else { random.below(150) };
+        let crashes = random.below(4) > 0;
+        set_hook(Some(Box::new(move |name| {
+            crash_in = crash_in.saturating_sub(1);
+            if crash_in == 0 && crashes {
+                crash_in = u64::MAX;
+                std::panic::panic_any(Crash(name));
+            }
+            false
+        })));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            runtime.unwrap().block_on(one_life(&mut random, &disk, &clock, &mut model, last))
+        }));
+        set_hook(None);
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => match error {
+                QueueError::Corrupt { .. } | QueueError::Foreign { .. } => {
+                    assert!(model.lies, "{error}");
+                    return;
+                }
+                error => assert!(!last, "the last life has no faults: {error}"),
+            },
+            Err(panic) if panic.is::<Crash>() => {}
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        match random.below(3) {
+            0 => disk.kill(),
+            _ => disk.crash(),
+        }
+    }
+}
+
+async fn one_life(
+    random: &mut Random,
+    disk: &SimulatedDisk,
+    clock: &Arc<AtomicU64>,
+    model: &mut Model,
+    last: bool,
+) -> Result<(), QueueError> {
+    let now = Arc::clone(clock);
+    let mut options = DiskOptions::new("/queue", Arc::new(move || now.load(Ordering::Relaxed)));
+    options.storage = Storage::Simulated(disk.clone());
+    options.driver = Driver::Driven;
+    options.segment_bytes = 128 * 1024;
+    options.ring_bytes = 64 * 1024;
+    options.random = Arc::new(|| 42);
+    let queue = Queue::open_disk(options, &mut Registry::default())?;
+    let topic = queue.topic("orders")?;
+    let script = async {
+        model.check_log(&topic.read(None, usize::MAX).await?);
+        if last {
+            finish(&queue, &topic, clock, model).await
+        } else {
+            act(random, &topic, clock, model).await
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        () = queue.run() => Ok(()),
+        result = script => result,
+    };
+    if random.below(4) == 0 && result.is_ok() {
+        tokio::join!(queue.shutdown(), queue.run());
+    }
+    result
+}
+
+async fn act(
+    random: &mut Random,
+    topic: &Topic,
+    clock: &AtomicU64,
+    model: &mut Model,
+) -> Result<(), QueueError> {
+    let mut under_way = Vec::new();
+    let mut group = topic.group("workers")?;
+    let mut pulled: Vec<Message> = Vec::new();
+    for _ in 0..random.below(60) {
+        clock.fetch_add(random.below(10), Ordering::Relaxed);
+        match random.below(10) {
+            0..=4 => {
+                for _ in 0..=random.below(6) {
+                    let (id, payload, deliver_at_ms) = model.payload(random, clock.load(Ordering::Relaxed));
+                    let Ok(permit) = topic.try_permit(payload.len()) else {
+                        model.attempted.remove(&id);
+                        tokio::task::yield_now().await;
+                        continue;
+                    };
+                    if random.below(10) == 0 {
+                        drop(permit);
+                        continue;
+                    }
+                    let record = NewRecord { key: b"k", tag: "t", deliver_at_ms, payload: &payload };
+                    under_way.push((id, topic.append(permit, record)));
+                }
+            }
+            5 => {
+                for (id, append) in under_way.drain(..) {
+                    match append.await {
+                        Ok(position) => {
+                            let before = model.promised.insert(position, id);
+                            assert!(before.is_none_or(|before| before == id));
+                        }
+                        Err(error) => assert_eq!(error, AppendError::Uncertain),
+                    }
+                }
+            }
+            6 | 7 => {
+                let messages = group.pull(1 + random.below(20) as usize, Duration::ZERO).await?;
+                for message in &messages {
+                    let id = model.check_message(message);
+                    assert!(
+                        message.deliver_at_ms.is_none_or(|at| at <= clock.load(Ordering::Relaxed)),
+                        "early"
+                    );
+                    assert!(
+                        model.lies || !model.finished.contains(&message.position),
+                        "finished {} again",
+                        message.position
+                    );
+                    model.promised.insert(message.position, id);
+                    model.delivered.insert(message.position);
+                }
+                pulled.extend(messages);
+            }
+            8 => {
+                let count = random.below(pulled.len() as u64 + 1) as usize;
+                let some: Vec<Position> = pulled.drain(..count).map(|message| message.position).collect();
+                model.perhaps_finished.extend(&some);
+                group.ack_all(&some).await?;
+                model.finished.extend(some);
+            }
+            _ => {
+                if let Some(message) = pulled.pop() {
+                    if random.below(3) == 0 {
+                        model.perhaps_finished.insert(message.position);
+                        group.dead_letter(&message, "tried").await?;
+                        model.finished.insert(message.position);
+                    } else {
+                        group.nack(message.position, Duration::from_millis(random.below(40))).await?;
+                    }
+                }
+            }
+        }
+        for _ in 0..random.below(4) {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// At rest, without faults: everything promised reaches the group, and the log still takes records.
+async fn finish(
+    queue: &Queue,
+    topic: &Topic,
+    clock: &AtomicU64,
+    model: &mut Model,
+) -> Result<(), QueueError> {
+    let mut group = topic.group("workers")?;
+    clock.fetch_add(10_000, Ordering::Relaxed);
+    loop {
+        let messages = group.pull(100, Duration::ZERO).await?;
+        let Some(last) = messages.iter().map(|message| message.position).max() else { break };
+        for message in &messages {
+            model.check_message(message);
+            assert!(
+                model.lies || !model.finished.contains(&message.position),
+                "finished {} again",
+                message.position
+            );
+            model.delivered.insert(message.position);
+        }
+        assert!(last <= topic.end().unwrap());
+        let positions: Vec<Position> = messages.iter().map(|message| message.position).collect();
+        group.ack_all(&positions).await?;
+    }
+    for position in model.promised.keys() {
+        let done = model.delivered.contains(position) || model.perhaps_finished.contains(position);
+        assert!(done, "promised {position} never reached the group");
+    }
+    assert_eq!(topic.lag("workers")?.records, 0);
+    let permit = topic.try_permit(10).expect("an idle log has room");
+    let record = NewRecord { key: b"", tag: "", deliver_at_ms: None, payload: &[1; 10] };
+    topic.append(permit, record).await.expect("a disk without faults");
+    drop(group);
+    assert_eq!(queue.topics()?, ["orders"]);
+    Ok(())
+}
+
+#[test]
+fn seeds_hold_against_the_model() {
+    std::panic::set_hook(Box::new(|info| {
+        if !info.payload().is::<Crash>() {
+            eprintln!("{info}");
+        }
+    }));
+    let long = std::env::var_os("FLOODGATE_LONG").is_some();
+    let seeds = match std::env::var("FLOODGATE_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().unwrap();
+            seed..seed + 1
+        }
+        Err(_) => 0..if long { 200_000 } else { 4_000 },
+    };
+    let count = seeds.end - seeds.start;
+    let started = std::time::Instant::now();
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(|| run_seed(seed)) {
+            eprintln!("{:?}", faults(&mut Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(17))));
+            eprintln!("replay with FLOODGATE_SEED={seed} cargo test -p queue --test faults");
+            std::panic::resume_unwind(panic);
+        }
+    }
+    println!("{count} seeds in {:.1} s", started.elapsed().as_secs_f64());
+}
