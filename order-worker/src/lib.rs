@@ -26,7 +26,7 @@ pub use relay::Relay;
 pub use stats::{DrainState, DrainStats};
 
 /// Every failpoint of this crate, in the order of the steps. One that fails its step loses an answer or skips to the next
-/// try; those between two steps only crash.
+/// try; those between two steps only crash. Hooks are a thread's own: the database's are passed with [`Executor::Inline`] only.
 pub const FAILPOINTS: &[&str] = &[
     "database.begin",
     "database.commit",
