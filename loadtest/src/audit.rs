@@ -137,6 +137,8 @@ pub(crate) struct Audit {
     pub(crate) rejected_rows: u64,
     /// Passes whose holders surely tried and surely know the end, counted as demand.
     pub(crate) demand: u64,
+    /// Orders that their buyers learned of by asking, having lost the answer to the press.
+    pub(crate) learned: u64,
     /// Passes whose holder never got a definite answer and no 404 either.
     pub(crate) unresolved: u64,
 }
@@ -193,6 +195,7 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Audit {
         let sold_after_no = claim.is_surely_refused() && row.is_some_and(|row| row.units_held > 0);
         audit.contradicted += u64::from(sold_after_no || claim.denied_after_202);
         audit.demand += u64::from(claim.is_demand && claim.is_settled());
+        audit.learned += u64::from(claim.shown && !claim.promised);
         audit.unresolved += u64::from(claim.in_doubt && !claim.is_settled());
     }
     if evidence.alone {

@@ -73,6 +73,8 @@ struct Round {
     uncertain: u64,
     /// 202 for an order that had one already.
     same_order_again: u64,
+    /// From the signal to the end of the process.
+    stop_s: f64,
     restart_s: f64,
     rest_s: f64,
     audit: Audit,
@@ -265,6 +267,7 @@ impl Hunt<'_> {
             executed_unanswered,
             uncertain: counts.uncertain,
             same_order_again: counts.accepted_again,
+            stop_s: ended.stop.as_secs_f64(),
             restart_s: ended.restart.as_secs_f64(),
             rest_s,
             audit,
@@ -298,6 +301,7 @@ impl Hunt<'_> {
 /// One end of the server and its next start.
 struct Ended {
     promised_before: u64,
+    stop: Duration,
     restart: Duration,
     /// Whether a SIGTERM ended it in time and with success.
     gracefully: bool,
@@ -309,6 +313,7 @@ async fn end_and_restart(
     tally: &Tally,
     up: &watch::Sender<bool>,
 ) -> Result<Ended, Failure> {
+    let signalled = Instant::now();
     let gracefully = match draw.signal {
         Signal::Kill => {
             server.kill().await?;
@@ -316,6 +321,7 @@ async fn end_and_restart(
         }
         Signal::Term => server.terminate().await?.is_some_and(|status| status.success()),
     };
+    let stop = signalled.elapsed();
     let promised_before = tally.with(|counts| counts.accepted);
     let _ = up.send(false);
     sleep(draw.down).await;
@@ -326,7 +332,7 @@ async fn end_and_restart(
     }
     let restart = server.restart().await?;
     let _ = up.send(true);
-    Ok(Ended { promised_before, restart, gracefully })
+    Ok(Ended { promised_before, stop, restart, gracefully })
 }
 
 /// What a SIGTERM must not do.
@@ -359,7 +365,7 @@ impl Round {
         };
         format!(
             "round {:3} {signal} at {:+5} ms, {} sale: {:4} promised before, {:4} unanswered ({} executed), {} uncertain, {:4} × same \
-             order again, ready after {:.2} s, at rest after {:4.1} s, {:4}/{} orders: {verdict}",
+             order again, stopped in {:.2} s, ready after {:.2} s, at rest after {:4.1} s, {:4}/{} orders: {verdict}",
             self.round,
             self.ended_after_ms,
             if self.fresh { "fresh     " } else { "continuing" },
@@ -368,6 +374,7 @@ impl Round {
             self.executed_unanswered,
             self.uncertain,
             self.same_order_again,
+            self.stop_s,
             self.restart_s,
             self.rest_s,
             self.audit.orders,

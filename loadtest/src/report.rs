@@ -182,7 +182,13 @@ impl Report {
             "presses",
             format!("{} in {:.1} s ({:.0}/s)", self.attempts, self.duration_s, self.requests_per_second),
         );
-        row("  accepted", format!("{} (+ {} again, same order)", self.accepted, self.accepted_again));
+        row(
+            "  accepted",
+            format!(
+                "{} (+ {} again, same order; {} orders learned of by asking)",
+                self.accepted, self.accepted_again, self.audit.learned
+            ),
+        );
         row(
             "  refused",
             format!("{}{}", self.sold_out + self.limited + self.refused, listed(&self.refusals)),

@@ -128,6 +128,7 @@ fn an_order_once_shown_to_its_buyer_must_have_a_row() {
     scene.claims[4] = Claim::new("u4", "A4".into(), true);
     scene.claims[4].see();
     scene.only("lost", 1);
+    assert_eq!(scene.judge().learned, 1);
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn the_ending_can_be_chosen() {
 
 #[test]
 fn a_graceful_end_leaves_nobody_in_doubt() {
-    let ended = |gracefully| Ended { promised_before: 0, restart: Duration::ZERO, gracefully };
+    let ended =
+        |gracefully| Ended { promised_before: 0, stop: Duration::ZERO, restart: Duration::ZERO, gracefully };
     assert_eq!(graceful_broken(&ended(true), 0, 0), Vec::<String>::new());
     assert_eq!(graceful_broken(&ended(false), 1, 2).len(), 3);
 }
