@@ -60,6 +60,9 @@ impl ConnectionOptions {
 /// Idle connections younger than this are not ended to make room: their next request is probably on its way.
 const ROOM_IDLE_MS: u64 = 500;
 
+/// How long a shutdown waits for heads under way.
+const LAST_HEAD_MS: u64 = 1_000;
+
 /// What a connection does, as far as its deadline depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -124,11 +127,20 @@ pub(crate) struct Sweep {
     connections: Vec<(Arc<Vitals>, AbortHandle)>,
     expired: Counter,
     live: usize,
+    /// When heads under way stop being waited for.
+    heads_end_ms: Option<u64>,
 }
 
 impl Sweep {
     pub(crate) fn new(expired: Counter) -> Self {
-        Self { start: Instant::now(), clock: Arc::default(), connections: Vec::new(), expired, live: 0 }
+        Self {
+            start: Instant::now(),
+            clock: Arc::default(),
+            connections: Vec::new(),
+            expired,
+            live: 0,
+            heads_end_ms: None,
+        }
     }
 
     /// How often to tick: deadlines are met within this.
@@ -139,7 +151,15 @@ impl Sweep {
     pub(crate) fn tick(&mut self) {
         let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.clock.store(now_ms, Ordering::Relaxed);
-        self.sweep(|vitals| vitals.deadline_ms.load(Ordering::Relaxed) <= now_ms);
+        let heads_are_over = self.heads_end_ms.is_some_and(|end_ms| now_ms >= end_ms);
+        self.sweep(|vitals| {
+            vitals.deadline_ms.load(Ordering::Relaxed) <= now_ms || heads_are_over && vitals.is(Phase::Head)
+        });
+    }
+
+    /// From now on a head has [`LAST_HEAD_MS`] left: a slow one must not hold a shutdown.
+    pub(crate) fn close(&mut self) {
+        self.heads_end_ms = Some(self.clock.load(Ordering::Relaxed) + LAST_HEAD_MS);
     }
 
     /// Makes room: ends what has been between requests for a while. For when no connection more would fit.

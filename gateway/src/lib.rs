@@ -63,6 +63,9 @@ pub const FAILPOINTS: &[&str] = &[
 /// Longest wait for the books when readiness is looked at.
 const READY_BOOKS_MAX: Duration = Duration::from_secs(2);
 
+/// How many looks at orders a user has for each purchase that `limits.per_user_rps` allows.
+const LOOKS_PER_PURCHASE: u32 = 4;
+
 /// What a gateway is made of.
 pub struct GatewayParts {
     /// `[gateway]`.
@@ -106,6 +109,8 @@ pub struct Gateway {
     clients: Clients,
     limits: Arc<Limits>,
     limits_by_address: bool,
+    /// Looks at orders, which may cost a read of the books.
+    looks: Limits,
     clock: Arc<LedgerClock>,
     progress: Arc<Progress>,
     stock: Arc<Stock>,
@@ -142,6 +147,12 @@ impl Gateway {
         let progress = Arc::new(Progress::new(topic.clone(), &parts.drain_group, parts.drain_rate_hint));
         let limits_by_address = limits.per_address_rps > 0;
         let in_flight_max = limits.in_flight_max;
+        let looks = LimitsConfig {
+            per_user_rps: limits.per_user_rps.saturating_mul(LOOKS_PER_PURCHASE),
+            per_address_rps: 0,
+            in_flight_max,
+        };
+        let looks = Limits::new(&looks, &random);
         let limits = Arc::new(Limits::new(&limits, &random));
         let parts = Arc::new(PurchaseParts {
             stock: stock.clone(),
@@ -168,6 +179,7 @@ impl Gateway {
             passes,
             limits,
             limits_by_address,
+            looks,
             clock,
             progress,
             stock,

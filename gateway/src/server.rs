@@ -298,7 +298,10 @@ async fn accept<H, F>(
         };
         tokio::select! {
             biased;
-            _ = closing.wait_for(|closing| *closing), if listener.is_some() => listener = None,
+            _ = closing.wait_for(|closing| *closing), if listener.is_some() => {
+                listener = None;
+                sweep.close();
+            }
             _ = ending.wait_for(|ending| *ending) => break,
             _ = ticks.tick() => {
                 sweep.tick();

@@ -201,6 +201,10 @@ fn the_end_is_orderly() {
     // A scraper that keeps its connection must not hold the end up.
     let mut scraper = site.admin();
     assert_eq!(scraper.get("/metrics", &[]).status, 200);
+    // Nor one that is in the middle of a head, nor one that has said nothing yet.
+    let mut slow = site.connect();
+    slow.send(b"GET /api/v1/time HT");
+    let _silent = site.connect();
     let mut stream = site.connect();
     let path = format!("/api/v1/orders/{order_id}/events");
     stream.send(&support::http::request("GET", &path, &[("Floodgate-Pass", &pass)], None));

@@ -73,6 +73,9 @@ impl Api {
             Ok(named) => named,
             Err(refusal) => return refusal,
         };
+        if self.gateway.looks.check_user(&user).is_err() {
+            return Problem::SlowDown.response();
+        }
         match self.gateway.look_up(order_id, &user).await {
             Ok(document) => json_reply(StatusCode::OK, &document),
             Err(not_shown) => not_shown.reply(),
