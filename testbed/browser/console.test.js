@@ -30,27 +30,23 @@ test('the operator watches, pauses, resumes and restocks', async () => {
     const sale = await context.newPage();
     await sale.goto(floodgate.saleUrl);
     await sale.locator('#buy:not(.lit)', { hasText: 'Sold out' }).waitFor();
-    await page.bringToFront();
     await page.getByLabel('Units to add').fill('4');
     await page.getByRole('button', { name: 'Restock' }).click();
     await figure('Remaining').filter({ hasText: '4' }).waitFor();
     await picture(page, 'console-1');
-    await sale.bringToFront();
+    await sale.reload();
     await lit(sale);
 
-    await page.bringToFront();
     await page.getByRole('button', { name: 'Pause' }).click();
     await page.getByRole('button', { name: 'Yes, pause' }).click();
     await page.getByText('paused by console').waitFor();
-    await sale.bringToFront();
+    await sale.reload();
     await sale.locator('#buy:not(.lit)', { hasText: 'Paused' }).waitFor();
-    await page.bringToFront();
     await page.getByRole('button', { name: 'Resume' }).click();
     await page.getByRole('button', { name: 'Pause' }).waitFor();
-    await sale.bringToFront();
+    await sale.reload();
     await lit(sale);
 
-    await page.bringToFront();
     await page.reload();
     await page.getByText('✓ Ledger adds up').waitFor();
     await page.getByRole('button', { name: '中文' }).or(page.getByLabel('切换到中文')).click();
