@@ -52,6 +52,22 @@ test('two tabs are one order', () =>
     await status(page, 'unpaid');
   }));
 
+test('eight tabs do not take each other’s connections', () =>
+  scenario(async ({ floodgate, context, page }) => {
+    await page.locator('#buy').click();
+    await status(page, 'unpaid');
+    for (let more = 0; more < 7; more++) {
+      const tab = await context.newPage();
+      await tab.goto(floodgate.saleUrl);
+      await status(tab, 'unpaid');
+      // Chromium without a window calls every tab visible: say what a real one would.
+      await tab.evaluate(() => {
+        Object.defineProperty(document, 'visibilityState', { get: () => 'hidden' });
+        document.dispatchEvent(new Event('visibilitychange'));
+      });
+    }
+  }));
+
 test('an answer that is lost on the way is asked for', () =>
   scenario(async ({ page, posts }) => {
     let lost = 0;
