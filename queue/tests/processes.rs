@@ -1,0 +1,292 @@
+//! Real processes and kill -9: a producer whose acknowledgements the parent keeps, a consumer in another process.
+//!
+//! A kill cannot prove the sync, since the page cache survives it: tests/faults.rs does that. `FLOODGATE_LONG=1` kills the
+//! producer 200 times and the consumer of 100,000 delayed messages ten times.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use prometheus_client::registry::Registry;
+use queue::{DiskOptions, NewRecord, Queue, QueueError, Topic};
+
+const ROLE: &str = "FLOODGATE_QUEUE_CHILD";
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+}
+
+fn options(directory: &Path) -> DiskOptions {
+    let mut options = DiskOptions::new(directory, Arc::new(now_ms));
+    options.segment_bytes = 1 << 20;
+    options.ring_bytes = 1 << 20;
+    options
+}
+
+fn long() -> bool {
+    std::env::var_os("FLOODGATE_LONG").is_some()
+}
+
+/// Runs this test binary's [`child`] in a process of its own.
+fn spawn(role: &str, directory: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture"])
+        .env(ROLE, role)
+        .env("FLOODGATE_QUEUE_DIRECTORY", directory)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
+}
+
+fn permit(topic: &Topic, bytes: usize) -> queue::Permit {
+    loop {
+        match topic.try_permit(bytes) {
+            Ok(permit) => return permit,
+            Err(refused) => assert!(refused.is_retryable(), "{refused}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the children do; nothing in the parent.
+#[test]
+fn child() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let directory = std::path::PathBuf::from(std::env::var_os("FLOODGATE_QUEUE_DIRECTORY").unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    match role.as_str() {
+        "producer" => runtime.block_on(produce(&directory)),
+        "consumer" => runtime.block_on(consume(&directory)),
+        role => panic!("no role {role}"),
+    }
+}
+
+/// Appends at full rate and prints each acknowledged position with what was appended there.
+async fn produce(directory: &Path) {
+    let queue = Queue::open_disk(options(directory), &mut Registry::default()).unwrap();
+    let topic = queue.topic("orders").unwrap();
+    let mut number = now_ms() << 20;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\nready").unwrap();
+    loop {
+        let appends: Vec<_> = (0..256)
+            .map(|_| {
+                number += 1;
+                let mut payload = number.to_le_bytes().to_vec();
+                payload.resize(200, number as u8);
+                let record = NewRecord { key: b"key", tag: "order", deliver_at_ms: None, payload: &payload };
+                (number, topic.append(permit(&topic, 200), record))
+            })
+            .collect();
+        let mut lines = String::new();
+        for (number, append) in appends {
+            let position = append.await.unwrap();
+            lines.push_str(&format!("{position} {number}\n"));
+        }
+        out.write_all(lines.as_bytes()).unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn acknowledged_is_readable_after_every_kill_of_the_producer() {
+    let directory = tempfile::tempdir().unwrap();
+    let kills = if long() { 200 } else { 8 };
+    let mut acknowledged: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut read_so_far = None;
+    for kill in 0..kills {
+        let mut child = spawn("producer", directory.path());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while lines.next().unwrap().unwrap() != "ready" {}
+        std::thread::sleep(Duration::from_millis(5 + (kill * 37) % 90));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for line in lines {
+            let Ok(line) = line else { break };
+            // The kill may have cut the last line.
+            if let Some((position, number)) = line.split_once(' ')
+                && let (Ok(position), Ok(number)) = (position.parse(), number.parse())
+                && number > 1 << 40
+            {
+                acknowledged.insert(position, number);
+            }
+        }
+        let queue = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut numbers = BTreeSet::new();
+            loop {
+                let messages = topic.read(read_so_far, 10_000).await.unwrap();
+                let Some(last) = messages.last() else { break };
+                read_so_far = Some(last.position);
+                for message in messages {
+                    let number = u64::from_le_bytes(message.payload[..8].try_into().unwrap());
+                    assert!(message.payload[8..].iter().all(|byte| *byte == number as u8), "garbage");
+                    assert!(numbers.insert(number), "twice");
+                    let position = message.position.to_string().parse().unwrap();
+                    let expected = acknowledged.remove(&position);
+                    assert!(expected.is_none_or(|expected| expected == number), "at {position}");
+                }
+            }
+            assert!(acknowledged.is_empty(), "lost after kill {kill}: {:?}", acknowledged.first_key_value());
+            assert!(!numbers.is_empty(), "the producer got nothing in");
+            queue.shutdown().await;
+        });
+    }
+}
+
+/// Takes messages as they become due and prints each before and after its acknowledgement.
+async fn consume(directory: &Path) {
+    let queue = Queue::attach_disk(options(directory), &mut Registry::default()).unwrap();
+    let topic = queue.topic("timeouts").unwrap();
+    let mut group = loop {
+        match topic.group("closer") {
+            Ok(group) => break group,
+            Err(QueueError::GroupHeld { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(matches!(topic.try_permit(1), Err(queue::Refused::Closed)), "not ours");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\nready").unwrap();
+    loop {
+        let messages = group.pull(256, Duration::from_secs(1)).await.unwrap();
+        let now = now_ms();
+        let mut got = String::new();
+        let mut done = String::new();
+        for message in &messages {
+            let due = message.deliver_at_ms.unwrap_or(message.appended_at_ms);
+            assert!(due <= now, "early by {}", due - now);
+            got.push_str(&format!("got {} {}\n", message.position, now - due));
+            done.push_str(&format!("done {}\n", message.position));
+        }
+        out.write_all(got.as_bytes()).unwrap();
+        let positions: Vec<_> = messages.iter().map(|message| message.position).collect();
+        group.ack_all(&positions).await.unwrap();
+        out.write_all(done.as_bytes()).unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn delayed_messages_reach_a_group_that_is_killed_in_time_and_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (messages, kills, spread_ms) = if long() { (100_000, 10, 30_000) } else { (4_000, 3, 3_000) };
+    let queue = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
+    let topic = queue.topic("timeouts").unwrap();
+    drop(topic.group("closer").unwrap());
+    let start = now_ms();
+    let mut random = 12_345_u64;
+    let mut appends = Vec::new();
+    for number in 0..messages {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let deliver_at_ms = Some(start + (random >> 33) % spread_ms);
+        let payload = u64::to_le_bytes(number);
+        let record = NewRecord { key: b"k", tag: "timeout", deliver_at_ms, payload: &payload };
+        appends.push(topic.append(permit(&topic, 8), record));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        for append in appends {
+            append.await.unwrap();
+        }
+    });
+
+    let mut got: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut done = BTreeSet::new();
+    let mut late = Vec::new();
+    for life in 0..=kills {
+        let mut child = spawn("consumer", directory.path());
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let reader = std::thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
+        let alive_since = now_ms();
+        if life < kills {
+            std::thread::sleep(Duration::from_millis(spread_ms / (kills + 1)));
+        } else {
+            let deadline = Instant::now() + Duration::from_secs(120);
+            while topic.lag("closer").unwrap().records > 0 {
+                assert!(Instant::now() < deadline, "not at rest: {:?}", topic.lag("closer"));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        for line in reader.join().unwrap() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["got", position, behind] => {
+                    let Ok(position) = position.parse::<u64>() else { continue };
+
+                    *got.entry(position).or_default() += 1;
+                    let behind: u64 = behind.parse().unwrap_or(0);
+                    // What came due while nobody was there is late by that.
+                    if now_ms() - behind > alive_since + 500 {
+                        late.push(behind);
+                    }
+                }
+                ["done", position] => {
+                    done.extend(position.parse::<u64>());
+                }
+                _ => {}
+            }
+        }
+    }
+    let missing: Vec<u64> = (1..=messages).filter(|position| !got.contains_key(position)).collect();
+    // A batch that was acknowledged when its lines were cut off by the kill.
+    assert!(missing.len() as u64 <= 256 * kills, "{} never seen", missing.len());
+    let repeated = got.values().filter(|times| **times > 1).count() as u64;
+    assert!(repeated <= 256 * kills, "{repeated} came again");
+    late.sort_unstable();
+    if let Some(worst) = late.last() {
+        println!("late ms: p50 {}, p99 {}, max {worst}", late[late.len() / 2], late[late.len() * 99 / 100]);
+    }
+    println!("{messages} messages, {kills} kills, {repeated} repeated, {} done", done.len());
+    runtime.block_on(queue.shutdown());
+}
+
+#[test]
+fn a_consumer_in_another_process_is_woken_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
+    let topic = queue.topic("timeouts").unwrap();
+    let mut child = spawn("consumer", directory.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while lines.next().unwrap().unwrap() != "ready" {}
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(3));
+        let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: b"x" };
+        topic.append_blocking(permit(&topic, 1), record).unwrap();
+        let acknowledged = Instant::now();
+        while !lines.next().unwrap().unwrap().starts_with("got") {}
+        times.push(acknowledged.elapsed());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    times.sort_unstable();
+    println!(
+        "acknowledged to seen in another process: p50 {:?}, p90 {:?}, max {:?}",
+        times[50], times[90], times[99]
+    );
+    assert!(times[50] < Duration::from_millis(20), "woken, not polled: {:?}", times[50]);
+}
+
+#[test]
+fn a_second_process_is_told_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = spawn("producer", directory.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while lines.next().unwrap().unwrap() != "ready" {}
+    let error = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap_err();
+    assert!(matches!(error, QueueError::InUse { .. }), "{error}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
+}
