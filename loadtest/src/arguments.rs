@@ -28,7 +28,7 @@ pub(crate) enum Scenario {
     Spike(SpikeOptions),
     /// Kills the all-in-one at random moments of a spike, restarts it on the same directory, and audits each round.
     ///
-    /// Rounds alternate between a fresh sale and a restock of the one before; in every third, on average, the next life is killed
+    /// Rounds alternate between a fresh sale and a restock of the one before; after every third kill, on average, the next life is killed
     /// in the middle of its recovery too. After the restart every promised order is asked for, and two in three people press once
     /// more with the same pass, which must name the same order; the others' orders must come about without help.
     Crash(CrashOptions),

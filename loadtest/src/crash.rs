@@ -164,13 +164,17 @@ fn draw(options: &CrashOptions, seed: u64, number: u32) -> Draw {
         _ => options.units * 3,
     };
     let window = Duration::from_millis(options.spread_ms) + MARGIN * 2;
+    let ends_after = Duration::from_micros(random.below(window.as_micros() as u64));
+    let down = Duration::from_millis(random.below(DOWN_MS_MAX));
+    let again_after = (random.below(3) == 0).then(|| Duration::from_micros(random.below(AGAIN_US_MAX)));
     Draw {
         signal,
         fresh: number.is_multiple_of(2),
         units,
-        ends_after: Duration::from_micros(random.below(window.as_micros() as u64)),
-        down: Duration::from_millis(random.below(DOWN_MS_MAX)),
-        again_after: (random.below(3) == 0).then(|| Duration::from_micros(random.below(AGAIN_US_MAX))),
+        ends_after,
+        down,
+        // What a second life leaves unanswered when it is killed would be laid at the SIGTERM's door.
+        again_after: again_after.filter(|_| signal == Signal::Kill),
     }
 }
 
@@ -355,8 +359,7 @@ impl Round {
         let signal = match (self.signal, self.twice) {
             (Signal::Kill, false) => "kill -9    ",
             (Signal::Kill, true) => "kill -9 × 2",
-            (Signal::Term, false) => "SIGTERM    ",
-            (Signal::Term, true) => "SIGTERM, -9",
+            (Signal::Term, _) => "SIGTERM    ",
         };
         let verdict = if self.broken.is_empty() {
             "good".into()
