@@ -6,13 +6,16 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stock::ledger::IdState;
-use stock::{LedgerError, OrderId, SaleId, Timestamp, UserId};
+use stock::{LedgerError, OrderId, Reservation, SaleId, Timestamp, UserId};
 
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
 use crate::books::{BooksError, Cancelled, OrderStatus, OrderView};
 use crate::problem::Problem;
+
+/// A reservation of this instance that is older has reached the log, or its append's failure has reached recovery.
+const KEPT_AFTER_MS: u64 = 10_000;
 
 /// The body of `GET /api/v1/orders/{order}` and of each event.
 #[derive(Serialize)]
@@ -149,6 +152,13 @@ impl Gateway {
         }
     }
 
+    /// Whether this instance's log holds a reservation of its own. Until it does, a crash may still take the order back: to show
+    /// it would be a promise. An old one that is not remembered has long been appended, or recovery would be at work.
+    fn has_kept(&self, reservation: &Reservation) -> bool {
+        self.progress.position_of(reservation.order_id).is_some()
+            || self.recovered() && reservation.reserved_at_ms + KEPT_AFTER_MS <= self.clock.now_ms()
+    }
+
     /// The order as its user may see it.
     pub(super) async fn look_up(&self, order_id: OrderId, user: &UserId) -> Result<OrderDocument, NotShown> {
         let offer = self.catalog.offer_whole();
@@ -160,12 +170,13 @@ impl Gateway {
         for sale in sales() {
             match self.stock.pending(&sale.id, None, before, 1).await {
                 Ok(page) => {
-                    let Some((_, reservation)) = page.into_iter().find(|(_, r)| r.order_id == order_id)
-                    else {
-                        continue;
-                    };
+                    let found = page.into_iter().find(|(_, r)| r.order_id == order_id);
+                    let Some((owner, reservation)) = found else { continue };
                     if reservation.user != *user {
                         return Err(NotShown::None);
+                    }
+                    if owner == self.parts.owner && !self.has_kept(&reservation) {
+                        return Err(NotShown::Unknown);
                     }
                     return Ok(OrderDocument {
                         order_id,
