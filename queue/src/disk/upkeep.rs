@@ -74,11 +74,13 @@ fn retire_oldest(topic: &TopicShared, own: &OwnTopic) -> bool {
     } else {
         topic.storage().remove(&oldest.path)
     };
-    if let Err(error) = &result {
-        // It stays until the next open, which finds it as an old segment.
-        tracing::warn!(topic = topic.name, %error, segment = %oldest.path.display(), "cannot retire a segment");
+    let Err(error) = result else { return true };
+    tracing::warn!(topic = topic.name, %error, segment = %oldest.path.display(), "cannot retire a segment");
+    // While it stands under its old name no younger one may go: the next open follows the chain from the oldest file on.
+    if topic.storage().exists(&oldest.path).unwrap_or(true) {
+        topic.files.segments.write().insert(0, oldest);
     }
-    result.is_ok()
+    false
 }
 
 /// Learns how far groups are that other processes hold.
