@@ -25,7 +25,8 @@ pub struct FaultPlan {
     pub answer_lost: u32,
     /// [`LedgerError::Uncertain`] when the caller's time is up, executed only after that.
     pub late: u32,
-    /// Answered well, then executed a second time later.
+    /// Answered well, then executed a second time later. Never a reserve: its sender decides by the first answer, so a client
+    /// must not send it twice, while every other call only says what is so.
     pub repeated: u32,
     /// Executed and answered well, but slowly.
     pub slow: u32,
@@ -226,7 +227,7 @@ impl SimulatedServer {
                 sleep(RESPONSE_TIMEOUT).await;
                 lost()
             }
-            Fault::Repeated => {
+            Fault::Repeated if !matches!(call, Call::Reserve(_)) => {
                 self.send_late(
                     Instant::now() + Duration::from_millis(1 + amount % LATE_MAX_MS),
                     call.clone(),
@@ -238,7 +239,7 @@ impl SimulatedServer {
                 let half = Duration::from_micros(amount % (RESPONSE_TIMEOUT.as_micros() as u64 / 2));
                 self.answer_after(half, call).await
             }
-            Fault::None => self.answer_after(round_trip, call).await,
+            Fault::None | Fault::Repeated => self.answer_after(round_trip, call).await,
         }
     }
 
