@@ -1,0 +1,127 @@
+//! One instance: runs its process, lets it crash, starts it again. A crash drops the whole process at once.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use queue::failpoint::Crash;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::sleep;
+
+use crate::process::{self, Call, Inside, Stop};
+use crate::world::World;
+
+/// See the module.
+pub(crate) struct Machine {
+    pub(crate) instance: usize,
+    world: Rc<World>,
+    /// Where calls go while a process runs.
+    address: RefCell<Option<mpsc::UnboundedSender<Call>>>,
+    /// What the checks look at while a process runs.
+    inside: RefCell<Option<Rc<Inside>>>,
+    kill: Notify,
+    stop: Notify,
+    pub(crate) crashes: RefCell<u64>,
+}
+
+/// How a process ended.
+enum End {
+    Crashed(&'static str),
+    Killed,
+    Left(Stop),
+}
+
+impl Machine {
+    pub(crate) fn new(instance: usize, world: Rc<World>) -> Self {
+        Self {
+            instance,
+            world,
+            address: RefCell::default(),
+            inside: RefCell::default(),
+            kill: Notify::new(),
+            stop: Notify::new(),
+            crashes: RefCell::default(),
+        }
+    }
+
+    /// `kill -9`, as soon as the process next waits for anything.
+    pub(crate) fn kill(&self) {
+        self.kill.notify_waiters();
+    }
+
+    /// Asks the process to shut down cleanly.
+    pub(crate) fn stop(&self) {
+        self.stop.notify_waiters();
+    }
+
+    /// Calls the process; `None` is a lost connection: nobody knows what was done.
+    pub(crate) async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let address = self.address.borrow().clone()?;
+        address.send(call(answer)).ok()?;
+        // The way there and back.
+        sleep(Duration::from_micros(100 + self.world.random.below(400))).await;
+        answered.await.ok()
+    }
+
+    /// What the checks may look at; `None` while no process runs.
+    pub(crate) fn inside(&self) -> Option<Rc<Inside>> {
+        self.inside.borrow().clone()
+    }
+
+    /// Runs processes one after the other, for ever.
+    pub(crate) async fn run(&self) {
+        loop {
+            let end = self.run_process().await;
+            let (reason, pause_ms): (String, u64) = match end {
+                End::Crashed(failpoint) => (format!("crashed at {failpoint}"), 20),
+                End::Killed => ("killed".into(), 20),
+                End::Left(Stop::Clean) => ("stopped".into(), 20),
+                End::Left(Stop::Failed(error)) => (error, 200),
+            };
+            *self.crashes.borrow_mut() += 1;
+            self.world.trace.say(format_args!("machine {}: {reason}", self.instance));
+            self.world.maybe_forget();
+            sleep(Duration::from_millis(pause_ms + self.world.random.below(1_000))).await;
+        }
+    }
+
+    async fn run_process(&self) -> End {
+        let (address, calls) = mpsc::unbounded_channel();
+        let started = |inside: Rc<Inside>| {
+            *self.inside.borrow_mut() = Some(inside);
+            *self.address.borrow_mut() = Some(address);
+        };
+        let mut process = Box::pin(process::run(&self.world, self.instance, calls, &self.stop, started));
+        let end = tokio::select! {
+            biased;
+            () = self.kill.notified() => End::Killed,
+            end = until_crash(process.as_mut()) => end,
+        };
+        // Nothing of the process runs from here on; what its parts do while they are dropped must not reach the disk.
+        if !matches!(end, End::Left(Stop::Clean)) {
+            self.world.disks[self.instance].crash();
+        }
+        *self.address.borrow_mut() = None;
+        *self.inside.borrow_mut() = None;
+        drop(process);
+        end
+    }
+}
+
+/// Polls a process until it ends or panics with [`Crash`]. Any other panic is a bug and goes on.
+async fn until_crash(mut process: Pin<&mut impl Future<Output = Stop>>) -> End {
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| process.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(stop)) => Poll::Ready(End::Left(stop)),
+        Err(panic) => match panic.downcast::<Crash>() {
+            Ok(crash) => Poll::Ready(End::Crashed(crash.0)),
+            Err(panic) => resume_unwind(panic),
+        },
+    })
+    .await
+}

@@ -1,0 +1,426 @@
+//! One process: the production parts, started as the binary starts them, below HTTP. All of it is one future.
+
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+use gateway::books::{Books, BooksError, Cancelled, OrderStatus, SaleChange, SaleView};
+use gateway::config::{
+    AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
+};
+use gateway::pass::Pass;
+use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
+use gateway::{Gateway, GatewayParts};
+use order_worker::{
+    DRAIN_GROUP, Database, DrainConfig, DrainStats, ORDERS_TOPIC, Reconciler, Relay, Worker, WorkerMetrics,
+    WorkerParts, resume_or_rebuild,
+};
+use prometheus_client::registry::Registry;
+use queue::{DiskOptions, Driver, NewRecord, Queue, Storage, Topic, TopicState};
+use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
+use stock::{EmbeddedFlag, EmbeddedLedger, Flag, OrderId, Owner, SaleDefinition, SaleId, Stock, UserId};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::books::RootBooks;
+use crate::world::{Mode, World};
+
+/// What reaches a process from outside. A dropped answer is a closed connection.
+pub(crate) enum Call {
+    Pass {
+        user: UserId,
+        sale: SaleId,
+        answer: oneshot::Sender<PassAnswer>,
+    },
+    Buy {
+        sale: SaleId,
+        pass: String,
+        quantity: u32,
+        answer: oneshot::Sender<PurchaseAnswer>,
+    },
+    Status {
+        order_id: OrderId,
+        user: UserId,
+        answer: oneshot::Sender<Result<Option<OrderStatus>, BooksError>>,
+    },
+    Cancel {
+        order_id: OrderId,
+        user: UserId,
+        answer: oneshot::Sender<Result<Cancelled, BooksError>>,
+    },
+    Change {
+        sale: SaleId,
+        change: SaleChange,
+        answer: oneshot::Sender<Result<SaleView, BooksError>>,
+    },
+    /// Something that is no order gets into the topic of orders.
+    Rubbish {
+        answer: oneshot::Sender<bool>,
+    },
+    Publish {
+        definition: Box<SaleDefinition>,
+        answer: oneshot::Sender<Result<SaleView, BooksError>>,
+    },
+}
+
+/// Of a wish for a pass.
+#[derive(Debug, Clone)]
+pub(crate) enum PassAnswer {
+    Issued { pass: String, order_id: OrderId },
+    Refused,
+}
+
+/// Why a process ended by itself.
+pub(crate) enum Stop {
+    /// It was asked to.
+    Clean,
+    /// It cannot start or go on: whoever runs it starts it again.
+    Failed(String),
+}
+
+/// What the checks look at.
+pub(crate) struct Inside {
+    pub(crate) database: Database,
+    pub(crate) stock: Arc<Stock>,
+    pub(crate) topic: Topic,
+    gateway: Arc<Gateway>,
+    purchases: Purchases,
+}
+
+impl Inside {
+    /// Purchases between permit and answer.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.purchases.parts().in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether the owner's recovery has nothing left to do.
+    pub(crate) fn recovered(&self) -> bool {
+        self.gateway.recovered()
+    }
+}
+
+/// Starts and runs one process until it is asked to stop, fails, or is dropped. `started` hears when it takes calls.
+pub(crate) async fn run(
+    world: &World,
+    instance: usize,
+    calls: mpsc::UnboundedReceiver<Call>,
+    stop: &Notify,
+    started: impl FnOnce(Rc<Inside>),
+) -> Stop {
+    match start(world, instance).await {
+        Ok(process) => {
+            started(process.inside.clone());
+            world.trace.say(format_args!("machine {instance}: runs at epoch {}", process.epoch));
+            process.serve(world, calls, stop).await
+        }
+        Err(error) => Stop::Failed(error),
+    }
+}
+
+/// Small, so that segments are used up and recycled.
+const SEGMENT_BYTES: u64 = 64 * 1024;
+const RING_BYTES: usize = 64 * 1024;
+/// The default of `gate.pass_ttl_s`.
+pub(crate) const PASS_TTL_MS: u64 = 120_000;
+/// Longest that a process takes to stop, as the binary allows.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// A started process.
+struct Process {
+    inside: Rc<Inside>,
+    queue: Queue,
+    books: Arc<RootBooks>,
+    epoch: u64,
+    worker: WorkerParts,
+}
+
+/// The start of the binary: database → queue → sales published → ledger rebuilt, or found to have outlived us.
+async fn start(world: &World, instance: usize) -> Result<Process, String> {
+    let mut registry = Registry::default();
+    let now = world.now.clone();
+    let random = world.random.source();
+
+    // 1. What outlives the process.
+    let database = Database::over_connection(world.database.clone(), now.clone()).map_err(text)?;
+    let mut options = DiskOptions::new(format!("/instance-{instance}"), now.clone());
+    options.storage = Storage::Simulated(world.disks[instance].clone());
+    options.driver = Driver::Driven;
+    options.random = random.clone();
+    options.segment_bytes = SEGMENT_BYTES;
+    options.ring_bytes = RING_BYTES;
+    let queue = Queue::open_disk(options, &mut registry).map_err(text)?;
+    let topic = queue.topic(ORDERS_TOPIC).map_err(text)?;
+    let group = topic.group(DRAIN_GROUP).map_err(text)?;
+    let owner = Owner(queue.instance());
+    database.register_instance(owner.0, "simulated").await.map_err(text)?;
+    database.publish(&world.sale).await.map_err(text)?;
+
+    // 2. The ledger's memory.
+    let ledger = match world.mode {
+        Mode::Embedded => Ledger::Embedded(EmbeddedLedger::new(now.clone())),
+        Mode::Outliving => Ledger::Simulated(world.server.connect()),
+    };
+    let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
+    let epoch = resume_or_rebuild(&database, &stock, &topic, owner).await.map_err(text)?;
+
+    // 3. The gateway and the drain.
+    let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), epoch));
+    let drain = DrainConfig { batch_size_max: 16, ..DrainConfig::default() };
+    let parts = gateway_parts(stock.clone(), topic.clone(), owner, books.clone(), now, random);
+    let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);
+    books.offer_through(gateway.catalog().clone());
+    books.refresh_catalog().await.map_err(text)?;
+    let worker = WorkerParts {
+        database: database.clone(),
+        stock: stock.clone(),
+        group,
+        stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
+        config: drain,
+        metrics: WorkerMetrics::new(&mut registry),
+    };
+    let purchases = gateway.purchases();
+    let inside = Rc::new(Inside { database, stock, topic, gateway, purchases });
+    Ok(Process { inside, queue, books, epoch, worker })
+}
+
+fn gateway_parts(
+    stock: Arc<Stock>,
+    topic: Topic,
+    owner: Owner,
+    books: Arc<RootBooks>,
+    now: stock::Now,
+    random: gateway::Random,
+) -> GatewayParts {
+    let secret = || Some(Secret::new("s".repeat(32)));
+    let key = PassSecret { id: "k1".into(), secret: secret(), secret_file: None };
+    GatewayParts {
+        gateway: GatewayConfig::default(),
+        admin: AdminConfig::default(),
+        auth: AuthConfig { hs256_secret: secret(), ..AuthConfig::default() },
+        gate: GateConfig { challenge: ChallengeKind::Off, pass_secrets: vec![key], ..GateConfig::default() },
+        limits: LimitsConfig { per_user_rps: 0, in_flight_max: 100, ..LimitsConfig::default() },
+        stock,
+        topic,
+        owner,
+        drain_group: DRAIN_GROUP.into(),
+        drain_rate_hint: None,
+        books,
+        now,
+        random,
+    }
+}
+
+impl Process {
+    /// Runs every part, always in the same order, and answers calls.
+    async fn serve(self, world: &World, calls: mpsc::UnboundedReceiver<Call>, stop: &Notify) -> Stop {
+        let Self { inside, queue, books, worker, .. } = self;
+        let (closing, closed) = watch::channel(false);
+        let (database, stock, metrics) =
+            (inside.database.clone(), inside.stock.clone(), worker.metrics.clone());
+        let worker = Worker::new(worker, closed.clone());
+        let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
+        let reconciler = Reconciler::new(database, stock, world.now.clone(), metrics);
+        let front = Front { world, books: &books, inside: &inside };
+        let mut ending = Parts(vec![
+            lasts(front.answer(calls, closed.clone())),
+            lasts(inside.purchases.run(closed.clone())),
+            lasts(inside.gateway.background(closed.clone())),
+            part(async { worker.run().await.map_err(text) }),
+            lasts(relay.run(closed.clone())),
+            lasts(reconciler.run(closed.clone())),
+        ]);
+        let mut lasting = Parts(vec![lasts(queue.run()), part(keep_watch(&books, &inside.topic))]);
+        let ended = {
+            let mut ended = std::pin::pin!(async {
+                tokio::select! {
+                    biased;
+                    ended = ending.until_done() => ended,
+                    failed = lasting.until_done() => failed.and(Err("the queue stopped by itself".into())),
+                }
+            });
+            tokio::select! {
+                biased;
+                ended = &mut ended => ended,
+                () = stop.notified() => {
+                    let _ = closing.send(true);
+                    timeout(STOP_MAX, ended).await.unwrap_or_else(|_| Err("it did not stop in time".into()))
+                }
+            }
+        };
+        if let Err(error) = ended {
+            return Stop::Failed(error);
+        }
+        // Everything under way has ended; the log is settled last.
+        tokio::select! {
+            biased;
+            () = queue.shutdown() => Stop::Clean,
+            _ = lasting.until_done() => Stop::Clean,
+        }
+    }
+}
+
+/// Parts of a process, polled in the order given whenever the process is woken, until all have ended or one has failed.
+struct Parts<'a>(Vec<LocalBoxFuture<'a, Result<(), String>>>);
+
+fn part<'a>(part: impl Future<Output = Result<(), String>> + 'a) -> LocalBoxFuture<'a, Result<(), String>> {
+    Box::pin(part)
+}
+
+/// A part that cannot fail.
+fn lasts<'a>(part: impl Future<Output = ()> + 'a) -> LocalBoxFuture<'a, Result<(), String>> {
+    Box::pin(async {
+        part.await;
+        Ok(())
+    })
+}
+
+impl Parts<'_> {
+    async fn until_done(&mut self) -> Result<(), String> {
+        poll_fn(|context| {
+            let mut failed = None;
+            self.0.retain_mut(|part| match part.as_mut().poll(context) {
+                Poll::Pending => true,
+                Poll::Ready(Ok(())) => false,
+                Poll::Ready(Err(error)) => {
+                    failed = Some(error);
+                    false
+                }
+            });
+            match failed {
+                Some(error) => Poll::Ready(Err(error)),
+                None if self.0.is_empty() => Poll::Ready(Ok(())),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// Keeps the catalog as the rows are. A log that takes no more has the process started again, as readiness would.
+async fn keep_watch(books: &RootBooks, topic: &Topic) -> Result<(), String> {
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        if topic.state() == TopicState::Poisoned {
+            return Err("the log is poisoned".into());
+        }
+        // A database out of reach leaves the catalog as it is.
+        let _ = books.refresh_catalog().await;
+    }
+}
+
+/// What stands between a connection and the parts.
+struct Front<'a> {
+    world: &'a World,
+    books: &'a RootBooks,
+    inside: &'a Inside,
+}
+
+impl Front<'_> {
+    async fn answer(&self, mut calls: mpsc::UnboundedReceiver<Call>, mut closing: watch::Receiver<bool>) {
+        let mut answering = FuturesUnordered::new();
+        let mut is_closing = false;
+        while !(is_closing && answering.is_empty()) {
+            tokio::select! {
+                biased;
+                Some(()) = answering.next() => {}
+                Some(call) = calls.recv(), if !is_closing => answering.push(self.answer_one(call)),
+                _ = closing.wait_for(|closing| *closing), if !is_closing => is_closing = true,
+            }
+        }
+    }
+
+    async fn answer_one(&self, call: Call) {
+        let gateway = &self.inside.gateway;
+        match call {
+            Call::Pass { user, sale, answer } => unless_gone(answer, self.pass(user, &sale)).await,
+            Call::Buy { sale, pass, quantity, answer } => {
+                let attempt = Attempt {
+                    sale: sale.as_str(),
+                    pass: Some(&pass),
+                    quantity,
+                    metadata: None,
+                    address: None,
+                };
+                unless_gone(answer, self.inside.purchases.purchase(attempt)).await;
+            }
+            Call::Status { order_id, user, answer } => {
+                unless_gone(answer, gateway.order_status(order_id, &user)).await;
+            }
+            Call::Cancel { order_id, user, answer } => {
+                unless_gone(answer, self.cancel(order_id, user)).await;
+            }
+            Call::Change { sale, change, answer } => {
+                unless_gone(answer, self.books.change(sale, change)).await;
+            }
+            Call::Rubbish { answer } => unless_gone(answer, self.rubbish()).await,
+            Call::Publish { definition, answer } => {
+                unless_gone(answer, self.books.publish(*definition)).await;
+            }
+        }
+    }
+
+    async fn pass(&self, user: UserId, sale: &SaleId) -> PassAnswer {
+        let gateway = &self.inside.gateway;
+        let Some(sale) = gateway.catalog().offer().sale(sale.as_str()).cloned() else {
+            return PassAnswer::Refused;
+        };
+        let now_ms = gateway.clock().now_ms();
+        let mut pass = Pass {
+            order_id: OrderId::new(now_ms, &sale.id, self.world.random.next()),
+            expires_at_ms: now_ms.max(sale.starts_at_ms) + PASS_TTL_MS,
+            sale: sale.id.clone(),
+            user,
+        };
+        if sale.definition.passes_per_unit > 0 {
+            let Pass { order_id, expires_at_ms, user, .. } = pass.clone();
+            let request = GrantRequest { user, order_id, expires_at_ms };
+            match self.inside.stock.grant(&sale.id, sale.epoch, &request).await {
+                Ok((GrantOutcome::Granted, _)) => {}
+                Ok((GrantOutcome::Existing { order_id, expires_at_ms }, _)) => {
+                    pass = Pass { order_id, expires_at_ms, ..pass };
+                }
+                Ok((GrantOutcome::GateFull | GrantOutcome::SoldOut, _)) | Err(_) => {
+                    return PassAnswer::Refused;
+                }
+            }
+        }
+        PassAnswer::Issued { pass: gateway.passes().issue(&pass), order_id: pass.order_id }
+    }
+
+    async fn rubbish(&self) -> bool {
+        let topic = &self.inside.topic;
+        let payload = b"{\"v\": 1, \"hello\": \"world\"}";
+        let Ok(permit) = topic.try_permit(payload.len()) else { return false };
+        let record = NewRecord { key: b"rubbish", tag: "order", deliver_at_ms: None, payload };
+        topic.append(permit, record).await.is_ok()
+    }
+
+    async fn cancel(&self, order_id: OrderId, user: UserId) -> Result<Cancelled, BooksError> {
+        match self.inside.gateway.order_status(order_id, &user).await? {
+            Some(OrderStatus::Queued) => Ok(Cancelled::WrongState(OrderStatus::Queued)),
+            Some(_) => self.books.cancel(order_id, Some(user)).await,
+            None => Ok(Cancelled::NotFound),
+        }
+    }
+}
+
+/// Works until the client hangs up.
+async fn unless_gone<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = T>) {
+    let reply = tokio::select! {
+        biased;
+        () = answer.closed() => return,
+        reply = work => reply,
+    };
+    // It may have hung up just now.
+    let _ = answer.send(reply);
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

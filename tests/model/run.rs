@@ -1,0 +1,143 @@
+//! One run: a world, its machines, buyers and operator under faults; then peace, a crowd that buys everything, and the checks.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::sleep;
+
+use crate::buyers::Buyer;
+use crate::checks;
+use crate::claims::Claims;
+use crate::machine::Machine;
+use crate::operator::Operator;
+use crate::process::PASS_TTL_MS;
+use crate::random::Random;
+use crate::strikes::{Counts, Strikes};
+use crate::world::World;
+
+/// What one run came to, if every invariant held.
+pub(crate) struct Report {
+    pub(crate) trace_hash: u64,
+    pub(crate) events: u64,
+    pub(crate) counts: Counts,
+    /// Processes that ended.
+    pub(crate) ends: u64,
+    pub(crate) ledger_faults: u64,
+}
+
+/// Runs one seed. Panics where an invariant does not hold.
+pub(crate) fn run(seed: u64) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O");
+    runtime.block_on(run_in_virtual_time(seed))
+}
+
+async fn run_in_virtual_time(seed: u64) -> Report {
+    let random = Random::new(seed);
+    let strikes = Strikes::install(&random);
+    let world = Rc::new(World::draw(&random));
+    world.trace.say(format_args!("seed {seed}: {:?}, {:?}", world.mode, world.sale));
+    let machines: Rc<Vec<Machine>> =
+        Rc::new((0..world.disks.len()).map(|instance| Machine::new(instance, world.clone())).collect());
+    let claims = Rc::new(Claims::default());
+
+    let story = tell(&random, &strikes, &world, &machines, &claims);
+    let running = async {
+        let mut running: FuturesUnordered<_> = machines.iter().map(Machine::run).collect();
+        running.next().await
+    };
+    tokio::select! {
+        biased;
+        _ = running => unreachable!("machines run for ever"),
+        () = story => {}
+    }
+    Report {
+        trace_hash: world.trace.hash(),
+        events: world.trace.events(),
+        counts: strikes.counts(),
+        ends: machines.iter().map(|machine| *machine.crashes.borrow()).sum(),
+        ledger_faults: world.server.struck(),
+    }
+}
+
+async fn tell(
+    random: &Random,
+    strikes: &Strikes,
+    world: &Rc<World>,
+    machines: &Rc<Vec<Machine>>,
+    claims: &Rc<Claims>,
+) {
+    let buyer = |name: String| Buyer {
+        user: name.parse().expect("a user id"),
+        sale: world.sale.id.clone(),
+        world: world.clone(),
+        machines: machines.clone(),
+        claims: claims.clone(),
+        random: random.fork(),
+    };
+    let operator = Operator { world: world.clone(), machines: machines.clone(), random: random.fork() };
+
+    // 1. Faults.
+    strikes.arm(true);
+    world.set_faults(true);
+    let crowd: Vec<Buyer> = (0..random.between(2, 20)).map(|n| buyer(format!("buyer-{n}"))).collect();
+    let rounds = random.between(1, 5);
+    let mut visits: FuturesUnordered<_> = crowd.iter().map(|buyer| buyer.visit(rounds)).collect();
+    let killing = async {
+        for _ in 0..random.below(4) {
+            sleep(Duration::from_millis(random.below(10_000))).await;
+            let machine = random.pick(machines);
+            if random.chance(700) { machine.kill() } else { machine.stop() }
+        }
+    };
+    let tasks = random.below(4);
+    tokio::join!(async { while visits.next().await.is_some() {} }, operator.work(tasks), killing);
+
+    // What was lost is looked for seconds later; what is over is settled a minute later: faults go on meanwhile.
+    let aftermath_ms = *random.pick(&[0, 0, 4_000, 8_000, 70_000]);
+    sleep(Duration::from_millis(random.below(aftermath_ms + 1))).await;
+
+    // 2. Peace.
+    strikes.arm(false);
+    world.set_faults(false);
+    world.forgetful.set(false);
+    world.trace.say(format_args!("peace"));
+    operator.resume(&world.sale.id).await;
+    checks::wait_for_rest(world, machines).await;
+    check_all(world, machines, claims, false).await;
+
+    // 3. A crowd that buys everything.
+    let sold_out = random.chance(500);
+    if sold_out {
+        if world.sale.passes_per_unit > 0 {
+            // Passes that nobody used keep others out until they expire.
+            sleep(Duration::from_millis(PASS_TTL_MS + 2_000)).await;
+        }
+        let crowd: Vec<Buyer> = (0..40).map(|n| buyer(format!("late-{n}"))).collect();
+        let mut visits: FuturesUnordered<_> = crowd.iter().map(Buyer::buy_out).collect();
+        while visits.next().await.is_some() {}
+        checks::wait_for_rest(world, machines).await;
+        check_all(world, machines, claims, true).await;
+    }
+
+    // 4. All of it must be found again by another life.
+    for machine in machines.iter() {
+        machine.kill();
+    }
+    sleep(Duration::from_secs(1)).await;
+    checks::wait_for_rest(world, machines).await;
+    check_all(world, machines, claims, sold_out).await;
+}
+
+async fn check_all(world: &World, machines: &[Machine], claims: &Claims, sold_out: bool) {
+    for machine in machines {
+        let inside = machine.inside().expect("at rest every process runs");
+        checks::check(world, &inside, claims, sold_out).await;
+    }
+    world.trace.say(format_args!("checked"));
+}

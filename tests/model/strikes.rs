@@ -1,0 +1,151 @@
+//! Which failpoints strike in a run: the process crashes there, or the step fails.
+//!
+//! A run aims at a few failpoints by name and count, so that rare ones are hit as often as busy ones, and strikes at random
+//! beside that.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use queue::failpoint::{Crash, set_hook};
+
+use crate::random::Random;
+
+/// Every failpoint of the crates.
+pub(crate) fn all_failpoints() -> Vec<&'static str> {
+    [queue::FAILPOINTS, order_worker::FAILPOINTS, gateway::FAILPOINTS].concat()
+}
+
+/// How often one failpoint was passed and what struck there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) crashed: u64,
+    pub(crate) failed: u64,
+}
+
+pub(crate) type Counts = BTreeMap<&'static str, Count>;
+
+/// Strikes that only together lead to a rare place: `(failpoint, crash)`.
+const COMBINATIONS: &[&[(&str, bool)]] = &[
+    &[("drain.confirm", false), ("reconciler.looked_up", true)],
+    &[("drain.confirm", false), ("drain.confirm", false), ("reconciler.looked_up", false)],
+    &[("reconciler.settled", true), ("reconciler.marked_opened", true)],
+    &[("queue.dead-letter", true), ("drain.settled", true)],
+    &[("queue.dead-letter", false), ("queue.dead-letter", true)],
+];
+
+struct Aim {
+    name: &'static str,
+    /// Passings left before it strikes.
+    left: u64,
+    crash: bool,
+}
+
+struct State {
+    armed: bool,
+    aims: Vec<Aim>,
+    counts: Counts,
+    random: Random,
+    /// Random strikes in a million passings.
+    crash_ppm: u64,
+    fail_ppm: u64,
+    crashes_left: u32,
+}
+
+/// The plan of one run, installed as this thread's hook while it lives.
+#[derive(Clone)]
+pub(crate) struct Strikes(Rc<RefCell<State>>);
+
+impl Strikes {
+    /// Draws a plan and installs it, disarmed.
+    pub(crate) fn install(random: &Random) -> Self {
+        let random = random.fork();
+        let names = all_failpoints();
+        let mut aims: Vec<Aim> = (0..random.below(5))
+            .map(|_| {
+                let name = *random.pick(&names);
+                // Mostly the first few passings, sometimes far on.
+                let left = if random.chance(700) { random.below(4) } else { random.below(60) };
+                Aim { name, left, crash: random.chance(700) }
+            })
+            .collect();
+        if random.chance(100) {
+            let combination = random.pick(COMBINATIONS).iter();
+            aims.extend(combination.map(|&(name, crash)| Aim { name, left: 0, crash }));
+        }
+        let crash_ppm = *random.pick(&[0, 0, 100, 1_000]);
+        let fail_ppm = *random.pick(&[0, 0, 1_000, 10_000]);
+        let state = State {
+            armed: false,
+            aims,
+            counts: Counts::new(),
+            random,
+            crash_ppm,
+            fail_ppm,
+            crashes_left: 12,
+        };
+        let strikes = Self(Rc::new(RefCell::new(state)));
+        let hook = strikes.clone();
+        set_hook(Some(Box::new(move |name| hook.pass(name))));
+        strikes
+    }
+
+    /// Whether failpoints strike from now on.
+    pub(crate) fn arm(&self, armed: bool) {
+        self.0.borrow_mut().armed = armed;
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.0.borrow().counts.clone()
+    }
+
+    fn pass(&self, name: &'static str) -> bool {
+        let Some(strike) = self.0.borrow_mut().draw(name) else { return false };
+        if strike == Strike::Crash {
+            // Past the panic hook, which would print it.
+            std::panic::resume_unwind(Box::new(Crash(name)));
+        }
+        true
+    }
+}
+
+#[derive(PartialEq)]
+enum Strike {
+    Crash,
+    Fail,
+}
+
+impl State {
+    fn draw(&mut self, name: &'static str) -> Option<Strike> {
+        let count = self.counts.entry(name).or_default();
+        count.passed += 1;
+        // What is dropped by a crash may pass failpoints on its way out; a second panic there would abort.
+        if !self.armed || std::thread::panicking() {
+            return None;
+        }
+        let mut crash = self.random.below(1_000_000) < self.crash_ppm;
+        let mut fail = self.random.below(1_000_000) < self.fail_ppm;
+        if let Some(at) = self.aims.iter_mut().position(|aim| {
+            let hit = aim.name == name && aim.left == 0;
+            if aim.name == name {
+                aim.left = aim.left.saturating_sub(1);
+            }
+            hit
+        }) {
+            let aim = self.aims.swap_remove(at);
+            crash |= aim.crash;
+            fail |= !aim.crash;
+        }
+        if crash && self.crashes_left > 0 {
+            self.crashes_left -= 1;
+            count.crashed += 1;
+            return Some(Strike::Crash);
+        }
+        if fail {
+            count.failed += 1;
+            return Some(Strike::Fail);
+        }
+        None
+    }
+}
