@@ -171,7 +171,7 @@ fn random() -> u64 {
 fn greet(config: &Config, running: &Running, demo_sale: Option<&SaleId>) {
     println!("floodgate: buyers   http://{}/", running.address());
     println!(
-        "           operator http://{}/  (token: {})",
+        "           operator http://{}/console  (token: {})",
         running.admin_address(),
         match &config.admin.token_file {
             Some(path) => path.display().to_string(),

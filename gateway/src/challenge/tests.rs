@@ -1,3 +1,5 @@
+//! Questions judged, counted and used up, with the time and the randomness of a test.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
