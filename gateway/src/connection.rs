@@ -46,8 +46,9 @@ impl ConnectionOptions {
 
     fn builder(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        // Measured on refusals: fewer writes and no double look at a closing peer (5.2 against 5.5 µs).
-        builder.half_close(true).pipeline_flush(true).writev(false);
+        // Measured on refusals: fewer writes and no double look at a closing peer. `pipeline_flush` would spare more, but
+        // keeps an answer back, and piles answers up without bound, as long as bytes of a next request have come.
+        builder.half_close(true).pipeline_flush(false).writev(false);
         // The sweep does it; without a timer hyper's own would be silently off anyway.
         builder.header_read_timeout(None);
         builder.max_header_size(self.head_bytes_max);
