@@ -8,9 +8,12 @@
 //!
 //! No call on this port is ever made for a refused purchase.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use stock::{OrderId, SaleDefinition, SaleId, Timestamp, UserId};
+use tokio::time::timeout;
 
 /// Why the books did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,6 +170,20 @@ pub enum SaleChange {
         /// At least 1.
         units: u32,
     },
+}
+
+/// Longest wait for the books on a buyer's behalf: without it a database that hangs would keep every connection that asks.
+const BUYER_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// The call's answer, or [`BooksError::Unavailable`] if it takes too long; the call may be carried out all the same.
+///
+/// # Errors
+/// The call's.
+pub(crate) async fn in_time<T>(call: BooksFuture<'_, T>) -> Result<T, BooksError> {
+    match timeout(BUYER_WAIT_MAX, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(BooksError::Unavailable("no answer in time".into())),
+    }
 }
 
 /// The answer of a call on the books.

@@ -7,13 +7,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use queue::Topic;
 use queue::failpoint::hit;
 use stock::ledger::ReserveRequest;
 use stock::{OrderId, Owner, Stock};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::catalog::Catalog;
 use crate::clock::LedgerClock;
@@ -33,6 +34,8 @@ use recovery::Recovery;
 pub const METADATA_BYTES_MAX: usize = 1_024;
 /// How far ahead of the batch's start its deadline lies, ledger time. After it absence is final.
 pub const BATCH_DEADLINE_MS: u64 = 1_000;
+/// Longest wait of a buyer for ledger and queue. A disk that hangs would hold connections for as long otherwise.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// One press of the button, as plain data.
 #[derive(Debug, Clone, Copy)]
@@ -258,9 +261,11 @@ impl Purchases {
         self.lanes.join(&sale, Waiting { request, permit, payload_bytes, slot, since, answer });
 
         // 10. The answer. Without one (the process is going down) nobody can tell.
-        match answered.await {
-            Ok(answer) => answer,
-            Err(_) => refuse(PurchaseAnswer::Uncertain { order_id }),
+        match timeout(ANSWER_MAX, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => refuse(PurchaseAnswer::Uncertain { order_id }),
+            // Still under way: the batcher counts what becomes of it.
+            Err(_) => PurchaseAnswer::Uncertain { order_id },
         }
     }
 }

@@ -76,6 +76,19 @@ fn ten_thousand_at_once() {
 }
 
 #[test]
+fn a_disk_that_hangs_holds_no_buyer_for_long() {
+    let site = Site::start(Options::default());
+    let (pass, order_id) = site.pass("alice");
+    let purchases = site.gateway.purchases();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    // Nobody polls the batcher: as far as the buyer can tell, the same as a ledger or a disk that hangs.
+    let answer = runtime.expect("a runtime").block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), purchases.purchase(attempt(&pass, 1))).await
+    });
+    assert_eq!(answer.expect("an answer"), PurchaseAnswer::Uncertain { order_id });
+}
+
+#[test]
 fn the_same_pass_at_once_is_one_order() {
     let site = Site::start(Options::default());
     let (pass, order_id) = site.pass("alice");

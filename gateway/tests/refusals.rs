@@ -334,6 +334,28 @@ fn books_out_of_reach_are_said_to_be() {
 }
 
 #[test]
+fn books_that_hang_hold_nobody_for_long() {
+    let site = Site::start(Options::default());
+    let (pass, order_id) = site.pass("alice");
+    assert_eq!(site.buy(&pass, "{}").status, 202);
+    site.drain();
+    site.books.silent.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (path, token) = (format!("/api/v1/orders/{order_id}"), support::bearer("alice"));
+    let begin = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            site.connect().get(&path, &[("Floodgate-Pass", &pass)]).is(503, "busy");
+        });
+        scope.spawn(|| {
+            let cancel = [("Authorization", token.as_str())];
+            site.connect().post(&format!("{path}/cancel"), &cancel, "{}").is(503, "busy");
+        });
+        scope.spawn(|| site.buy(&pass, "{}").is(503, "uncertain"));
+    });
+    assert!(begin.elapsed() < std::time::Duration::from_secs(6), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn questions_and_passes_are_refused_like_purchases() {
     let mut options = Options::default();
     options.gate.challenge = ChallengeKind::ProofOfWork;

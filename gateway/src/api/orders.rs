@@ -11,7 +11,7 @@ use stock::{LedgerError, OrderId, Reservation, SaleId, Timestamp, UserId};
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
-use crate::books::{BooksError, Cancelled, OrderStatus, OrderView};
+use crate::books::{BooksError, Cancelled, OrderStatus, OrderView, in_time};
 use crate::problem::Problem;
 
 /// A reservation of this instance that is older has reached the log, or its append's failure has reached recovery.
@@ -113,7 +113,7 @@ impl Api {
             Ok(_) => {}
             Err(not_shown) => return not_shown.reply(),
         }
-        cancelled(self.gateway.books.cancel(order_id, Some(user)).await)
+        cancelled(in_time(self.gateway.books.cancel(order_id, Some(user))).await)
     }
 }
 
@@ -195,7 +195,7 @@ impl Gateway {
         }
 
         // 2. The books.
-        match self.books.order(order_id).await {
+        match in_time(self.books.order(order_id)).await {
             Ok(Some(order)) if order.user == *user => return Ok(order.into()),
             Ok(Some(_)) => return Err(NotShown::None),
             Ok(None) => {}

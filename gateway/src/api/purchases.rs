@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use stock::OrderId;
 
 use super::{Api, Ask, Reply, json as json_reply, parse};
-use crate::books::OrderStatus;
+use crate::books::{OrderStatus, in_time};
 use crate::problem::Problem;
 use crate::purchase::progress::Estimate;
 use crate::purchase::{Attempt, PurchaseAnswer};
@@ -86,7 +86,7 @@ impl Api {
             PurchaseAnswer::Accepted { order_id, estimate } => {
                 accepted(order_id, OrderStatus::Queued, Some(estimate.into()))
             }
-            PurchaseAnswer::Settled { order_id } => match self.gateway.books.order(order_id).await {
+            PurchaseAnswer::Settled { order_id } => match in_time(self.gateway.books.order(order_id)).await {
                 Ok(Some(order)) if order.status.is_final() => {
                     Problem::PassUsed.with([("order_id", json!(order_id))])
                 }

@@ -252,6 +252,8 @@ pub struct MapBooks {
     pub sales: Mutex<BTreeMap<SaleId, SaleView>>,
     pub restocks: Mutex<BTreeMap<String, u32>>,
     pub unreachable: AtomicBool,
+    /// Never answers a buyer's call.
+    pub silent: AtomicBool,
     pub order_reads: AtomicU64,
 }
 
@@ -264,6 +266,7 @@ impl MapBooks {
             sales: Mutex::default(),
             restocks: Mutex::default(),
             unreachable: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             order_reads: AtomicU64::new(0),
         }
     }
@@ -273,6 +276,12 @@ impl MapBooks {
             return Err(BooksError::Unavailable("switched off".into()));
         }
         Ok(())
+    }
+
+    async fn answers(&self) {
+        if self.silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
     }
 
     pub async fn settle(&self, reservation: &Reservation) {
@@ -331,6 +340,7 @@ impl MapBooks {
 impl Books for MapBooks {
     fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>> {
         async move {
+            self.answers().await;
             self.check()?;
             self.order_reads.fetch_add(1, Ordering::Relaxed);
             Ok(self.orders.lock().get(&order_id).cloned())
@@ -340,6 +350,7 @@ impl Books for MapBooks {
 
     fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled> {
         async move {
+            self.answers().await;
             self.check()?;
             let closed = {
                 let mut orders = self.orders.lock();
