@@ -28,7 +28,7 @@ const changed = () => {
 export const onSync = (listener) => listeners.add(listener);
 
 /** Takes the sample with the shortest way: it is wrong by half of its way at most. */
-export function sync() {
+function sync() {
   syncing ??= (async () => {
     error = Infinity;
     for (let sample = 0; sample < SAMPLES; sample++) {

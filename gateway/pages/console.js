@@ -6,7 +6,7 @@ import { clockText, currentLanguage, number, onLanguage } from './text.js';
 
 const words = {
   en: {
-    heading: 'Floodgate console', token: 'The operator’s token', enter: 'Enter', hint: 'It stands in the file that admin.token_file names. It is kept in this tab only.', wrong: 'That is not the token.', forget: 'Leave',
+    heading: 'Floodgate console', token: 'Operator token', enter: 'Enter', hint: 'It stands in the file that admin.token_file names. It is kept in this tab only.', wrong: 'That is not the token.', forget: 'Leave',
     silent: 'Floodgate does not answer. Trying again.', upcoming: 'opens in {time}', open: 'open, {time} left', ended: 'ended', paused: 'paused by {by}', rehearsal: 'rehearsal',
     total: 'Total', remaining: 'Remaining', pending: 'Pending', confirmed: 'Confirmed', sold: 'Sold (database)', backlog: 'Backlog (log)', epoch: 'Epoch', limit: 'Per person',
     balanced: 'Ledger adds up', unbalanced: 'Ledger does not add up: {total} ≠ {sum}', rest: 'At rest', moving: 'Orders are on their way', agree: 'Ledger and database agree', differ: 'At rest, but confirmed ≠ sold',

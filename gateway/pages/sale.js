@@ -149,7 +149,7 @@ async function followOrder({ order_id: id, pass }) {
   const mine = (following = { id, stop: new AbortController() });
   const changed = (order) => {
     if (!ticket.order) scrollTo({ top: 0 });
-    ticket.show({ sale: saleId, ...order });
+    ticket.show({ sale: saleId, demo: sale.demo, ...order });
     say($('live'), t(order.status));
     drawOrder();
   };

@@ -67,7 +67,8 @@ export class Ticket {
     const p = this.#parts;
     this.#root.dataset.status = order.status;
     say(p.head, t(order.status));
-    say(p.hint, HINTS[order.status] ? t(HINTS[order.status]) : '');
+    const hint = HINTS[order.status] ? t(HINTS[order.status]) : '';
+    say(p.hint, order.status === 'unpaid' && order.demo ? `${hint} ${t('unpaidDemo')}` : hint);
     const at = STEP_OF[order.status] ?? -1;
     p.steps.hidden = at < 0;
     [...p.steps.children].forEach((step, place) => {
