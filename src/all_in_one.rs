@@ -95,17 +95,22 @@ pub(crate) async fn run(mut config: Config) -> Result<(), StartError> {
     };
     let worker = Worker::new(parts, stopping.clone());
     let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
-    let reconciler = Reconciler::new(database, stock, now, metrics);
+    let reconciler = Reconciler::new(database.clone(), stock, now, metrics);
     let mut worker_thread = WorkerThread::start(async move {
         let beside = async {
             tokio::join!(
                 relay.run(stopping.clone()),
                 reconciler.run(stopping.clone()),
                 keep_catalog(&books, stopping)
-            )
+            );
+            std::future::pending().await
         };
-        let (drained, _) = tokio::join!(worker.run(), beside);
-        drained
+        // The drain alone decides when this thread ends: one that has stopped must not go unnoticed behind the others.
+        tokio::select! {
+            biased;
+            drained = worker.run() => drained,
+            never = beside => never,
+        }
     })?;
 
     // 4. The buyers.
@@ -123,6 +128,12 @@ pub(crate) async fn run(mut config: Config) -> Result<(), StartError> {
     let finished = running.shutdown().await;
     stop_worker.send_replace(true);
     worker_thread.join().await;
+    if finished && orders.lag(DRAIN_GROUP).is_ok_and(|lag| lag.records == 0) {
+        // Nothing that this log promised is outstanding: nobody has to look for it.
+        if let Err(error) = database.deregister_instance(owner.0).await {
+            tracing::warn!(%error, "the instance stays registered, which harms nothing");
+        }
+    }
     queue.shutdown().await;
     if !finished {
         tracing::warn!(
