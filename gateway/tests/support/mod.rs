@@ -258,7 +258,7 @@ pub struct MapBooks {
 }
 
 impl MapBooks {
-    fn new(stock: Arc<Stock>) -> Self {
+    pub fn new(stock: Arc<Stock>) -> Self {
         Self {
             catalog: Mutex::default(),
             stock,
