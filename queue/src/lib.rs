@@ -14,6 +14,8 @@ mod sync;
 use std::sync::Arc;
 
 pub use config::{QueueBackend, QueueConfig};
+#[cfg(feature = "simulation")]
+pub use disk::decode_anything;
 pub use disk::{DiskAppend, DiskGroup, DiskOptions, DiskPermit, DiskQueue, DiskTopic, Driver};
 pub use port::{
     Append, AppendBatch, AppendError, Capabilities, Group, InvalidPosition, KEY_BYTES_MAX, Lag, Message,

@@ -43,8 +43,8 @@ pub(crate) struct Ring {
     /// Room taken: records in the high half, words in the low one. Producers take by compare-and-swap `Acquire`, pairing with
     /// the `Release` subtraction of whoever gives back, so that they see the zeroed words.
     credit: AtomicU64,
-    /// Set once by the closer, read by each claimer after its claim, a `SeqCst` fence between on both sides: a claim that the
-    /// closer does not count sees it.
+    /// Set once by the closer. Each claimer reads it `Relaxed` after its claim and a `SeqCst` fence; the consumer reads it
+    /// `Relaxed`, then a `SeqCst` fence, then `claimed`: a claim that the consumer does not count sees it.
     closed: AtomicBool,
     /// Whether the consumer sleeps. The consumer stores it `Relaxed`, then a `SeqCst` fence, then looks at the next commit
     /// word; a producer stores the commit word, then a `SeqCst` fence, then looks here. One of them sees the other.
@@ -192,7 +192,7 @@ impl Ring {
         self.idle.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.next_words(consumer).is_some() || self.closed.load(Ordering::Relaxed) {
-            self.idle.store(false, Ordering::Relaxed);
+            // `idle` stays set: the next commit wakes once too often, which is harmless.
             return Poll::Ready(());
         }
         Poll::Pending
@@ -217,8 +217,11 @@ impl Ring {
     /// Whether everything that was claimed before [`Ring::close`] has been gathered. Claims after it are padding that nobody
     /// waits for; they are within the first look or never looked at.
     pub(crate) fn is_drained(&self, consumer: &Consumer) -> bool {
-        let claimed = self.claimed.load(Ordering::Acquire) & WORD_MASK;
-        self.closed.load(Ordering::Relaxed) && claimed == consumer.gathered_words & WORD_MASK
+        if !self.closed.load(Ordering::Relaxed) {
+            return false;
+        }
+        fence(Ordering::SeqCst);
+        self.claimed.load(Ordering::Acquire) & WORD_MASK == consumer.gathered_words & WORD_MASK
     }
 
     fn at(&self, word: u64) -> &AtomicU64 {

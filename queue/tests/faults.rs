@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use queue::failpoint::{Crash, set_hook};
 use queue::{
     AppendError, DiskOptions, Driver, Faults, Message, NewRecord, Position, Queue, QueueError, SimulatedDisk,
-    Storage, Topic,
+    Storage, Topic, operator,
 };
 
 const LIVES: u64 = 5;
@@ -28,6 +28,8 @@ struct Model {
     finished: BTreeSet<Position>,
     perhaps_finished: BTreeSet<Position>,
     delivered: BTreeSet<Position>,
+    /// Given to the dead letters and not delivered since.
+    dead: BTreeSet<Position>,
     lies: bool,
 }
 
@@ -245,6 +247,7 @@ async fn act(
                     );
                     model.promised.insert(message.position, id);
                     model.delivered.insert(message.position);
+                    model.dead.remove(&message.position);
                 }
                 pulled.extend(messages);
             }
@@ -259,6 +262,7 @@ async fn act(
                 if let Some(message) = pulled.pop() {
                     if random.below(3) == 0 {
                         model.perhaps_finished.insert(message.position);
+                        model.dead.insert(message.position);
                         group.dead_letter(&message, "tried").await?;
                         model.finished.insert(message.position);
                     } else {
@@ -294,6 +298,7 @@ async fn finish(
                 message.position
             );
             model.delivered.insert(message.position);
+            model.dead.remove(&message.position);
         }
         assert!(last <= topic.end().unwrap());
         let positions: Vec<Position> = messages.iter().map(|message| message.position).collect();
@@ -302,6 +307,16 @@ async fn finish(
     for position in model.promised.keys() {
         let done = model.delivered.contains(position) || model.perhaps_finished.contains(position);
         assert!(done, "promised {position} never reached the group");
+    }
+    let letters: BTreeSet<Position> = operator::dead_letters(topic, "workers", None, usize::MAX)?
+        .into_iter()
+        .map(|letter| letter.message.position)
+        .collect();
+    for position in &model.dead {
+        assert!(
+            model.lies || letters.contains(position),
+            "{position} is neither a letter nor delivered again"
+        );
     }
     assert_eq!(topic.lag("workers")?.records, 0);
     let permit = topic.try_permit(10).expect("an idle log has room");

@@ -100,7 +100,7 @@ impl BatchHeader {
 
     /// The sequence after its last record.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.first_sequence + u64::from(self.count)
+        self.first_sequence.saturating_add(u64::from(self.count))
     }
 
     /// Completes a batch whose body already stands behind the header's place: writes the header, zeroes the rest of the last

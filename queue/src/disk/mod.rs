@@ -372,6 +372,34 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
     assert!(spawned.is_ok(), "the system has no thread for {name}: {spawned:?}");
 }
 
+/// What the fuzzer and the random test feed: decodes bytes as a batch with its frames and as an offset slot, with the
+/// checksum as it is and with one that fits, so that what lies behind it is reached. Panics are the only failure.
+#[cfg(feature = "simulation")]
+pub fn decode_anything(bytes: &[u8]) {
+    let mut sealed = bytes.to_vec();
+    for sound in [false, true] {
+        if sound && bytes.len() >= 48 {
+            let body = bytes.len().min(1 << 16) as u32 / 8 * 8;
+            sealed[..8].copy_from_slice(b"FLGBATCH");
+            sealed[8..12].copy_from_slice(&[1, 0, 96, 0]);
+            if let Some(length) = sealed.get_mut(76..80) {
+                length.copy_from_slice(&(body.saturating_sub(96)).to_le_bytes());
+            }
+            sealed[12..16].fill(0);
+            let end = (body as usize).max(96).min(sealed.len());
+            let crc = crc32c::crc32c(&sealed[..end]);
+            sealed[12..16].copy_from_slice(&crc.to_le_bytes());
+        }
+        if let Ok(header) = format::BatchHeader::check(&sealed) {
+            let body = &sealed[format::HEADER_BYTES..format::HEADER_BYTES + header.body_bytes as usize];
+            for (sequence, at) in format::decode_frames(&header, body).unwrap_or_default() {
+                format::decode_frame(sequence, body, at);
+            }
+        }
+        offsets::decode(&sealed, 0);
+    }
+}
+
 /// Names of topics and groups become directories.
 pub(crate) fn valid_name(name: &str) -> Result<(), QueueError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');

@@ -39,6 +39,10 @@ pub(crate) fn verify(storage: &Storage, directory: &Path) -> Result<Vec<Verified
     let mut logs = Vec::new();
     for topic in storage.list(directory).map_err(io("list", directory))? {
         let path = directory.join(&topic);
+        // Files beside the topics have nothing below them.
+        if !storage.exists(&path.join("topic")).unwrap_or(false) {
+            continue;
+        }
         let Some(identity) = read_identity(storage, &path.join("topic"), TOPIC_MAGIC)? else { continue };
         let files = LogFiles::new(storage.clone(), path.join("log"), identity.id, false);
         let (recovered, damage) = match recover(&files) {

@@ -1,0 +1,135 @@
+//! The bytes on the disk: logs that earlier versions wrote still read, and no bytes make decoding panic.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use proptest::prelude::*;
+use queue::{DiskOptions, Driver, NewRecord, Queue, operator};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn options(directory: &Path) -> DiskOptions {
+    let mut options = DiskOptions::new(directory, Arc::new(|| 1_700_000_000_000));
+    options.segment_bytes = 64 * 1024;
+    options.driver = Driver::Driven;
+    options.random = Arc::new(|| 0x0123_4567_89ab_cdef);
+    options
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+fn payload(number: u64) -> Vec<u8> {
+    vec![number as u8; 1 + (number * number) as usize]
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Writes the fixture of the current version: `FLOODGATE_WRITE_FIXTURE=1`, once a version.
+#[test]
+fn write_the_fixture() {
+    if std::env::var_os("FLOODGATE_WRITE_FIXTURE").is_none() {
+        return;
+    }
+    let directory = fixtures().join("v1");
+    std::fs::remove_dir_all(&directory).ok();
+    runtime().block_on(async {
+        let queue = Queue::open_disk(options(&directory), &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let script = async {
+            for number in 1..=20 {
+                let payload = payload(number);
+                let key = format!("order-{number}");
+                let deliver_at_ms = (number % 5 == 0).then_some(1_600_000_000_000 + number);
+                let record =
+                    NewRecord { key: key.as_bytes(), tag: "order", deliver_at_ms, payload: &payload };
+                topic.append(topic.try_permit(payload.len()).unwrap(), record).await.unwrap();
+            }
+            let mut group = topic.group("workers").unwrap();
+            let messages = group.pull(20, Duration::ZERO).await.unwrap();
+            group.commit(messages[4].position).await.unwrap();
+            group.ack(messages[7].position).await.unwrap();
+            group.nack(messages[9].position, Duration::ZERO).await.unwrap();
+            group.dead_letter(&messages[11], "spoilt").await.unwrap();
+            drop(group);
+            queue.shutdown().await;
+        };
+        tokio::join!(queue.run(), script);
+    });
+}
+
+#[test]
+fn every_version_still_reads() {
+    let mut versions = 0;
+    for version in std::fs::read_dir(fixtures()).unwrap() {
+        versions += 1;
+        let scratch = tempfile::tempdir().unwrap();
+        copy(&version.unwrap().path(), scratch.path());
+        let verified = operator::verify(scratch.path()).unwrap();
+        assert_eq!((verified.len(), &verified[0].damage, verified[0].records), (1, &None, Some((1, 20))));
+        runtime().block_on(async {
+            let queue = Queue::open_disk(options(scratch.path()), &mut Registry::default()).unwrap();
+            assert_eq!(queue.instance(), 0x0123_4567_89ab_cdef);
+            let topic = queue.topic("orders").unwrap();
+            let messages = topic.read(None, 100).await.unwrap();
+            assert_eq!(messages.len(), 20);
+            for (number, message) in (1..).zip(&messages) {
+                assert_eq!(message.payload, payload(number));
+                assert_eq!(message.key, format!("order-{number}").as_bytes());
+                assert_eq!((message.tag.as_str(), message.appended_at_ms), ("order", 1_700_000_000_000));
+                assert_eq!(message.deliver_at_ms, (number % 5 == 0).then_some(1_600_000_000_000 + number));
+            }
+            let mut group = topic.group("workers").unwrap();
+            assert_eq!(group.committed(), Some(messages[4].position));
+            let left = group.pull(100, Duration::ZERO).await.unwrap();
+            assert_eq!(left.len(), 13);
+            assert!(
+                left.iter()
+                    .all(|message| (message.attempt == 2) == (message.position == messages[9].position))
+            );
+            let letters = operator::dead_letters(&topic, "workers", None, 10).unwrap();
+            assert_eq!((letters.len(), letters[0].reason.as_str()), (1, "spoilt"));
+            assert_eq!(letters[0].message, messages[11]);
+        });
+    }
+    assert_eq!(versions, 1, "one fixture a version");
+}
+
+#[test]
+fn verify_names_the_flipped_byte() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy(&fixtures().join("v1"), scratch.path());
+    let segment = scratch.path().join("orders/log/0000000000000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[4096 + 120] ^= 0x10;
+    std::fs::write(&segment, bytes).unwrap();
+    let damage = operator::verify(scratch.path()).unwrap().remove(0).damage.unwrap();
+    assert_eq!((damage.file, damage.offset), (segment, 4096));
+    println!("{}", damage.found);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        queue::decode_anything(&bytes);
+    }
+}
