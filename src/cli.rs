@@ -23,11 +23,12 @@ mod sales;
     name = "floodgate",
     version,
     after_help = "Exit codes: 0 good, 1 failed, 2 wrong usage or configuration.\n\
-    Every key of the configuration can be overridden as FLOODGATE_SECTION__KEY, such as FLOODGATE_GATEWAY__LISTEN."
+    Every key of the configuration can be overridden as FLOODGATE_SECTION__KEY, such as FLOODGATE_GATEWAY__LISTEN.\n\
+    FLOODGATE_LOG = error, warn, info (default), debug or trace: what goes to standard error."
 )]
 pub(crate) struct Cli {
-    /// The TOML file with the configuration; without it everything has its default, and a demo sale opens 20 s after the start.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// The configuration, a TOML file; without it all defaults, and a demo sale 20 s after the start
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub(crate) config: Option<PathBuf>,
     /// Print the effective configuration as TOML, secrets hidden, and exit.
     #[arg(long)]
@@ -38,9 +39,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run only the gateway (needs stock.backend = "redis": the embedded ledger lives in one process)
+    /// Run only the gateway: needs stock.backend = "redis", which comes with a later version
     Gateway,
-    /// Run only the order worker (needs stock.backend = "redis": the embedded ledger lives in one process)
+    /// Run only the order worker: needs stock.backend = "redis", which comes with a later version
     Worker,
     /// Publish, list, show, restock, pause or resume sales
     #[command(subcommand)]
@@ -55,7 +56,7 @@ pub(crate) enum Command {
     Ledger(audit::LedgerCommand),
     /// Show, check or apply the database's schema
     Migrate(migrate::Migrate),
-    /// Look into the queue's log, and move what reads it
+    /// Look into the queue's log: topics, lag, records, damage, dead letters; and move what reads it
     #[command(subcommand)]
     Queue(queue::QueueCommand),
 }
@@ -72,8 +73,8 @@ pub(crate) struct Json {
 pub(crate) async fn run(command: Command, config: &Config) -> ExitCode {
     let outcome = match command {
         Command::Gateway | Command::Worker => Err(Failure::Usage(
-            "one role alone needs a ledger that processes share: set stock.backend = \"redis\" (not in this build); \
-             without it run `floodgate` itself, which is both"
+            "one role alone needs a ledger that processes share, stock.backend = \"redis\", which comes with a later \
+             version; run `floodgate` without a command: it is both roles in one process"
                 .into(),
         )),
         Command::Sales(command) => sales::run(command, config).await,

@@ -5,11 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
+use gateway::config::{AuthMode, PassSecret, SECRET_BYTES_MIN, Secret};
+use order_worker::OrdersBackend;
 use serde::{Deserialize, Serialize};
 use stock::SaleDefinition;
 use toml::{Table, Value};
 
 mod data_directory;
+mod mistakes;
 
 use data_directory::DataDirectory;
 
@@ -53,20 +56,24 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
-                text.parse::<Table>().map_err(|e| ConfigError(format!("{}: {e}", path.display())))?
+                let text = text.trim_start_matches('\u{feff}');
+                text.parse::<Table>().map_err(|e| mistakes::syntax(path, text, &e))?
             }
         };
-        let mut overrides: Vec<_> = environment
-            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX) && name.contains("__"))
-            .collect();
+        let mut overrides: Vec<_> =
+            environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
         overrides.sort();
         for (name, value) in overrides {
-            apply_override(&mut table, &name, &value)?;
+            if name.contains("__") {
+                apply_override(&mut table, &name, &value)?;
+            } else {
+                refuse_single_underscore(&name)?;
+            }
         }
         read_secret_files(&mut table)?;
         let explicit_demo = table.get("auth").and_then(|auth| auth.get("demo")).is_some();
         let bare = file.is_none() && !table.contains_key("sale");
-        let mut config = check_each_section(&table)?;
+        let mut config = mistakes::deserialize(&table)?;
         if bare && !explicit_demo {
             config.auth.demo = true;
         }
@@ -95,35 +102,88 @@ impl Config {
                 )));
             }
         }
-        self.stock.check().map_err(|e| ConfigError(e.to_string()))?;
-        self.sold_out.check().map_err(|e| ConfigError(e.to_string()))?;
-        self.gateway.validate().map_err(|e| ConfigError(e.to_string()))?;
-        self.limits.validate().map_err(|e| ConfigError(e.to_string()))
+        let wrong = |e: &dyn std::fmt::Display| ConfigError(e.to_string());
+        self.stock.check().map_err(|e| wrong(&e))?;
+        self.sold_out.check().map_err(|e| wrong(&e))?;
+        self.gateway.validate().map_err(|e| wrong(&e))?;
+        self.limits.validate().map_err(|e| wrong(&e))?;
+        self.drain.validate().map_err(|e| wrong(&e))?;
+        self.check_backends()?;
+        if self.gateway.listen == self.admin.listen && self.gateway.listen.port() != 0 {
+            return Err(ConfigError(format!(
+                "gateway.listen and admin.listen are both {}: buyers must not reach the operator's calls; give one another port",
+                self.gateway.listen
+            )));
+        }
+        // With a stand-in for each secret that is made at the first start: what else is wrong shows before anything is made.
+        let (mut auth, mut gate) = (self.auth.clone(), self.gate.clone());
+        let stand_in = || Some(Secret::new("-".repeat(SECRET_BYTES_MIN)));
+        if auth.mode == AuthMode::Jwt && auth.hs256_secret.is_none() {
+            auth.hs256_secret = stand_in();
+        }
+        if gate.pass_secrets.is_empty() {
+            gate.pass_secrets.push(PassSecret { id: "k1".into(), secret: stand_in(), secret_file: None });
+        }
+        auth.validate().map_err(|e| wrong(&e))?;
+        gate.validate().map_err(|e| wrong(&e))
+    }
+
+    /// What is configured and not in this binary must not be passed over: orders would go elsewhere than was asked for.
+    fn check_backends(&self) -> Result<(), ConfigError> {
+        let absent = |key: &str, backend: &str| {
+            Err(ConfigError(format!(
+                "{key} = \"{backend}\" is not compiled into this binary: it needs the cargo feature `{backend}`, \
+                 which comes with a later version"
+            )))
+        };
+        match self.queue.backend {
+            queue::QueueBackend::Disk => {}
+            queue::QueueBackend::Rocketmq => return absent("queue.backend", "rocketmq"),
+        }
+        match self.orders.backend {
+            OrdersBackend::Sqlite => {}
+            OrdersBackend::Mysql => return absent("orders.backend", "mysql"),
+            OrdersBackend::External => return absent("orders.backend", "external"),
+        }
+        let url = self.orders.database_url.reveal();
+        if url.is_empty() || url.contains("://") && !url.starts_with("sqlite://") {
+            return Err(ConfigError(format!(
+                "orders.database_url = \"{}\" is no SQLite database: write sqlite://PATH",
+                self.orders.database_url
+            )));
+        }
+        if !self.queue.sources.is_empty() {
+            return Err(ConfigError(
+                "queue.sources: this version drains its own log only: remove the key".into(),
+            ));
+        }
+        if self.queue.topic_prefix != queue::QueueConfig::default().topic_prefix {
+            return Err(ConfigError(
+                "queue.topic_prefix: this version's topics begin with floodgate-: remove the key".into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Puts a secret that was made once where none is configured, and checks what depends on secrets.
     pub(crate) fn complete_secrets(&mut self) -> Result<(), ConfigError> {
         let data = DataDirectory::beside(&self.queue.directory)?;
-        if self.auth.hs256_secret.is_none() && self.auth.mode == gateway::config::AuthMode::Jwt {
-            self.auth.hs256_secret = Some(gateway::config::Secret::new(data.secret("auth.secret")?));
+        if self.auth.hs256_secret.is_none() && self.auth.mode == AuthMode::Jwt {
+            self.auth.hs256_secret = Some(Secret::new(data.secret("auth.secret")?));
         }
         if self.gate.pass_secrets.is_empty() {
-            let secret = Some(gateway::config::Secret::new(data.secret("pass.secret")?));
-            self.gate.pass_secrets.push(gateway::config::PassSecret {
-                id: "k1".into(),
-                secret,
-                secret_file: None,
-            });
+            let secret = Some(Secret::new(data.secret("pass.secret")?));
+            self.gate.pass_secrets.push(PassSecret { id: "k1".into(), secret, secret_file: None });
         }
         if let (None, Some(path)) = (&self.admin.token, &self.admin.token_file) {
-            self.admin.token = Some(gateway::config::Secret::new(data_directory::secret_at(path)?));
+            self.admin.token = Some(Secret::new(data_directory::secret_at(path)?));
         }
         self.auth.validate().map_err(|e| ConfigError(e.to_string()))?;
         self.gate.validate().map_err(|e| ConfigError(e.to_string()))
     }
 }
 
-/// `FLOODGATE_SECTION__KEY=value`: the value is TOML where it parses as such and the key's default is no text.
+/// `FLOODGATE_SECTION__KEY=value`: a text where the key takes one, otherwise TOML.
 fn apply_override(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
     let path = name[ENVIRONMENT_PREFIX.len()..].to_ascii_lowercase();
     let Some((section, key)) =
@@ -133,29 +193,44 @@ fn apply_override(table: &mut Table, name: &str, value: &str) -> Result<(), Conf
             "{name}: write FLOODGATE_SECTION__KEY, such as FLOODGATE_GATEWAY__LISTEN"
         )));
     };
+    if section == "sale" {
+        return Err(ConfigError(format!("{name}: sales can only be given in the file, as [[sale]]")));
+    }
     let section_table = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
     let Value::Table(section_table) = section_table else {
-        return Err(ConfigError(format!("{name}: [{section}] is a list; it can only be given in the file")));
+        return Err(ConfigError(format!("{name}: {section} in the file is no section: write [{section}]")));
     };
     section_table.insert(key.to_owned(), typed(section, key, value));
     Ok(())
 }
 
 fn typed(section: &str, key: &str, value: &str) -> Value {
-    let is_text = SECRETS.contains(&(section, key))
-        || key.ends_with("_file")
-        || (section, key) == ("admin", "token")
-        || matches!(default_of(section, key), Some(Value::String(_)));
-    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
-    match parsed {
-        Some(parsed) if !is_text || matches!(parsed, Value::String(_)) => parsed,
-        _ => Value::String(value.to_owned()),
+    let text = Value::String(value.to_owned());
+    match format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v")) {
+        Some(quoted @ Value::String(_)) => quoted,
+        Some(parsed) if !mistakes::fits(section, key, &text) && mistakes::fits(section, key, &parsed) => {
+            parsed
+        }
+        _ => text,
     }
 }
 
-fn default_of(section: &str, key: &str) -> Option<Value> {
-    let defaults = Table::try_from(Config::default()).ok()?;
-    defaults.get(section)?.get(key).cloned()
+/// One underscore instead of two would be passed over in silence. Names that merely begin like ours are left alone: a
+/// cluster puts its own there.
+fn refuse_single_underscore(name: &str) -> Result<(), ConfigError> {
+    let path = name[ENVIRONMENT_PREFIX.len()..].to_ascii_lowercase();
+    for (section, keys) in &mistakes::known_sections() {
+        let key = path.strip_prefix(section.as_str()).and_then(|rest| rest.strip_prefix('_'));
+        if let (Some(key), Some(keys)) = (key, keys.as_table())
+            && keys.contains_key(key)
+        {
+            let (section, key) = (section.to_ascii_uppercase(), key.to_ascii_uppercase());
+            return Err(ConfigError(format!(
+                "{name}: two underscores stand between section and key: {ENVIRONMENT_PREFIX}{section}__{key}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Replaces each `<secret>_file` by what stands in that file.
@@ -192,37 +267,6 @@ fn read_secret_file(table: &mut Table, section: &str, key: &str) -> Result<(), C
         .map_err(|e| ConfigError(format!("[{section}] {file_key}: cannot read {}: {e}", path.display())))?;
     table.insert(key.to_owned(), Value::String(secret.trim_end_matches(['\r', '\n']).to_owned()));
     Ok(())
-}
-
-/// Section by section, so that a mistake is reported with its section's name.
-fn check_each_section(table: &Table) -> Result<Config, ConfigError> {
-    for (name, section) in table {
-        let single = Table::from_iter([(name.clone(), section.clone())]);
-        Config::deserialize(Value::Table(single)).map_err(|e| ConfigError(explain(name, e.message())))?;
-    }
-    Config::deserialize(Value::Table(table.clone())).map_err(|e| ConfigError(e.message().to_owned()))
-}
-
-/// Turns serde's words into ours: an unknown key gets the nearest known one.
-fn explain(section: &str, message: &str) -> String {
-    let message = message.trim_end();
-    let Some(rest) = message.strip_prefix("unknown field `") else {
-        return format!("[{section}] {message}");
-    };
-    let mut quoted = rest.split('`');
-    let unknown = quoted.next().unwrap_or_default();
-    let known: Vec<&str> = quoted.skip(1).step_by(2).collect();
-    let place = if unknown == section { "section".to_owned() } else { format!("key in [{section}]") };
-    let nearest = known
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
-    match nearest {
-        Some(nearest) => format!(
-            "unknown {place}: {unknown:?}; the nearest known one is {nearest:?} (all: {})",
-            known.join(", ")
-        ),
-        None => format!("unknown {place}: {unknown:?}"),
-    }
 }
 
 #[cfg(test)]

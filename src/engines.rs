@@ -1,5 +1,6 @@
 //! Chooses adapters: what the configuration names becomes a ledger, a flag, a queue and a database.
 
+use order_worker::database::SchemaState;
 use order_worker::{Database, DatabaseError, Executor};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Queue, QueueError};
@@ -16,6 +17,12 @@ pub(crate) fn open_database(config: &Config, now: Now) -> Result<Database, Datab
 /// The orders database as it is: reading commands create nothing.
 pub(crate) fn open_database_to_read(config: &Config) -> Result<Database, DatabaseError> {
     let state = Database::check_sqlite(config.orders.database_url.reveal())?;
+    if state == SchemaState::Missing {
+        return Err(DatabaseError::Unavailable(format!(
+            "nothing is in {} yet: start `floodgate` once, run this where it runs, or set orders.database_url",
+            config.orders.database_url
+        )));
+    }
     if !state.is_usable() {
         return Err(DatabaseError::Schema(format!("{}: {state}", config.orders.database_url)));
     }

@@ -41,7 +41,10 @@ fn main() -> ExitCode {
     match cli.command {
         Some(command) => runtime.block_on(cli::run(command, &config)),
         None => {
-            log_to_stderr();
+            if let Err(message) = log_to_stderr() {
+                eprintln!("floodgate: {message}");
+                return ExitCode::from(2);
+            }
             match runtime.block_on(all_in_one::run(config)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => complain(&e, e.exit_code()),
@@ -56,11 +59,17 @@ fn complain(error: &dyn std::error::Error, exit_code: u8) -> ExitCode {
 }
 
 /// One line an event, no more than `FLOODGATE_LOG` (error, warn, info, debug, trace; info by default) lets through.
-fn log_to_stderr() {
-    let level = std::env::var("FLOODGATE_LOG").ok().and_then(|level| level.parse().ok());
+fn log_to_stderr() -> Result<(), String> {
+    let level = match std::env::var("FLOODGATE_LOG") {
+        Ok(level) if !level.is_empty() => level
+            .parse()
+            .map_err(|_| format!("FLOODGATE_LOG: {level:?} is none of error, warn, info, debug, trace"))?,
+        _ => tracing::Level::INFO,
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_max_level(level.unwrap_or(tracing::Level::INFO))
+        .with_max_level(level)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+    Ok(())
 }

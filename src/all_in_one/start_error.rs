@@ -13,7 +13,7 @@ pub(crate) enum StartError {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Database(#[from] DatabaseError),
-    #[error("{0}")]
+    #[error("{}", queue_words(.0))]
     Queue(#[from] QueueError),
     #[error("{0}")]
     Rebuild(#[from] RebuildError),
@@ -23,6 +23,17 @@ pub(crate) enum StartError {
     Serve(#[from] ServeError),
     #[error("{0}")]
     Stopped(String),
+}
+
+fn queue_words(error: &QueueError) -> String {
+    match error {
+        QueueError::Io { .. } => {
+            format!(
+                "{error}; queue.directory must be a directory that this user may write, on a disk with room"
+            )
+        }
+        error => error.to_string(),
+    }
 }
 
 impl StartError {

@@ -83,7 +83,7 @@ fn token(config: &Config) -> Result<String, Failure> {
         (Some(token), _) => Ok(token.expose().to_owned()),
         (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| {
             Failure::Failed(format!(
-                "cannot read the admin token {}: {e}; run this where the system runs, or set admin.token_file",
+                "cannot read the admin token {}: {e}; start `floodgate` (it makes the token), run this where it runs, or set admin.token_file",
                 path.display()
             ))
         }),

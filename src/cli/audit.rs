@@ -17,7 +17,7 @@ use crate::engines;
 pub(crate) enum LedgerCommand {
     /// Show the books of every sale that the ledger knows
     Show(#[command(flatten)] Json),
-    /// Rebuild the ledger from database and log
+    /// Rebuild a shared ledger from database and logs: needs stock.backend = "redis", which comes with a later version
     Rebuild,
 }
 

@@ -25,7 +25,7 @@ pub(crate) enum OrdersCommand {
         #[arg(long, value_name = "ORDER")]
         after: Option<OrderId>,
         /// At most so many, up to 10000
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, default_value_t = 100, value_name = "ORDERS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
         #[command(flatten)]
         json: Json,

@@ -1,6 +1,7 @@
 //! Tables for people, JSON for programs.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Failure, Json};
 
@@ -34,21 +35,32 @@ pub(super) fn list<T: Serialize, const N: usize>(
     Ok(())
 }
 
-/// Prints one object: JSON, or a line a field.
+/// Prints one object: JSON, or a line a field; the fields of an object within are named with its name before theirs.
 pub(super) fn one<T: Serialize>(json: Json, object: &T) -> Result<(), Failure> {
     let value = serde_json::to_value(object)?;
     if json.json {
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());
     }
-    let Some(fields) = value.as_object() else {
-        println!("{value}");
-        return Ok(());
-    };
-    let width = fields.keys().map(String::len).max().unwrap_or(0);
-    for (name, value) in fields {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        println!("{name:<width$}  {text}");
+    let mut fields = Vec::new();
+    flatten("", &value, &mut fields);
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, text) in fields {
+        println!("{}", format!("{name:<width$}  {text}").trim_end());
     }
     Ok(())
+}
+
+fn flatten(name: &str, value: &Value, fields: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            for (member, value) in members {
+                let name = if name.is_empty() { member.clone() } else { format!("{name}.{member}") };
+                flatten(&name, value, fields);
+            }
+        }
+        Value::Null => fields.push((name.to_owned(), String::from("-"))),
+        Value::String(text) => fields.push((name.to_owned(), text.clone())),
+        value => fields.push((name.to_owned(), value.to_string())),
+    }
 }

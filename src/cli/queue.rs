@@ -1,77 +1,134 @@
 //! `floodgate queue …`: looks into this instance's log while its owner runs, or without it.
 
 use clap::Subcommand;
+use queue::operator::{self, GroupSummary, TopicSummary};
+use queue::{Position, Queue, QueueError};
 use serde::Serialize;
 
 use super::{Failure, Json, output};
 use crate::config::Config;
 use crate::engines;
 
+mod letters;
+mod probe;
+mod records;
+mod reset;
+mod verify;
+
+/// The queue is the log in queue.directory. Reading it disturbs nobody: all of these but `dead-letters --replay` work while
+/// floodgate runs and while it does not.
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// List the topics
+    /// List the topics: what is kept of each, and who reads it
     Topics(#[command(flatten)] Json),
-    /// List the consumer groups of every topic
+    /// List the consumer groups of every topic, with the position through which each has finished
     Groups(#[command(flatten)] Json),
     /// Show how far every group is behind: records, and the age of the oldest in milliseconds
     Lag(#[command(flatten)] Json),
+    /// Print a topic's records, oldest first
+    Dump(records::Dump),
+    /// Print a topic's newest records, and with --follow those that come
+    Tail(records::Tail),
+    /// Read every batch of every segment and check that nothing acknowledged is damaged; exit 1 if something is
+    Verify(#[command(flatten)] Json),
+    /// Have a consumer group go on from another place: earlier to repeat records, later to skip some
+    ResetOffset(reset::ResetOffset),
+    /// List the messages that a consumer group has given up, and put one back
+    DeadLetters(letters::DeadLetters),
+    /// Measure how long the disk takes to make 4 KiB durable
+    ProbeDisk(probe::ProbeDisk),
+}
+
+pub(super) async fn run(command: QueueCommand, config: &Config) -> Result<(), Failure> {
+    match command {
+        QueueCommand::Topics(json) => topics(&attach(config)?, json).await,
+        QueueCommand::Groups(json) => groups(&attach(config)?, json),
+        QueueCommand::Lag(json) => lag(&attach(config)?, json),
+        QueueCommand::Dump(dump) => dump.run(&attach(config)?).await,
+        QueueCommand::Tail(tail) => tail.run(&attach(config)?).await,
+        QueueCommand::Verify(json) => {
+            attach(config)?;
+            verify::run(&config.queue.directory, json)
+        }
+        QueueCommand::ResetOffset(reset) => reset.run(&attach(config)?).await,
+        QueueCommand::DeadLetters(letters) => letters.run(config).await,
+        QueueCommand::ProbeDisk(probe) => probe.run(config),
+    }
+}
+
+/// The queue, whoever owns it. Where there is none, a sentence that says what to do.
+fn attach(config: &Config) -> Result<Queue, Failure> {
+    engines::attach_queue(config).map_err(|error| match error {
+        QueueError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Failure::Failed(format!(
+                "there is no queue in {} yet: start `floodgate` once, run this where it runs, or set queue.directory",
+                config.queue.directory.display()
+            ))
+        }
+        error => error.into(),
+    })
+}
+
+/// What a topic that was asked for by name is.
+fn topic(queue: &Queue, name: &str) -> Result<queue::Topic, Failure> {
+    Ok(queue.topic(name)?)
+}
+
+async fn topics(queue: &Queue, json: Json) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Line {
+        topic: String,
+        oldest: Option<Position>,
+        newest: Option<Position>,
+        groups: Vec<String>,
+    }
+    let lines: Vec<Line> = operator::topics(queue)
+        .await?
+        .into_iter()
+        .map(|TopicSummary { topic, oldest, end, groups }| Line { topic, oldest, newest: end, groups })
+        .collect();
+    output::list(json, &lines, ["TOPIC", "OLDEST", "NEWEST", "GROUPS"], |line| {
+        [line.topic.clone(), position(line.oldest), position(line.newest), line.groups.join(", ")]
+    })
 }
 
 #[derive(Serialize)]
 struct GroupLine {
     topic: String,
     group: String,
-    committed: Option<queue::Position>,
+    committed: Option<Position>,
     records: u64,
     age_ms: u64,
 }
 
-pub(super) async fn run(command: QueueCommand, config: &Config) -> Result<(), Failure> {
-    let queue = engines::attach_queue(config)?;
-    match command {
-        QueueCommand::Topics(json) => {
-            output::list(json, &queue.topics()?, ["TOPIC"], |topic| [topic.clone()])
-        }
-        QueueCommand::Groups(json) => {
-            output::list(json, &groups(&queue)?, ["TOPIC", "GROUP", "COMMITTED"], |line| {
-                [line.topic.clone(), line.group.clone(), position(line)]
-            })
-        }
-        QueueCommand::Lag(json) => output::list(
-            json,
-            &groups(&queue)?,
-            ["TOPIC", "GROUP", "COMMITTED", "RECORDS", "AGE MS"],
-            |line| {
-                [
-                    line.topic.clone(),
-                    line.group.clone(),
-                    position(line),
-                    line.records.to_string(),
-                    line.age_ms.to_string(),
-                ]
-            },
-        ),
+impl From<GroupSummary> for GroupLine {
+    fn from(GroupSummary { topic, group, committed, lag }: GroupSummary) -> Self {
+        Self { topic, group, committed, records: lag.records, age_ms: lag.age_ms }
     }
 }
 
-fn position(line: &GroupLine) -> String {
-    line.committed.map_or_else(|| "-".to_owned(), |position| position.to_string())
+fn group_lines(queue: &Queue) -> Result<Vec<GroupLine>, Failure> {
+    Ok(operator::groups(queue)?.into_iter().map(GroupLine::from).collect())
 }
 
-fn groups(queue: &queue::Queue) -> Result<Vec<GroupLine>, Failure> {
-    let mut lines = Vec::new();
-    for topic_name in queue.topics()? {
-        let topic = queue.topic(&topic_name)?;
-        for group in topic.groups()? {
-            let lag = topic.lag(&group)?;
-            lines.push(GroupLine {
-                topic: topic_name.clone(),
-                committed: topic.committed(&group)?,
-                records: lag.records,
-                age_ms: lag.age_ms,
-                group,
-            });
-        }
-    }
-    Ok(lines)
+fn groups(queue: &Queue, json: Json) -> Result<(), Failure> {
+    output::list(json, &group_lines(queue)?, ["TOPIC", "GROUP", "COMMITTED"], |line| {
+        [line.topic.clone(), line.group.clone(), position(line.committed)]
+    })
+}
+
+fn lag(queue: &Queue, json: Json) -> Result<(), Failure> {
+    output::list(json, &group_lines(queue)?, ["TOPIC", "GROUP", "COMMITTED", "RECORDS", "AGE MS"], |line| {
+        [
+            line.topic.clone(),
+            line.group.clone(),
+            position(line.committed),
+            line.records.to_string(),
+            line.age_ms.to_string(),
+        ]
+    })
+}
+
+fn position(position: Option<Position>) -> String {
+    position.map_or_else(|| "-".to_owned(), |position| position.to_string())
 }

@@ -16,7 +16,7 @@ use crate::engines;
 pub(crate) enum SalesCommand {
     /// Publish the [[sale]] tables of a TOML file; one that exists and is equal changes nothing, one that differs is refused
     Publish {
-        /// A TOML file with one or more [[sale]]
+        /// A TOML file with one or more [[sale]] and nothing else; keys and defaults as in docs/configuration.md
         file: PathBuf,
     },
     /// List all sales
@@ -33,12 +33,13 @@ pub(crate) enum SalesCommand {
         /// The sale's id
         sale: SaleId,
         /// Units to add, at least 1
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         units: u32,
         /// Names this restock: the same id again changes nothing, so a repeated call is safe
         #[arg(long, value_name = "TEXT")]
         restock_id: String,
     },
-    /// Refuse everybody until resumed
+    /// Refuse everybody until resumed; outlives restarts
     Pause {
         /// The sale's id
         sale: SaleId,
@@ -67,13 +68,19 @@ async fn publish(file: &PathBuf, config: &Config) -> Result<(), Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct File {
+        #[serde(default)]
         sale: Vec<SaleDefinition>,
     }
     let text = std::fs::read_to_string(file)
         .map_err(|e| Failure::Usage(format!("cannot read {}: {e}", file.display())))?;
     let File { sale: sales } =
         toml::from_str(&text).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
+    if sales.is_empty() {
+        return Err(Failure::Usage(format!("{} has no [[sale]]", file.display())));
+    }
     for sale in sales {
+        sale.validate()
+            .map_err(|e| Failure::Usage(format!("{}: [[sale]] {}: {e}", file.display(), sale.id)))?;
         admin_client::call(config, Method::PUT, "/admin/v1/sales", Some(&serde_json::to_value(&sale)?))
             .await?;
         println!("published {}", sale.id);

@@ -39,7 +39,7 @@ impl DataDirectory {
 pub(super) fn secret_at(path: &Path) -> Result<String, ConfigError> {
     let fail = |what: &str, e: &std::io::Error| {
         ConfigError(format!(
-            "cannot {what} the secret {}: {e}; make the file readable by this user or remove it",
+            "cannot {what} the secret {}: {e}; give this user the right to it and to its directory",
             path.display()
         ))
     };

@@ -36,9 +36,9 @@ fn an_unknown_key_names_the_nearest() {
 }
 
 #[test]
-fn a_wrong_type_names_the_section() {
+fn a_wrong_type_names_the_key() {
     let error = load("[drain]\norders_per_second_max = \"many\"\n", &[]).expect_err("a text is no number");
-    assert!(error.contains("[drain]"), "{error}");
+    assert!(error.contains("drain.orders_per_second_max") && error.contains("whole number"), "{error}");
 }
 
 #[test]
@@ -95,4 +95,109 @@ fn a_made_secret_is_kept_and_private() {
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     std::fs::write(&path, "").expect("writable");
     assert!(data_directory::secret_at(&path).expect_err("empty").to_string().contains("is empty"));
+}
+
+const SALE: &str = "[[sale]]\nid = \"a\"\nprice = 1\ntotal = 1\nstarts_at = \"2030-01-01T00:00:00Z\"\nends_at = \"2030-01-01T01:00:00Z\"\n";
+
+/// What is written, and two texts that the sentence must hold.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("[auth]\nuser_claim = 5", "auth.user_claim", "a text, in quotes"),
+    ("[auth]\nhs256_secret = 12345678", "auth.hs256_secret", "a text, in quotes"),
+    ("[auth]\nhs256_secret = \"short\"", "auth.hs256_secret", "32 bytes"),
+    ("[auth]\ndemo = \"yes\"", "auth.demo", "true or false"),
+    ("[auth]\nmode = \"trusted-header\"\ndemo = true", "auth.demo", "jwt"),
+    ("[drain]\norders_per_second_max = 2.5", "drain.orders_per_second_max", "2.5"),
+    ("[drain]\norders_per_second_max = 0", "drain.orders_per_second_max", "1 to"),
+    ("[drain]\nbatch_size_max = 100000", "drain.batch_size_max", "1 to"),
+    ("[gate]\npass_ttl_s = -1", "gate.pass_ttl_s", "0 or more"),
+    ("[gate]\npow_bits = 300", "gate.pow_bits", "255"),
+    ("[gate]\npow_bits = 99", "gate.pow_bits", "between 1 and 32"),
+    ("[gate]\nchallenge = \"captcha\"", "gate.challenge", "proof-of-work"),
+    ("[gate]\npass_secrets = [{ id = \"k1\" }]", "gate.pass_secrets", "k1"),
+    ("[gate]\npass_secrets = [{ id = \"k1\", sekret = \"x\" }]", "gate.pass_secrets", "\"secret\""),
+    ("[limits]\nper_user_rps = 99999999999", "limits.per_user_rps", "4294967295"),
+    ("[limits]\nper_user_rps = 99999999999999999999999", "line 2", "99999999999999999999999"),
+    ("[gateway]\nlisten = \"localhost:8080\"", "gateway.listen", "127.0.0.1:8080"),
+    ("[gateway]\nlisten = \"127.0.0.1:8081\"", "gateway.listen", "admin.listen"),
+    ("[gateway]\ntrusted_proxies = [\"10.0.0.0/99\"]", "gateway.trusted_proxies", "10.0.0.0/99"),
+    ("[gateway]\ntrusted_proxies = \"10.0.0.0/8\"", "gateway.trusted_proxies", "in brackets"),
+    ("[gateway]\nthreads = 1\nthreads = 2", "line 3", "duplicate key"),
+    ("[gateway\nthreads = 1", "line 1", "unclosed"),
+    ("listen = \"127.0.0.1:1\"", "listen", "below [admin] or [gateway]"),
+    ("gateway = 1", "gateway is a section", "[gateway]"),
+    ("[payment]\nrefund_url = \"http://127.0.0.1\"", "[payment]", "later version"),
+    ("[stock]\nbackend = \"redis\"", "stock.backend", "feature `redis`"),
+    ("[sold_out]\nbackend = \"zookeeper\"", "sold_out.backend", "feature `zookeeper`"),
+    ("[queue]\nbackend = \"rocketmq\"", "queue.backend", "feature `rocketmq`"),
+    ("[queue]\nsources = [\"elsewhere\"]", "queue.sources", "remove"),
+    ("[queue]\ntopic_prefix = \"x-\"", "queue.topic_prefix", "floodgate-"),
+    ("[orders]\nbackend = \"mysql\"", "orders.backend", "feature `mysql`"),
+    ("[orders]\nbackend = \"external\"", "orders.backend", "external"),
+    ("[orders]\ndatabase_url = \"postgres://u:pw@h/d\"", "orders.database_url", "u:***@h"),
+    ("[sale]\nid = \"a\"", "[[sale]]", "double brackets"),
+    ("[[sale]]\nprice = 1", "[[sale]] number 1", "id is missing"),
+];
+
+#[test]
+fn each_mistake_is_one_sentence_that_names_the_key() {
+    for (toml, key, words) in MISTAKES {
+        let error = load(toml, &[]).expect_err(toml);
+        assert!(error.contains(key) && error.contains(words), "{toml:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(!error.contains("12345678") && !error.contains("pw@"), "a secret shows: {error}");
+    }
+}
+
+#[test]
+fn each_mistake_in_a_sale_names_sale_and_key() {
+    for (right, wrong, words) in [
+        ("price = 1", "price = 66.40", "price: invalid type"),
+        ("price = 1", "", "price is missing"),
+        ("price = 1", "prize = 1", "nearest known one is \"price\""),
+        ("total = 1", "total = 5000000000", "total: invalid value"),
+        ("total = 1", "total = 0", "total must be at least 1"),
+        ("2030-01-01T00:00:00Z", "2030-01-01T00:00:00", "starts_at: a time is RFC 3339"),
+        ("2030-01-01T01", "2029-01-01T01", "ends_at"),
+    ] {
+        let error = load(&SALE.replace(right, wrong), &[]).expect_err(wrong);
+        assert!(
+            error.contains("[[sale]] ") && error.contains('a') && error.contains(words),
+            "{wrong:?}: {error}"
+        );
+    }
+    let error = load(&SALE.replace("\"a\"", "\"a b\""), &[]).expect_err("a space");
+    assert!(error.contains("[[sale]] \"a b\": id: a sale id is"), "{error}");
+}
+
+#[test]
+fn mistakes_in_the_environment_name_the_variable_or_the_key() {
+    for (name, value, words) in [
+        ("FLOODGATE_GATEWAY_LISTEN", "127.0.0.1:9", "FLOODGATE_GATEWAY__LISTEN"),
+        ("FLOODGATE_GATEWAY__LISTEN", "", "gateway.listen"),
+        ("FLOODGATE_LIMITS__PER_USER_RPS", "abc", "limits.per_user_rps"),
+        ("FLOODGATE_LIMTS__PER_USER_RPS", "3", "\"limits\""),
+        ("FLOODGATE_SALE__TITLE", "x", "[[sale]]"),
+        ("FLOODGATE___X", "1", "FLOODGATE_SECTION__KEY"),
+        ("FLOODGATE_GATE__PASS_SECRETS", "k1", "gate.pass_secrets"),
+    ] {
+        let error = load("", &[(name, value)]).expect_err(name);
+        assert!(error.contains(words), "{name}={value:?}: {error}");
+    }
+}
+
+#[test]
+fn texts_from_the_environment_stay_texts_and_foreign_names_are_left_alone() {
+    let config = load(
+        "\u{feff}[limits]\nper_user_rps = 7\n",
+        &[
+            ("FLOODGATE_AUTH__ISSUER", "123"),
+            ("FLOODGATE_AUTH__AUDIENCE", "\"quoted\""),
+            ("FLOODGATE_GATEWAY__TRUSTED_PROXIES", "[\"10.0.0.0/8\"]"),
+            ("FLOODGATE_GATEWAY_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ],
+    )
+    .expect("valid");
+    assert_eq!(config.auth.issuer.as_deref(), Some("123"));
+    assert_eq!(config.auth.audience.as_deref(), Some("quoted"));
+    assert_eq!((config.gateway.trusted_proxies.len(), config.limits.per_user_rps), (1, 7));
 }

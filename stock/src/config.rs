@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum ConfigError {
     /// The backend exists, but not in this binary.
     #[error(
-        "{key} = \"{backend}\" is not compiled into this binary: it needs the cargo feature `{feature}` (the feature `production` turns all backends on)"
+        "{key} = \"{backend}\" is not compiled into this binary: it needs the cargo feature `{feature}`, which comes with a later version; leave the key out for the embedded one"
     )]
     NotCompiledIn {
         /// The configuration key.

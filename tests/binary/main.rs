@@ -79,6 +79,13 @@ fn a_purchase_from_login_to_row_and_back() {
         (&["audit"], "s"),
         (&["queue", "lag"], "floodgate-orders"),
         (&["queue", "topics"], "floodgate-orders"),
+        (&["queue", "groups"], "order-worker"),
+        (&["queue", "dump", "floodgate-orders"], &order),
+        (&["queue", "dump", "floodgate-orders", "--json"], "\"metadata\":\"gift\""),
+        (&["queue", "tail", "floodgate-orders", "--limit", "1"], &order),
+        (&["queue", "verify"], "none"),
+        (&["queue", "dead-letters", "floodgate-orders", "order-worker", "--json"], "[]"),
+        (&["queue", "probe-disk", "--json"], "\"fdatasync_us\""),
         (&["migrate", "--check"], "schema"),
         (&["ledger", "show"], "s"),
     ] {
@@ -90,6 +97,21 @@ fn a_purchase_from_login_to_row_and_back() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+
+    // The group is the running drain's; once it is gone the offset may be moved, and repeating changes nothing.
+    let back = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--oldest"];
+    fails_with(&site, &back, 1, &["order-worker", "held by another consumer"]);
+    fails_with(&site, &["queue", "dump", "nothing"], 1, &["no topic nothing", "queue topics"]);
+    let letter = ["queue", "dead-letters", "floodgate-orders", "order-worker", "--replay", "7"];
+    fails_with(&site, &letter, 2, &["no letter 7"]);
+    drop(server);
+    assert!(site.run(&back).status.success());
+    let forward = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--newest"];
+    fails_with(&site, &forward, 2, &["--skip-records"]);
+    let server = site.start();
+    let books = || site.admin_call("GET", "/admin/v1/sales/s", "");
+    let books = site.wait_for("rest", books, |a| a.json()["at_rest"] == true && a.json()["remaining"] == 2);
+    assert_eq!(books.json()["sold"], 0, "{}", books.body);
     drop(server);
 }
 
@@ -141,8 +163,20 @@ fn wrong_configuration_names_the_key() {
     site.configure("");
     fails_with(&site, &["gateway"], 2, &["stock.backend"]);
     fails_with(&site, &["sales", "frobnicate"], 2, &["frobnicate"]);
-    fails_with(&site, &["sales", "list"], 1, &["orders.db"]);
+    fails_with(&site, &["sales", "list"], 1, &["orders.db", "start `floodgate` once"]);
     fails_with(&site, &["sales", "pause", "s"], 1, &["admin"]);
+    fails_with(&site, &["sales", "restock", "s", "0", "--restock-id", "r"], 2, &["UNITS"]);
+    fails_with(&site, &["sales", "publish", "floodgate.toml"], 2, &["floodgate.toml"]);
+    fails_with(&site, &["queue", "lag"], 1, &["no queue in data/queue", "start `floodgate` once"]);
+    fails_with(&site, &["ledger", "rebuild"], 2, &["rebuilt at each start"]);
+    fails_with(&site, &["worker"], 2, &["stock.backend"]);
+    site.configure("[drain]\norders_per_second_max = 0\n");
+    fails_with(&site, &[], 2, &["drain.orders_per_second_max"]);
+    site.configure("[orders]\ndatabase_url = \"mysql://u:secret@h/d\"\n");
+    fails_with(&site, &[], 2, &["orders.database_url", "sqlite://"]);
+    site.configure("[gateway]\n");
+    fails_with(&site, &[], 2, &["floodgate.toml, line", "duplicate key"]);
+    assert!(!site.path().join("data").exists(), "a wrong configuration makes nothing");
 }
 
 #[test]
@@ -187,11 +221,19 @@ fn every_command_has_help() {
         &["--help"][..],
         &["sales", "--help"],
         &["sales", "publish", "--help"],
+        &["sales", "restock", "--help"],
         &["orders", "--help"],
+        &["orders", "list", "--help"],
         &["audit", "--help"],
         &["ledger", "--help"],
         &["migrate", "--help"],
         &["queue", "--help"],
+        &["queue", "dump", "--help"],
+        &["queue", "tail", "--help"],
+        &["queue", "verify", "--help"],
+        &["queue", "reset-offset", "--help"],
+        &["queue", "dead-letters", "--help"],
+        &["queue", "probe-disk", "--help"],
     ] {
         let output = site.run(arguments);
         assert!(output.status.success(), "{arguments:?}");

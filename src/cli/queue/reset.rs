@@ -1,0 +1,83 @@
+//! `queue reset-offset`: a consumer group goes on from another place.
+
+use clap::Args;
+use queue::{Position, Queue, Topic, operator};
+use stock::Timestamp;
+
+use super::super::Failure;
+
+/// The group must be free: stop its consumer first (for order-worker, stop floodgate). Going back repeats records: harmless
+/// for order-worker, which recognises orders that it has written. Going forward skips records for good.
+#[derive(Debug, Args)]
+pub(crate) struct ResetOffset {
+    /// The topic, as `floodgate queue topics` lists it
+    topic: String,
+    /// The group, as `floodgate queue groups` lists it
+    group: String,
+    #[command(flatten)]
+    to: Place,
+    /// Allow going forward, past records that the group has not finished: it will never see them
+    #[arg(long)]
+    skip_records: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// Go on with the oldest record that is kept
+    #[arg(long)]
+    oldest: bool,
+    /// Go on with the next record that will be appended
+    #[arg(long)]
+    newest: bool,
+    /// Go on behind this position
+    #[arg(long, value_name = "POSITION")]
+    after: Option<Position>,
+    /// Go on with what was written at or after this time, such as 2026-11-11T20:00:00+08:00
+    #[arg(long, value_name = "TIME")]
+    time: Option<Timestamp>,
+}
+
+impl ResetOffset {
+    pub(super) async fn run(self, queue: &Queue) -> Result<(), Failure> {
+        let topic = super::topic(queue, &self.topic)?;
+        let before = topic.committed(&self.group)?;
+        let through = self.to.through(&topic)?;
+        if through > topic.end() {
+            return Err(Failure::Usage(format!(
+                "position {} is beyond the newest record, {}",
+                super::position(through),
+                super::position(topic.end())
+            )));
+        }
+        let skipped = through.filter(|through| Some(*through) > before);
+        let skipped = skipped.and_then(|through| topic.distance(before, through)).unwrap_or(0);
+        if skipped > 0 && !self.skip_records {
+            return Err(Failure::Usage(format!(
+                "group {} would never see up to {skipped} records that it has not finished; \
+                 add --skip-records if that is what you want",
+                self.group
+            )));
+        }
+        operator::reset_to_position(&topic, &self.group, through).await?;
+        println!(
+            "group {} of {} goes on behind {}, before it was {}",
+            self.group,
+            self.topic,
+            super::position(through),
+            super::position(before)
+        );
+        Ok(())
+    }
+}
+
+impl Place {
+    fn through(&self, topic: &Topic) -> Result<Option<Position>, Failure> {
+        Ok(match self {
+            Self { newest: true, .. } => topic.end(),
+            Self { after: Some(position), .. } => Some(*position),
+            Self { time: Some(time), .. } => topic.position_before(time.0)?,
+            _ => None,
+        })
+    }
+}
