@@ -81,8 +81,13 @@ impl Storage {
         on_storage!(self, real::list(path), |disk| disk.list(path))
     }
 
+    /// Below a plain file there is nothing: that is an answer, not an error.
     pub(crate) fn exists(&self, path: &Path) -> io::Result<bool> {
-        on_storage!(self, path.try_exists(), |disk| disk.exists(path))
+        let real = || match path.try_exists() {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+            answer => answer,
+        };
+        on_storage!(self, real(), |disk| disk.exists(path))
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
