@@ -232,7 +232,7 @@ fn users_above_limit(rows: &[Row], limit: u32) -> u64 {
 /// How the rows came into the database.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Drain {
-    /// Rows over the time from the first to the last.
+    /// Rows after those of the first instant, over the time from the first to the last.
     pub(crate) orders_per_second: f64,
     /// What the target was told not to exceed; `null` where it was not said.
     pub(crate) limit: Option<u32>,
@@ -258,8 +258,9 @@ pub(crate) fn drain(created_at_ms: &[u64], limit: Option<u32>, backlog_max: u64)
         (Some(first), Some(last)) => (last - first) as f64 / 1_000.0,
         _ => 0.0,
     };
-    // Rows of one batch may share their instant: less than a millisecond is told as one.
-    let orders_per_second = times.len() as f64 / seconds.max(0.001);
+    // What came with the first instant took none of the time that is measured.
+    let first = times.partition_point(|time| Some(time) == times.first());
+    let orders_per_second = if seconds > 0.0 { (times.len() - first) as f64 / seconds } else { 0.0 };
     Drain { orders_per_second, limit, max_in_one_second: max_in_one_second as u64, backlog_max, seconds }
 }
 

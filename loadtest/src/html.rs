@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::report::Report;
-use crate::tally::SLICE;
+use crate::tally::{SLICE, Slice};
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 220.0;
@@ -20,8 +20,10 @@ struct Series {
 /// The whole page.
 pub(crate) fn page(report: &Report) -> String {
     let window = busy(report);
-    let slices = &report.slices[window.clone().start..window.end.min(report.slices.len())];
-    let of = |name, colour, read: fn(&crate::tally::Slice) -> u32| Series {
+    // All charts share one axis, however late the last row came.
+    let slices: Vec<Slice> =
+        window.clone().map(|index| report.slices.get(index).copied().unwrap_or_default()).collect();
+    let of = |name, colour, read: fn(&Slice) -> u32| Series {
         name,
         colour,
         values: slices.iter().map(|slice| f64::from(read(slice))).collect(),
@@ -163,7 +165,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::{Slice, Tally};
+    use crate::tally::Tally;
 
     #[tokio::test(start_paused = true)]
     async fn the_page_is_self_contained_and_escaped() {
@@ -175,6 +177,8 @@ mod tests {
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;: "));
         assert!(!page.contains("http"), "nothing is fetched");
         assert_eq!(page.matches("<svg").count(), 3);
+        let ends: Vec<&str> = page.matches(">202.0 s<").collect();
+        assert_eq!(ends.len(), 3, "the charts share one axis");
         assert!(page.len() < 200_000, "{} bytes", page.len());
     }
 
