@@ -19,6 +19,7 @@ mod world;
 #[path = "../../src/books.rs"]
 mod books;
 
+use std::io::Write;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -117,20 +118,26 @@ impl Totals {
     }
 }
 
+/// Past the test harness's capture: what was run belongs into the log of a good run, too.
 fn print_summary(seeds: u64, begun: Instant, totals: &Totals) {
     let seconds = begun.elapsed().as_secs_f64();
-    println!(
-        "{seeds} seeds in {seconds:.1} s, {:.0} a minute; {} events, {} ends of a process, {} faults of the ledger's server",
+    let mut text = format!(
+        "{seeds} seeds in {seconds:.1} s, {:.0} a minute; {} events, {} ends of a process, {} faults of the ledger's server\n\
+         {:<28} {:>10} {:>8} {:>8}\n",
         seeds as f64 * 60.0 / seconds,
         totals.events,
         totals.ends,
-        totals.ledger_faults
+        totals.ledger_faults,
+        "failpoint",
+        "passed",
+        "crashed",
+        "failed"
     );
-    println!("{:<28} {:>10} {:>8} {:>8}", "failpoint", "passed", "crashed", "failed");
     for name in all_failpoints() {
         let count = totals.counts.get(name).copied().unwrap_or_default();
-        println!("{name:<28} {:>10} {:>8} {:>8}", count.passed, count.crashed, count.failed);
+        text += &format!("{name:<28} {:>10} {:>8} {:>8}\n", count.passed, count.crashed, count.failed);
     }
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn from_environment(name: &str) -> Option<u64> {
