@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gateway::purchase::{Attempt, PurchaseAnswer};
 use queue::failpoint;
+use queue::{Faults, SimulatedDisk, Storage};
 use stock::OrderId;
 use support::{Options, SALE, Site};
 use tokio::sync::watch;
@@ -63,4 +64,35 @@ fn a_step_that_fails_leaks_nothing() {
         assert!(again.iter().all(|a| matches!(a, PurchaseAnswer::Accepted { .. })), "{name}: {again:?}");
         assert_eq!((site.snapshot().pending, site.snapshot().remaining), (20, 80), "{name}");
     }
+}
+
+/// A disk with room for some segments and no more: whoever comes after that is told so before any stock is taken.
+#[test]
+fn a_full_disk_is_busy_before_stock_is_taken() {
+    let disk = SimulatedDisk::new(1, Faults { capacity_bytes: 1 << 20, ..Faults::default() });
+    let mut options =
+        Options { storage: Storage::Simulated(disk.clone()), segment_bytes: 128 << 10, ..Options::default() };
+    options.sale.total = 100_000;
+    let site = Site::start(options);
+    let passes: Vec<_> = (0..6_000).map(|n| site.pass(&format!("user-{n}"))).collect();
+    let full = passes.chunks(10).find(|passes| buy_all(&site, passes).contains(&PurchaseAnswer::Busy));
+    assert!(full.is_some(), "the disk never filled up");
+    // The upkeep may still find room for a last segment; then it is full for good.
+    let before = (0..100).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let snapshot = site.snapshot();
+        let answers = buy_all(&site, &passes[5_900..]);
+        answers.iter().all(|answer| *answer == PurchaseAnswer::Busy).then_some(snapshot)
+    });
+    assert_eq!(before.expect("full for good"), site.snapshot(), "nothing was taken");
+    site.buy(&passes[5_999].0, "{}").is(503, "busy");
+    let logged: BTreeSet<_> = site.log().iter().map(|r| r.order_id).collect();
+    assert_eq!(logged.len() as u64, site.snapshot().pending);
+    // Room again: the same pass buys.
+    disk.set_faults(Faults::default());
+    let bought = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        site.buy(&passes[5_999].0, "{}").status == 202
+    });
+    assert!(bought, "the queue did not find the new room");
 }

@@ -21,7 +21,7 @@ use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Queue, Topic};
+use queue::{DiskOptions, Queue, Storage, Topic};
 use stock::{
     EmbeddedFlag, EmbeddedLedger, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId,
     SaleVersion, Stock, Timestamp, UserId,
@@ -48,6 +48,7 @@ pub struct Options {
     pub backlog_max: u64,
     pub segment_bytes: u64,
     pub ring_bytes: usize,
+    pub storage: Storage,
 }
 
 impl Default for Options {
@@ -79,6 +80,7 @@ impl Default for Options {
             backlog_max: 1_000_000,
             segment_bytes: 4 << 20,
             ring_bytes: 8 << 20,
+            storage: Storage::Real,
         }
     }
 }
@@ -119,6 +121,7 @@ impl Site {
         disk.backlog_max = options.backlog_max;
         disk.segment_bytes = options.segment_bytes;
         disk.ring_bytes = options.ring_bytes;
+        disk.storage = options.storage;
         let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
         let topic = queue.topic("floodgate-orders").expect("a topic");
         drop(topic.group(DRAIN_GROUP).expect("a group"));
