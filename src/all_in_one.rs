@@ -43,11 +43,18 @@ pub(crate) async fn run(mut config: Config) -> Result<(), StartError> {
     let mut registry = Registry::default();
 
     // 1. What outlives the process.
+    let _claim = engines::claim_database(&config)?;
     let database = engines::open_database(&config, now.clone())?;
     let queue = engines::open_queue(&config, now.clone(), &mut registry)?;
     let orders = queue.topic(ORDERS_TOPIC)?;
     let group = orders.group(DRAIN_GROUP)?;
     let owner = Owner(queue.instance());
+    if database.epoch().await? == 0 && orders.committed(DRAIN_GROUP)?.is_some() {
+        return Err(StartError::ForeignDatabase {
+            database: config.orders.database_url.to_string(),
+            queue: config.queue.directory.display().to_string(),
+        });
+    }
     database.register_instance(owner.0, &config.queue.directory.display().to_string()).await?;
     let demo_sale = publish::configured_sales(&config, &database, now()).await?;
 

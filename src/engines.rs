@@ -1,6 +1,6 @@
 //! Chooses adapters: what the configuration names becomes a ledger, a flag, a queue and a database.
 
-use order_worker::database::SchemaState;
+use order_worker::database::{SchemaState, StockClaim};
 use order_worker::{Database, DatabaseError, Executor};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Queue, QueueError};
@@ -12,6 +12,11 @@ use crate::config::Config;
 /// The orders database, made and brought up to date if it is the embedded one.
 pub(crate) fn open_database(config: &Config, now: Now) -> Result<Database, DatabaseError> {
     Database::open_sqlite(config.orders.database_url.reveal(), Executor::Thread, now)
+}
+
+/// The right to sell from the orders database with a ledger in this process's memory.
+pub(crate) fn claim_database(config: &Config) -> Result<StockClaim, DatabaseError> {
+    StockClaim::of_sqlite(config.orders.database_url.reveal())
 }
 
 /// The orders database as it is: reading commands create nothing.

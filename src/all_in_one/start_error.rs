@@ -21,6 +21,12 @@ pub(crate) enum StartError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Serve(#[from] ServeError),
+    /// Every order that the log has handed over would be forgotten, and its units sold again.
+    #[error(
+        "the orders database {database} is new, but the queue in {queue} has handed its orders to another one: put that \
+         database back; if its orders are to be forgotten, remove the queue's directory too"
+    )]
+    ForeignDatabase { database: String, queue: String },
     #[error("{0}")]
     Stopped(String),
 }

@@ -215,6 +215,37 @@ fn a_taken_port_and_a_taken_directory_say_what_to_do() {
 }
 
 #[test]
+fn one_database_has_one_ledger_and_one_log() {
+    let site = Site::new(&sale("s", 2, -1));
+    let server = site.start();
+    let (_, pass, _) = site.pass("s", "ann");
+    let press = || site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &pass)], "{}");
+    assert_eq!(press().status, 202);
+    site.wait_for(
+        "a drained log",
+        || site.admin_call("GET", "/admin/v1/sales/s", ""),
+        |answer| answer.json()["at_rest"] == true,
+    );
+    // Another queue, but the same stock: each would promise both units.
+    let second = Site::new(&format!("[orders]\ndatabase_url = {:?}\n", site.database()));
+    fails_with(&second, &[], 1, &["orders.db.lock", "orders.database_url"]);
+    assert_eq!(site.run(&["sales", "list"]).status.code(), Some(0), "reading needs no claim");
+    drop(server);
+
+    // The same queue, but a database that knows none of its orders.
+    for file in ["orders.db", "orders.db-wal", "orders.db-shm"] {
+        let _ = std::fs::rename(site.path().join("data").join(file), site.path().join(file));
+    }
+    fails_with(&site, &[], 1, &["orders.db", "data/queue"]);
+    for file in ["orders.db", "orders.db-wal", "orders.db-shm"] {
+        let _ = std::fs::remove_file(site.path().join("data").join(file));
+        let _ = std::fs::rename(site.path().join(file), site.path().join("data").join(file));
+    }
+    let _server = site.start();
+    assert_eq!(press().status, 202, "the old database is taken again, and the order with it");
+}
+
+#[test]
 fn every_command_has_help() {
     let site = Site::new("");
     for arguments in [

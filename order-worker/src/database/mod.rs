@@ -38,7 +38,7 @@ pub use intake::{Outcome, RejectReason, Settled};
 pub use life::{CancelOutcome, OrderRow, OrderStatus, Standing};
 pub use registry::Instance;
 pub use sales::{Published, SaleRow};
-pub use sqlite::{Executor, SchemaState, SharedConnection, schema_sql};
+pub use sqlite::{Executor, SchemaState, SharedConnection, StockClaim, schema_sql};
 
 use sqlite::SqliteDatabase;
 

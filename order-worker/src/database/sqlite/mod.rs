@@ -4,6 +4,7 @@
 //! transaction here stands under every sale's row. The database's clock is the injected one.
 
 mod books;
+mod claim;
 mod executor;
 mod intake;
 mod life;
@@ -19,6 +20,7 @@ use rusqlite::{Connection, ErrorCode, Row, Transaction, TransactionBehavior};
 use stock::{Now, Timestamp};
 use tokio::sync::Notify;
 
+pub use claim::StockClaim;
 pub use executor::{Executor, SharedConnection};
 pub use schema::{SCHEMA_VERSION, SchemaState, schema_sql};
 
