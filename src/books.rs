@@ -58,7 +58,10 @@ impl RootBooks {
     /// Takes a changed sale to ledger and catalog before the operator hears that it is changed. A ledger out of reach
     /// leaves the row changed: the reconciler pushes it until both are equal.
     async fn changed(&self, row: SaleRow) -> Result<SaleView, BooksError> {
-        bring(&self.database, &self.stock, &row.definition.id).await.map_err(unreconciled)?;
+        // A settled sale has left the ledger for good.
+        if !row.settled {
+            bring(&self.database, &self.stock, &row.definition.id).await.map_err(unreconciled)?;
+        }
         self.refresh_catalog().await.map_err(refused)?;
         Ok(sale_view(row))
     }
@@ -127,14 +130,16 @@ impl Books for RootBooks {
             let backlog = audit.backlog.unwrap_or(0);
             let Some(books) = audit.sales.into_iter().next() else { return Ok(None) };
             let ledger = books.ledger.as_ref();
+            // All of them of the audit's moment: a row read before it would not fit to `at_rest`.
+            let total = books.total.unwrap_or(row.total);
             Ok(Some(Figures {
-                total: u64::from(row.total),
+                total: u64::from(total),
                 // A settled sale has left the ledger: what the database did not sell is what remained.
                 remaining: ledger
-                    .map_or_else(|| i64::from(row.total) - i64::from(row.sold), |ledger| ledger.remaining),
+                    .map_or_else(|| i64::from(total) - books.sold as i64, |ledger| ledger.remaining),
                 pending: ledger.map_or(0, |ledger| ledger.pending),
-                confirmed: ledger.map_or_else(|| u64::from(row.sold), |ledger| ledger.confirmed),
-                sold: u64::from(row.sold),
+                confirmed: ledger.map_or(books.sold, |ledger| ledger.confirmed),
+                sold: books.sold,
                 backlog,
                 at_rest: backlog == 0 && books.at_rest.unwrap_or(row.settled),
                 epoch: ledger.map_or(self.epoch, |ledger| ledger.epoch),

@@ -34,8 +34,8 @@ const BODY_BYTES_MAX: usize = 65_536;
 const FEED_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Longest wait for the books on an operator's behalf.
 const BOOKS_MAX: Duration = Duration::from_secs(10);
-/// Longest name of a restock, bytes.
-const RESTOCK_ID_BYTES_MAX: usize = 64;
+/// Longest name of a restock or of an operator, bytes.
+const NAME_BYTES_MAX: usize = 64;
 
 /// See the module.
 pub(crate) struct Admin {
@@ -214,10 +214,7 @@ impl Admin {
             (Some("pause" | "resume" | "restock"), None) if *method != Method::POST => {
                 return method_not_allowed("POST");
             }
-            (Some("pause"), None) => self
-                .read::<Pause>(body)
-                .await
-                .map(|pause| SaleChange::Pause { by: pause.by.unwrap_or_else(|| "operator".into()) }),
+            (Some("pause"), None) => self.read::<Pause>(body).await.and_then(paused),
             (Some("resume"), None) => self.read::<Nothing>(body).await.map(|_| SaleChange::Resume),
             (Some("restock"), None) => self.read::<Restock>(body).await.and_then(restock),
             _ => return Problem::NotFound.response(),
@@ -241,12 +238,20 @@ impl Admin {
     }
 }
 
+fn paused(Pause { by }: Pause) -> Result<SaleChange, Reply> {
+    let by = by.unwrap_or_else(|| "operator".into());
+    if !(1..=NAME_BYTES_MAX).contains(&by.len()) || by.chars().any(char::is_control) {
+        return Err(Problem::BadRequest.because("by has 1 to 64 bytes without control characters"));
+    }
+    Ok(SaleChange::Pause { by })
+}
+
 fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> {
     if units == 0 {
         return Err(Problem::BadRequest.because("units is at least 1"));
     }
     let length = restock_id.len();
-    if !(1..=RESTOCK_ID_BYTES_MAX).contains(&length) || restock_id.chars().any(char::is_control) {
+    if !(1..=NAME_BYTES_MAX).contains(&length) || restock_id.chars().any(char::is_control) {
         return Err(Problem::BadRequest.because("restock_id has 1 to 64 bytes without control characters"));
     }
     Ok(SaleChange::Restock { restock_id, units })

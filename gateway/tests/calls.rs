@@ -346,6 +346,10 @@ fn the_operators_calls() {
     ] {
         admin.post(&format!("/admin/v1/sales/demo/{path}"), &operator, body).is(400, "bad-request");
     }
+    for nobody in ["", "a\\u0000", &"x".repeat(65)] {
+        let by = format!(r#"{{"by":"{nobody}"}}"#);
+        admin.post("/admin/v1/sales/demo/pause", &operator, &by).is(400, "bad-request");
+    }
     let long = format!(r#"{{"by":"{}"}}"#, "x".repeat(70_000));
     site.admin().post("/admin/v1/sales/demo/pause", &operator, &long).is(413, "too-large");
     admin.post("/admin/v1/sales/none/pause", &operator, "{}").is(404, "unknown-sale");

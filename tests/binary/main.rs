@@ -246,6 +246,45 @@ fn one_database_has_one_ledger_and_one_log() {
 }
 
 #[test]
+fn figures_at_rest_are_of_one_moment() {
+    let site = Site::new(&sale("s", 1_000, -1));
+    let _server = site.start();
+    let buying = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..60 {
+                let (_, pass, _) = site.pass("s", &format!("user-{n}"));
+                site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &pass)], "{}");
+            }
+            buying.store(false, std::sync::atomic::Ordering::Relaxed);
+        });
+        while buying.load(std::sync::atomic::Ordering::Relaxed) {
+            let figures = site.admin_call("GET", "/admin/v1/sales/s", "").json();
+            assert!(figures["at_rest"] != true || figures["sold"] == figures["confirmed"], "{figures}");
+        }
+    });
+}
+
+#[test]
+fn a_settled_sale_still_answers_the_operator() {
+    let site = Site::new(&sale("s", 1, -1));
+    let _server = site.start();
+    let past = r#"{"id":"past","item_id":"i","title":"t","price":1,"total":5,"per_user_limit":1,"currency":"CNY",
+        "pay_within_s":900,"starts_at":"2020-01-01T00:00:00Z","ends_at":"2020-01-02T00:00:00Z"}"#;
+    assert_eq!(site.admin_call("PUT", "/admin/v1/sales", past).status, 200);
+    let public = || site.call("GET", "/api/v1/sales/past", &[], "");
+    site.wait_for("settled", public, |answer| answer.status == 404);
+    for (method, path, body) in [
+        ("PUT", "/admin/v1/sales", past),
+        ("POST", "/admin/v1/sales/past/pause", "{}"),
+        ("POST", "/admin/v1/sales/past/resume", "{}"),
+    ] {
+        let answer = site.admin_call(method, path, body);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+}
+
+#[test]
 fn every_command_has_help() {
     let site = Site::new("");
     for arguments in [
