@@ -6,8 +6,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use queue::failpoint::{Crash, set_hook};
+use tokio::time::Instant;
 
 use crate::random::Random;
 
@@ -35,6 +37,17 @@ const COMBINATIONS: &[&[(&str, bool)]] = &[
     &[("queue.dead-letter", false), ("queue.dead-letter", true)],
 ];
 
+/// Steps that may fail for seconds on end.
+const OUTAGES: &[&str] =
+    &["database.begin", "database.commit", "drain.confirm", "relay.read", "gateway.appending"];
+
+/// A step that fails whenever it is tried in a span of virtual time.
+struct Outage {
+    name: &'static str,
+    begins: Instant,
+    ends: Instant,
+}
+
 struct Aim {
     name: &'static str,
     /// Passings left before it strikes.
@@ -45,6 +58,7 @@ struct Aim {
 struct State {
     armed: bool,
     aims: Vec<Aim>,
+    outage: Option<Outage>,
     counts: Counts,
     random: Random,
     /// Random strikes in a million passings.
@@ -74,16 +88,23 @@ impl Strikes {
             let combination = random.pick(COMBINATIONS).iter();
             aims.extend(combination.map(|&(name, crash)| Aim { name, left: 0, crash }));
         }
-        let crash_ppm = *random.pick(&[0, 0, 100, 1_000]);
+        let outage = random.chance(300).then(|| {
+            let begins = Instant::now() + Duration::from_millis(random.below(5_000));
+            let ends = begins + Duration::from_millis(random.between(1_000, 9_000));
+            let name: &&str = random.pick(OUTAGES);
+            Outage { name, begins, ends }
+        });
+        let crash_ppm = *random.pick(&[0, 500, 3_000, 10_000]);
         let fail_ppm = *random.pick(&[0, 0, 1_000, 10_000]);
         let state = State {
             armed: false,
             aims,
+            outage,
             counts: Counts::new(),
             random,
             crash_ppm,
             fail_ppm,
-            crashes_left: 12,
+            crashes_left: 10,
         };
         let strikes = Self(Rc::new(RefCell::new(state)));
         let hook = strikes.clone();
@@ -126,6 +147,11 @@ impl State {
         }
         let mut crash = self.random.below(1_000_000) < self.crash_ppm;
         let mut fail = self.random.below(1_000_000) < self.fail_ppm;
+        let now = Instant::now();
+        fail |= self
+            .outage
+            .as_ref()
+            .is_some_and(|outage| outage.name == name && (outage.begins..outage.ends).contains(&now));
         if let Some(at) = self.aims.iter_mut().position(|aim| {
             let hit = aim.name == name && aim.left == 0;
             if aim.name == name {

@@ -46,7 +46,10 @@ impl World {
         let begun = Instant::now();
         let now: Now = Arc::new(move || EPOCH_MS + begun.elapsed().as_millis() as u64);
         let mode = if random.chance(500) { Mode::Embedded } else { Mode::Outliving };
-        let disks = vec![SimulatedDisk::new(random.next(), Faults::default())];
+        let forgetful = random.chance(300);
+        // Several instances share a ledger that remembers; rebuilding one under several instances is not there yet.
+        let instances = if mode == Mode::Outliving && !forgetful { random.between(1, 2) } else { 1 };
+        let disks = (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
         let sale = draw_sale(&random);
         Self {
             mode,
@@ -56,7 +59,7 @@ impl World {
             server: SimulatedServer::new(random.next(), now, FaultPlan::default()),
             sale,
             trace: Trace::new(),
-            forgetful: Cell::new(random.chance(300)),
+            forgetful: Cell::new(forgetful),
             random,
         }
     }
