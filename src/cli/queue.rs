@@ -15,8 +15,8 @@ mod records;
 mod reset;
 mod verify;
 
-/// The queue is the log in queue.directory. Reading it disturbs nobody: all of these but `dead-letters --replay` work while
-/// floodgate runs and while it does not.
+/// The queue is the log in queue.directory. Reading it disturbs nobody: all of these work while floodgate runs and
+/// while it does not, but for `reset-offset` of a group in use and `dead-letters --replay`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
     /// List the topics: what is kept of each, and who reads it
@@ -26,16 +26,29 @@ pub(crate) enum QueueCommand {
     /// Show how far every group is behind: records, and the age of the oldest in milliseconds
     Lag(#[command(flatten)] Json),
     /// Print a topic's records, oldest first
+    ///
+    /// One record a line: position, time of the append, key, tag, payload.
     Dump(records::Dump),
     /// Print a topic's newest records, and with --follow those that come
+    ///
+    /// One record a line: position, time of the append, key, tag, payload.
     Tail(records::Tail),
     /// Read every batch of every segment and check that nothing acknowledged is damaged; exit 1 if something is
     Verify(#[command(flatten)] Json),
     /// Have a consumer group go on from another place: earlier to repeat records, later to skip some
+    ///
+    /// The group must be free: stop its consumer first (for order-worker, stop floodgate). Going back repeats records:
+    /// harmless for order-worker, which recognises orders that it has written. Going forward skips records for good.
     ResetOffset(reset::ResetOffset),
     /// List the messages that a consumer group has given up, and put one back
+    ///
+    /// Letters stay until their group is dropped. Putting one back appends its message as a new record, which every group
+    /// of the topic sees.
     DeadLetters(letters::DeadLetters),
     /// Measure how long the disk takes to make 4 KiB durable
+    ///
+    /// Writes a small file, measures both ways in microseconds (median), and removes it. The faster one is what a new queue
+    /// there would use; every 202 waits for one such write.
     ProbeDisk(probe::ProbeDisk),
 }
 

@@ -12,8 +12,7 @@ use super::records::Record;
 use crate::config::Config;
 use crate::{clock, engines};
 
-/// Letters stay until their group is dropped: putting one back appends its message as a new record, which every group of the
-/// topic sees.
+/// Whose letters, and whether one is put back.
 #[derive(Debug, Args)]
 pub(crate) struct DeadLetters {
     /// The topic, as `floodgate queue topics` lists it

@@ -9,8 +9,7 @@ use serde::Serialize;
 use super::super::{Failure, Json, output};
 use crate::config::Config;
 
-/// Writes a small file, measures both ways of making a block durable, and removes it again. The faster one is what a new
-/// queue there would use; every 202 waits for it once.
+/// Where to measure.
 #[derive(Debug, Args)]
 pub(crate) struct ProbeDisk {
     /// A directory on the disk [default: queue.directory, or the nearest directory above it that exists]

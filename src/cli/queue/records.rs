@@ -17,7 +17,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest payload in a line for people, in characters.
 const PAYLOAD_CHARS_MAX: usize = 200;
 
-/// One record a line: position, time of the append, key, tag, payload.
+/// What to print of which topic.
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
     /// The topic, as `floodgate queue topics` lists it
@@ -32,7 +32,7 @@ pub(crate) struct Dump {
     format: Format,
 }
 
-/// One record a line: position, time of the append, key, tag, payload.
+/// What to print of which topic.
 #[derive(Debug, Args)]
 pub(crate) struct Tail {
     /// The topic, as `floodgate queue topics` lists it

@@ -6,8 +6,7 @@ use stock::Timestamp;
 
 use super::super::Failure;
 
-/// The group must be free: stop its consumer first (for order-worker, stop floodgate). Going back repeats records: harmless
-/// for order-worker, which recognises orders that it has written. Going forward skips records for good.
+/// Which group goes on where.
 #[derive(Debug, Args)]
 pub(crate) struct ResetOffset {
     /// The topic, as `floodgate queue topics` lists it
