@@ -51,7 +51,10 @@ fn an_append_allocates_nothing() {
         loop {
             polls += 1;
             match Pin::new(&mut append).poll(&mut context) {
-                Poll::Ready(outcome) => break drop(outcome.unwrap()),
+                Poll::Ready(outcome) => {
+                    outcome.unwrap();
+                    break;
+                }
                 Poll::Pending => std::thread::yield_now(),
             }
         }

@@ -340,7 +340,7 @@ fn seeds_hold_against_the_model() {
             let seed = seed.parse().unwrap();
             seed..seed + 1
         }
-        Err(_) => 0..if long { 200_000 } else { 4_000 },
+        Err(_) => 0..if long { 200_000 } else { 2_500 },
     };
     let count = seeds.end - seeds.start;
     let started = std::time::Instant::now();

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 
 use self::committer::{Committer, Step};
 use self::drive::Bell;
@@ -88,7 +89,7 @@ pub struct DiskOptions {
 }
 
 impl DiskOptions {
-    /// Real storage, committers in threads, 32 MiB segments, rings of 8 MiB, a backlog of ten million records.
+    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records.
     pub fn new(directory: impl Into<PathBuf>, now: Now) -> Self {
         Self {
             directory: directory.into(),
@@ -97,7 +98,7 @@ impl DiskOptions {
             storage: Storage::Real,
             driver: Driver::Thread,
             segment_bytes: 32 << 20,
-            ring_bytes: 8 << 20,
+            ring_bytes: 16 << 20,
             backlog_max: 10_000_000,
             sync: None,
         }
@@ -137,7 +138,16 @@ struct Inner {
     committers: Mutex<Vec<Committer>>,
     closing: Arc<AtomicBool>,
     lock: Mutex<Option<Arc<Lock>>>,
+    /// The upkeep thread, which must be gone before the lock is.
+    upkeep_thread: Arc<UpkeepThread>,
     foreign: bool,
+}
+
+/// Whether the upkeep thread runs: what it makes and renames is the owner's alone.
+#[derive(Debug, Default)]
+struct UpkeepThread {
+    runs: AtomicBool,
+    ended: Notify,
 }
 
 impl fmt::Debug for Inner {
@@ -185,20 +195,27 @@ impl DiskQueue {
             committers: Mutex::default(),
             closing: Arc::default(),
             lock: Mutex::new(lock.map(Arc::new)),
+            upkeep_thread: Arc::default(),
         };
         let inner = Arc::new(inner);
         if !inner.foreign && inner.options.driver == Driver::Thread {
             let upkeep = Arc::clone(&inner.upkeep);
+            let thread = Arc::clone(&inner.upkeep_thread);
+            thread.runs.store(true, Ordering::Release);
+            let lock = inner.lock.lock().clone();
             let (closing, weak) = (Arc::clone(&inner.closing), Arc::downgrade(&inner));
             spawn("queue-upkeep", move || {
                 loop {
                     drive::park_on(poll_fn(|context| upkeep.poll_rung(context)), Some(UPKEEP_EVERY));
                     if closing.load(Ordering::Acquire) {
-                        return;
+                        break;
                     }
-                    let Some(topics) = weak.upgrade().map(|inner| inner.open_topics()) else { return };
+                    let Some(topics) = weak.upgrade().map(|inner| inner.open_topics()) else { break };
                     topics.iter().for_each(|topic| upkeep::round(topic));
                 }
+                drop(lock);
+                thread.runs.store(false, Ordering::Release);
+                thread.ended.notify_waiters();
             });
         }
         Self { inner }
@@ -307,6 +324,16 @@ impl DiskQueue {
                 ended.await;
             }
             topic.arrivals.notify_waiters();
+        }
+        let thread = &inner.upkeep_thread;
+        loop {
+            let ended = thread.ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            ended.as_mut().enable();
+            if !thread.runs.load(Ordering::Acquire) {
+                break;
+            }
+            ended.await;
         }
         inner.lock.lock().take();
     }

@@ -21,10 +21,14 @@ pub(crate) fn round(topic: &TopicShared) {
     }
     topic.publish_slowest();
     while retire_oldest(topic, own) {}
-    while own.wants_segment(own.room_bytes.load(Ordering::Relaxed))
+    while !own.closed.load(Ordering::Acquire)
+        && own.wants_segment(own.room_bytes.load(Ordering::Relaxed))
         && own.prepared.lock().ready.len() < READY_SEGMENTS_MAX
-        && make_segment(topic)
-    {}
+    {
+        if !make_segment(topic) {
+            break;
+        }
+    }
 }
 
 /// Zeroes one more segment; `false` if the disk does not let us.
