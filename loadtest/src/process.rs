@@ -103,6 +103,15 @@ mod tests {
         assert_eq!(resident_bytes("100 25 3 1 0 5 0"), Some(25 * 4096));
     }
 
+    async fn said(log: &Path, word: &str) {
+        for _ in 0..500 {
+            if std::fs::read_to_string(log).expect("log").contains(word) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     #[tokio::test]
     async fn a_child_is_measured_terminated_and_killed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -112,18 +121,14 @@ mod tests {
             .expect("start");
         assert!(polite.cpu_s().is_some() && polite.resident_bytes().is_some());
         assert!(polite.ended().is_none());
+        said(&log, "hello").await;
         let status = polite.terminate(Duration::from_secs(5)).await.expect("terminate").expect("in time");
         assert!(!status.success(), "sleep dies of SIGTERM");
         assert_eq!(std::fs::read_to_string(&log).expect("log"), "hello\n");
 
         let stubborn = "trap '' TERM; echo ready; while :; do sleep 1; done";
         let mut stubborn = Process::start(shell, &["-c", stubborn], directory.path(), &log).expect("start");
-        for _ in 0..500 {
-            if std::fs::read_to_string(&log).expect("log").contains("ready") {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        said(&log, "ready").await;
         assert_eq!(stubborn.terminate(Duration::from_millis(200)).await.expect("terminate"), None);
         assert!(stubborn.ended().is_some());
     }
