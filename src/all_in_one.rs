@@ -135,7 +135,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), StartError> {
     let finished = running.shutdown().await;
     stop_worker.send_replace(true);
     worker_thread.join().await;
-    if finished && orders.lag(DRAIN_GROUP).is_ok_and(|lag| lag.records == 0) {
+    if ended.is_ok() && finished && orders.lag(DRAIN_GROUP).is_ok_and(|lag| lag.records == 0) {
         // Nothing that this log promised is outstanding: nobody has to look for it.
         if let Err(error) = database.deregister_instance(owner.0).await {
             tracing::warn!(%error, "the instance stays registered, which harms nothing");
