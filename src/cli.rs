@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Role};
 
 mod admin_client;
 mod audit;
@@ -72,11 +72,8 @@ pub(crate) struct Json {
 /// Runs a command that is not a server.
 pub(crate) async fn run(command: Command, config: &Config) -> ExitCode {
     let outcome = match command {
-        Command::Gateway | Command::Worker => Err(Failure::Usage(
-            "one role alone needs a ledger that processes share, stock.backend = \"redis\", which comes with a later \
-             version; run `floodgate` without a command: it is both roles in one process"
-                .into(),
-        )),
+        Command::Gateway => one_role(config, Role::Gateway),
+        Command::Worker => one_role(config, Role::Worker),
         Command::Sales(command) => sales::run(command, config).await,
         Command::Orders(command) => orders::run(command, config).await,
         Command::Audit(json) => audit::run(config, json).await,
@@ -97,6 +94,11 @@ pub(crate) async fn run(command: Command, config: &Config) -> ExitCode {
     }
 }
 
+fn one_role(config: &Config, role: Role) -> Result<(), Failure> {
+    config.check_role(role)?;
+    Err(Failure::Usage("one role alone comes with a later version: run `floodgate` without a command".into()))
+}
+
 /// Why a command did not do what was asked: exit 2 or 1.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -106,8 +108,9 @@ pub(crate) enum Failure {
     Failed(String),
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::Failed(error.to_string())
+        let of_configuration = (&error as &dyn std::error::Error).is::<ConfigError>();
+        if of_configuration { Self::Usage(error.to_string()) } else { Self::Failed(error.to_string()) }
     }
 }

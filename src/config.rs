@@ -6,14 +6,15 @@
 use std::path::{Path, PathBuf};
 
 use gateway::config::{AuthMode, PassSecret, SECRET_BYTES_MIN, Secret};
-use order_worker::OrdersBackend;
 use serde::{Deserialize, Serialize};
 use stock::SaleDefinition;
 use toml::{Table, Value};
 
+mod combinations;
 mod data_directory;
 mod mistakes;
 
+pub(crate) use combinations::Role;
 use data_directory::DataDirectory;
 
 /// The effective configuration.
@@ -40,8 +41,15 @@ pub(crate) struct ConfigError(pub(crate) String);
 
 /// Where a secret may stand, as (section, key); each may be given as `<key>_file` instead.
 /// `admin.token` is not among them: its file is made at the first start of a server, not required of every command.
-const SECRETS: &[(&str, &str)] =
-    &[("auth", "hs256_secret"), ("gate.pass_secrets", "secret"), ("orders", "database_url")];
+const SECRETS: &[(&str, &str)] = &[
+    ("auth", "hs256_secret"),
+    ("gate.pass_secrets", "secret"),
+    ("orders", "database_url"),
+    ("stock", REDIS_URLS),
+];
+
+/// The one secret that is a list: its file has an address a line.
+const REDIS_URLS: &str = "redis_urls";
 
 const ENVIRONMENT_PREFIX: &str = "FLOODGATE_";
 
@@ -108,7 +116,7 @@ impl Config {
         self.gateway.validate().map_err(|e| wrong(&e))?;
         self.limits.validate().map_err(|e| wrong(&e))?;
         self.drain.validate().map_err(|e| wrong(&e))?;
-        self.check_backends()?;
+        combinations::check_backends(self)?;
         if self.gateway.listen == self.admin.listen && self.gateway.listen.port() != 0 {
             return Err(ConfigError(format!(
                 "gateway.listen and admin.listen are both {}: buyers must not reach the operator's calls; give one another port",
@@ -126,43 +134,6 @@ impl Config {
         }
         auth.validate().map_err(|e| wrong(&e))?;
         gate.validate().map_err(|e| wrong(&e))
-    }
-
-    /// What is configured and not in this binary must not be passed over: orders would go elsewhere than was asked for.
-    fn check_backends(&self) -> Result<(), ConfigError> {
-        let absent = |key: &str, backend: &str| {
-            Err(ConfigError(format!(
-                "{key} = \"{backend}\" is not compiled into this binary: it needs the cargo feature `{backend}`, \
-                 which comes with a later version"
-            )))
-        };
-        match self.queue.backend {
-            queue::QueueBackend::Disk => {}
-            queue::QueueBackend::Rocketmq => return absent("queue.backend", "rocketmq"),
-        }
-        match self.orders.backend {
-            OrdersBackend::Sqlite => {}
-            OrdersBackend::Mysql => return absent("orders.backend", "mysql"),
-            OrdersBackend::External => return absent("orders.backend", "external"),
-        }
-        let url = self.orders.database_url.reveal();
-        if url.is_empty() || url.contains("://") && !url.starts_with("sqlite://") {
-            return Err(ConfigError(format!(
-                "orders.database_url = \"{}\" is no SQLite database: write sqlite://PATH",
-                self.orders.database_url
-            )));
-        }
-        if !self.queue.sources.is_empty() {
-            return Err(ConfigError(
-                "queue.sources: this version drains its own log only: remove the key".into(),
-            ));
-        }
-        if self.queue.topic_prefix != queue::QueueConfig::default().topic_prefix {
-            return Err(ConfigError(
-                "queue.topic_prefix: this version's topics begin with floodgate-: remove the key".into(),
-            ));
-        }
-        Ok(())
     }
 
     /// Puts a secret that was made once where none is configured, and checks what depends on secrets.
@@ -208,6 +179,8 @@ fn typed(section: &str, key: &str, value: &str) -> Value {
     let text = Value::String(value.to_owned());
     match format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v")) {
         Some(quoted @ Value::String(_)) => quoted,
+        // Before the text: a key that takes one address or a list of them takes both.
+        Some(list @ Value::Array(_)) if mistakes::fits(section, key, &list) => list,
         Some(parsed) if !mistakes::fits(section, key, &text) && mistakes::fits(section, key, &parsed) => {
             parsed
         }
@@ -265,7 +238,13 @@ fn read_secret_file(table: &mut Table, section: &str, key: &str) -> Result<(), C
     }
     let secret = std::fs::read_to_string(&path)
         .map_err(|e| ConfigError(format!("[{section}] {file_key}: cannot read {}: {e}", path.display())))?;
-    table.insert(key.to_owned(), Value::String(secret.trim_end_matches(['\r', '\n']).to_owned()));
+    let text = |text: &str| Value::String(text.to_owned());
+    let value = if key == REDIS_URLS {
+        Value::Array(secret.lines().map(str::trim).filter(|line| !line.is_empty()).map(text).collect())
+    } else {
+        text(secret.trim_end_matches(['\r', '\n']))
+    };
+    table.insert(key.to_owned(), value);
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::Cli;
-use crate::config::Config;
+use crate::config::{Config, Role};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,6 +44,9 @@ fn main() -> ExitCode {
             if let Err(message) = log_to_stderr() {
                 eprintln!("floodgate: {message}");
                 return ExitCode::from(2);
+            }
+            if let Err(e) = config.check_role(Role::AllInOne) {
+                return complain(&e, 2);
             }
             match runtime.block_on(all_in_one::run(config)) {
                 Ok(()) => ExitCode::SUCCESS,

@@ -54,15 +54,7 @@ impl From<String> for DatabaseUrl {
 /// As it may be shown: `mysql://user:***@host/name`.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let split = self.0.split_once("://").and_then(|(scheme, rest)| {
-            let (login, place) = rest.rsplit_once('@')?;
-            let (user, _password) = login.split_once(':')?;
-            Some((scheme, user, place))
-        });
-        match split {
-            Some((scheme, user, place)) => write!(f, "{scheme}://{user}:***@{place}"),
-            None => f.write_str(&self.0),
-        }
+        f.write_str(&stock::config::without_password(&self.0))
     }
 }
 

@@ -177,7 +177,8 @@ fn explain_value(place: &str, key: &str, message: &str) -> String {
         return format!("{place}: {} is missing", field.trim_end_matches('`'));
     }
     // A secret of the wrong type must not be shown.
-    if key.contains("secret") && !key.ends_with("_file") && message.contains("expected a string") {
+    let secret = ["secret", "token", "database_url"].iter().any(|word| key.contains(word));
+    if secret && !key.ends_with("_file") && message.contains("expected a string") {
         return format!("{place} must be a text, in quotes");
     }
     let message = message.replace("unknown variant", "unknown value");

@@ -126,21 +126,42 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("listen = \"127.0.0.1:1\"", "listen", "below [admin] or [gateway]"),
     ("gateway = 1", "gateway is a section", "[gateway]"),
     ("[payment]\nrefund_url = \"http://127.0.0.1\"", "[payment]", "later version"),
-    ("[stock]\nbackend = \"redis\"", "stock.backend", "feature `redis`"),
-    ("[sold_out]\nbackend = \"zookeeper\"", "sold_out.backend", "feature `zookeeper`"),
     ("[queue]\nbackend = \"rocketmq\"", "queue.backend", "feature `rocketmq`"),
-    ("[queue]\nsources = [\"elsewhere\"]", "queue.sources", "remove"),
+    ("[queue]\nsources = [\"a\", \"b\", \"a\"]", "queue.sources", "a stands twice"),
+    ("[admin]\ntoken = 12345678", "admin.token", "a text, in quotes"),
+    ("[orders]\ndatabase_url = 12345678", "orders.database_url", "a text, in quotes"),
+    ("[orders]\ndatabase_url = \"mysql://u:pw@h/d\"", "orders.database_url", "orders.backend = \"mysql\""),
+    ("[stock]\nredis_urls = { \"redis://u:pw@h\" = 1 }", "stock.redis_urls", "in brackets"),
     ("[queue]\ntopic_prefix = \"x-\"", "queue.topic_prefix", "floodgate-"),
-    ("[orders]\nbackend = \"mysql\"", "orders.backend", "feature `mysql`"),
     ("[orders]\nbackend = \"external\"", "orders.backend", "external"),
     ("[orders]\ndatabase_url = \"postgres://u:pw@h/d\"", "orders.database_url", "u:***@h"),
     ("[sale]\nid = \"a\"", "[[sale]]", "double brackets"),
     ("[[sale]]\nprice = 1", "[[sale]] number 1", "id is missing"),
 ];
 
+/// Each backend that is not in this binary names its feature and the command that builds it; one that is, what it needs.
+const BACKENDS: &[(&str, &str, &str)] = &[
+    #[cfg(not(feature = "redis"))]
+    ("[stock]\nbackend = \"redis\"", "feature `redis`", "cargo build --release --features redis"),
+    #[cfg(not(feature = "zookeeper"))]
+    (
+        "[sold_out]\nbackend = \"zookeeper\"",
+        "feature `zookeeper`",
+        "cargo build --release --features zookeeper",
+    ),
+    #[cfg(not(feature = "mysql"))]
+    ("[orders]\nbackend = \"mysql\"", "feature `mysql`", "cargo build --release --features mysql"),
+    #[cfg(feature = "redis")]
+    ("[stock]\nbackend = \"redis\"", "stock.redis_urls", "redis://127.0.0.1:6379"),
+    #[cfg(feature = "zookeeper")]
+    ("[sold_out]\nbackend = \"zookeeper\"\nzookeeper = \"h\"", "sold_out.zookeeper", "127.0.0.1:2181"),
+    #[cfg(feature = "mysql")]
+    ("[orders]\nbackend = \"mysql\"", "orders.database_url", "mysql://USER:PASSWORD@HOST:PORT/DATABASE"),
+];
+
 #[test]
 fn each_mistake_is_one_sentence_that_names_the_key() {
-    for (toml, key, words) in MISTAKES {
+    for (toml, key, words) in MISTAKES.iter().chain(BACKENDS) {
         let error = load(toml, &[]).expect_err(toml);
         assert!(error.contains(key) && error.contains(words), "{toml:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
@@ -200,4 +221,62 @@ fn texts_from_the_environment_stay_texts_and_foreign_names_are_left_alone() {
     assert_eq!(config.auth.issuer.as_deref(), Some("123"));
     assert_eq!(config.auth.audience.as_deref(), Some("quoted"));
     assert_eq!((config.gateway.trusted_proxies.len(), config.limits.per_user_rps), (1, 7));
+}
+
+#[test]
+fn a_role_of_its_own_needs_what_processes_share() {
+    let config = load("", &[]).expect("valid");
+    assert!(config.check_role(Role::AllInOne).is_ok());
+    for role in [Role::Gateway, Role::Worker] {
+        let error = config.check_role(role).expect_err("an embedded ledger").to_string();
+        assert!(error.contains("stock.backend = \"redis\"") && error.contains("sell it twice"), "{error}");
+    }
+    let config = load("[queue]\nsources = [\"elsewhere\"]", &[]).expect("valid");
+    let error = config.check_role(Role::AllInOne).expect_err("sources").to_string();
+    assert!(error.contains("queue.sources") && error.contains("floodgate worker"), "{error}");
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn gateways_share_redis_mysql_and_secrets() {
+    let redis = "[stock]\nbackend = \"redis\"\nredis_urls = [\"redis://u:pw@h:1\"]\n";
+    let config = load(redis, &[]).expect("valid");
+    assert!(config.check_role(Role::AllInOne).is_ok());
+    let error = config.check_role(Role::Worker).expect_err("SQLite").to_string();
+    assert!(error.contains("orders.backend = \"mysql\""), "{error}");
+    let printed = config.print().expect("printable");
+    assert!(printed.contains("redis://u:***@h:1") && !printed.contains("pw"), "{printed}");
+    assert!(!format!("{config:?}").contains("pw@"));
+}
+
+#[cfg(all(feature = "redis", feature = "mysql"))]
+#[test]
+fn a_gateway_does_not_make_secrets_that_others_lack() {
+    let shared = "[stock]\nbackend = \"redis\"\nredis_urls = \"redis://h:1\"\n\
+        [orders]\nbackend = \"mysql\"\ndatabase_url = \"mysql://u:pw@h/d\"\n";
+    let config = load(shared, &[]).expect("valid");
+    assert!(config.check_role(Role::Worker).is_ok(), "a worker signs nothing");
+    let error = config.check_role(Role::Gateway).expect_err("no pass secret").to_string();
+    assert!(error.contains("gate.pass_secrets") && error.contains("every gateway"), "{error}");
+    let secret = "0123456789abcdef0123456789abcdef";
+    let passes = format!("{shared}[gate]\npass_secrets = [{{ id = \"k1\", secret = \"{secret}\" }}]\n");
+    let error =
+        load(&passes, &[]).expect("valid").check_role(Role::Gateway).expect_err("no login").to_string();
+    assert!(error.contains("auth.hs256_secret"), "{error}");
+    let whole = format!("{passes}[auth]\nhs256_secret = \"{secret}\"\n");
+    assert!(load(&whole, &[]).expect("valid").check_role(Role::Gateway).is_ok());
+}
+
+#[test]
+fn addresses_of_redis_come_from_a_file_one_a_line_or_from_the_environment() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("redis");
+    std::fs::write(&path, "redis://:pw@a:1\nredis://:pw@b:2\n\n").expect("writable");
+    let config = load(&format!("[stock]\nredis_urls_file = {path:?}\n"), &[]).expect("valid");
+    let revealed: Vec<_> = config.stock.redis_urls.iter().map(stock::ServerUrl::reveal).collect();
+    assert_eq!(revealed, ["redis://:pw@a:1", "redis://:pw@b:2"]);
+    for (value, count) in [("redis://h:1", 1), ("[\"redis://h:1\", \"redis://h:2\"]", 2)] {
+        let config = load("", &[("FLOODGATE_STOCK__REDIS_URLS", value)]).expect("valid");
+        assert_eq!(config.stock.redis_urls.len(), count, "{value}");
+    }
 }

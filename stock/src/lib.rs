@@ -15,7 +15,7 @@ pub mod timestamp;
 
 use std::sync::Arc;
 
-pub use config::{SoldOutConfig, StockConfig};
+pub use config::{ServerUrl, SoldOutConfig, StockConfig};
 pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
