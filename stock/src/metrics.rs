@@ -44,6 +44,9 @@ pub(crate) enum LedgerCall {
     Restore,
     Open,
     Forget,
+    RenewLease,
+    EndLease,
+    Leases,
 }
 
 impl EncodeLabelValue for LedgerCall {
@@ -62,6 +65,9 @@ impl EncodeLabelValue for LedgerCall {
             Self::Restore => "restore",
             Self::Open => "open",
             Self::Forget => "forget",
+            Self::RenewLease => "renew_lease",
+            Self::EndLease => "end_lease",
+            Self::Leases => "leases",
         };
         EncodeLabelValue::encode(&name, encoder)
     }
@@ -142,6 +148,7 @@ impl StockMetrics {
             Err(LedgerError::Closed) => "closed",
             Err(LedgerError::Open) => "open",
             Err(LedgerError::UnknownSale(_)) => "unknown_sale",
+            Err(LedgerError::Amnesia) => "amnesia",
             Err(LedgerError::Invalid(_)) => "invalid",
         };
         self.calls.get_or_create(&CallLabels { call, outcome }).inc();

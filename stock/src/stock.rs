@@ -4,6 +4,7 @@
 //! cannot be published never fails the call that brought it: it is a hint, and the next answer brings it again.
 
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 
 use crate::ledger::{
     GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
@@ -17,6 +18,7 @@ pub struct Stock {
     ledger: Ledger,
     flag: Flag,
     metrics: StockMetrics,
+    doubt: Notify,
 }
 
 /// # Errors
@@ -25,7 +27,7 @@ impl Stock {
     /// Joins the two and registers this crate's metrics.
     #[must_use]
     pub fn new(ledger: Ledger, flag: Flag, registry: &mut Registry) -> Self {
-        Self { ledger, flag, metrics: StockMetrics::register(registry) }
+        Self { ledger, flag, metrics: StockMetrics::register(registry), doubt: Notify::new() }
     }
 
     /// The ledger itself, for callers that must not publish.
@@ -42,13 +44,13 @@ impl Stock {
 
     /// See [`Ledger::now_ms`].
     pub async fn now_ms(&self) -> Result<u64, LedgerError> {
-        self.metrics.count(LedgerCall::Now, self.ledger.now_ms().await)
+        self.told(LedgerCall::Now, self.ledger.now_ms().await)
     }
 
     /// See [`Ledger::reserve`].
     pub async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
         self.metrics.batch_size.observe(batch.requests.len() as f64);
-        let answer = self.metrics.count(LedgerCall::Reserve, self.ledger.reserve(batch).await)?;
+        let answer = self.told(LedgerCall::Reserve, self.ledger.reserve(batch).await)?;
         self.publish(&batch.sale, answer.flag).await;
         Ok(answer)
     }
@@ -60,28 +62,28 @@ impl Stock {
         epoch: u64,
         request: &GrantRequest,
     ) -> Result<(GrantOutcome, FlagState), LedgerError> {
-        let answer = self.metrics.count(LedgerCall::Grant, self.ledger.grant(sale, epoch, request).await)?;
+        let answer = self.told(LedgerCall::Grant, self.ledger.grant(sale, epoch, request).await)?;
         self.publish(sale, answer.1).await;
         Ok(answer)
     }
 
     /// See [`Ledger::confirm`].
     pub async fn confirm(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
-        let flag = self.metrics.count(LedgerCall::Confirm, self.ledger.confirm(sale, settled).await)?;
+        let flag = self.told(LedgerCall::Confirm, self.ledger.confirm(sale, settled).await)?;
         self.publish(sale, flag).await;
         Ok(flag)
     }
 
     /// See [`Ledger::release`].
     pub async fn release(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
-        let flag = self.metrics.count(LedgerCall::Release, self.ledger.release(sale, settled).await)?;
+        let flag = self.told(LedgerCall::Release, self.ledger.release(sale, settled).await)?;
         self.publish(sale, flag).await;
         Ok(flag)
     }
 
     /// See [`Ledger::states`].
     pub async fn states(&self, sale: &SaleId, ids: &[OrderId]) -> Result<Vec<IdState>, LedgerError> {
-        self.metrics.count(LedgerCall::States, self.ledger.states(sale, ids).await)
+        self.told(LedgerCall::States, self.ledger.states(sale, ids).await)
     }
 
     /// See [`Ledger::pending`].
@@ -92,12 +94,12 @@ impl Stock {
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
-        self.metrics.count(LedgerCall::Pending, self.ledger.pending(sale, owner, after, limit).await)
+        self.told(LedgerCall::Pending, self.ledger.pending(sale, owner, after, limit).await)
     }
 
     /// See [`Ledger::snapshot`]. Refreshes the gauges of this sale.
     pub async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
-        let snapshot = self.metrics.count(LedgerCall::Snapshot, self.ledger.snapshot(sale).await)?;
+        let snapshot = self.told(LedgerCall::Snapshot, self.ledger.snapshot(sale).await)?;
         self.metrics.show(sale, &snapshot);
         self.publish(sale, snapshot.flag).await;
         Ok(snapshot)
@@ -105,14 +107,14 @@ impl Stock {
 
     /// See [`Ledger::push_sale`].
     pub async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
-        let flag = self.metrics.count(LedgerCall::PushSale, self.ledger.push_sale(version).await)?;
+        let flag = self.told(LedgerCall::PushSale, self.ledger.push_sale(version).await)?;
         self.publish(&version.sale, flag).await;
         Ok(flag)
     }
 
     /// See [`Ledger::install`].
     pub async fn install(&self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
-        self.metrics.count(LedgerCall::Install, self.ledger.install(version, epoch).await)
+        self.told(LedgerCall::Install, self.ledger.install(version, epoch).await)
     }
 
     /// See [`Ledger::restore`].
@@ -123,22 +125,57 @@ impl Stock {
         owner: Owner,
         reservations: &[Reservation],
     ) -> Result<(), LedgerError> {
-        self.metrics.count(LedgerCall::Restore, self.ledger.restore(sale, epoch, owner, reservations).await)
+        self.told(LedgerCall::Restore, self.ledger.restore(sale, epoch, owner, reservations).await)
     }
 
     /// See [`Ledger::open`].
     pub async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
-        let flag = self.metrics.count(LedgerCall::Open, self.ledger.open(sale, epoch).await)?;
+        let flag = self.told(LedgerCall::Open, self.ledger.open(sale, epoch).await)?;
         self.publish(sale, flag).await;
         Ok(flag)
     }
 
     /// See [`Ledger::forget`]. The flag's cell goes back to unknown and the sale's gauges vanish.
     pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
-        self.metrics.count(LedgerCall::Forget, self.ledger.forget(sale).await)?;
+        self.told(LedgerCall::Forget, self.ledger.forget(sale).await)?;
         self.flag.forget(sale);
         self.metrics.hide(sale);
         Ok(())
+    }
+
+    /// See [`Ledger::renew_lease`].
+    pub async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
+        self.told(LedgerCall::RenewLease, self.ledger.renew_lease(owner, ttl_ms).await)
+    }
+
+    /// See [`Ledger::end_lease`].
+    pub async fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
+        self.told(LedgerCall::EndLease, self.ledger.end_lease(owner).await)
+    }
+
+    /// See [`Ledger::leases`].
+    pub async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
+        self.told(LedgerCall::Leases, self.ledger.leases().await)
+    }
+
+    /// Waits until an answer cast doubt on what this process believes of the ledger's life: amnesia, another epoch, a sale
+    /// absent or closed. One that came while nobody waited is not lost.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+
+    /// Counts a call's outcome, minds what it says of the ledger's life, and hands it on.
+    fn told<T>(&self, call: LedgerCall, answer: Result<T, LedgerError>) -> Result<T, LedgerError> {
+        if let Err(
+            LedgerError::Amnesia
+            | LedgerError::WrongEpoch { .. }
+            | LedgerError::UnknownSale(_)
+            | LedgerError::Closed,
+        ) = answer
+        {
+            self.doubt.notify_one();
+        }
+        self.metrics.count(call, answer)
     }
 
     async fn publish(&self, sale: &SaleId, state: FlagState) {

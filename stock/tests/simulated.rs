@@ -13,6 +13,11 @@ async fn server() -> (SimulatedServer, Ledger, SaleVersion, Settlement) {
     let started = Instant::now();
     let now = Arc::new(move || started.elapsed().as_millis() as u64);
     let server = SimulatedServer::new(7, now, FaultPlan::default());
+    let (ledger, version, settlement) = opened(&server).await;
+    (server, ledger, version, settlement)
+}
+
+async fn opened(server: &SimulatedServer) -> (Ledger, SaleVersion, Settlement) {
     let ledger = Ledger::Simulated(server.connect());
     let version = SaleVersion {
         sale: "demo".parse().unwrap(),
@@ -27,7 +32,7 @@ async fn server() -> (SimulatedServer, Ledger, SaleVersion, Settlement) {
     ledger.install(&version, 1).await.unwrap();
     ledger.open(&version.sale, 1).await.unwrap();
     let order_id = OrderId::new(0, &version.sale, 1);
-    (server, ledger, version, Settlement { order_id, user: "ann".parse().unwrap(), quantity: 1 })
+    (ledger, version, Settlement { order_id, user: "ann".parse().unwrap(), quantity: 1 })
 }
 
 async fn remaining(server: &SimulatedServer, version: &SaleVersion) -> i64 {
@@ -93,4 +98,43 @@ async fn a_wiped_server_knows_nothing() {
     server.wipe();
     let error = ledger.snapshot(&version.sale).await.unwrap_err();
     assert_eq!(error, LedgerError::UnknownSale(version.sale.clone()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promoted_replica_lacks_the_last_writes_and_is_amnesia_until_a_newer_epoch() {
+    let started = Instant::now();
+    let now = Arc::new(move || started.elapsed().as_millis() as u64);
+    let server = SimulatedServer::with_replica(7, now, FaultPlan::default(), 3);
+    let (ledger, version, settlement) = opened(&server).await;
+    ledger.confirm(&version.sale, &[settlement]).await.unwrap();
+    server.fail_over(1);
+    assert_eq!(ledger.snapshot(&version.sale).await.unwrap_err(), LedgerError::Amnesia);
+    assert_eq!(ledger.pending(&version.sale, None, None, 9).await.unwrap_err(), LedgerError::Amnesia);
+    assert_eq!(ledger.install(&version, 1).await.unwrap_err(), LedgerError::Amnesia, "not at its own epoch");
+    assert!(LedgerError::Amnesia.is_retryable() && LedgerError::Amnesia.took_nothing());
+    ledger.install(&version, 2).await.unwrap();
+    let snapshot = ledger.snapshot(&version.sale).await.unwrap();
+    assert_eq!((snapshot.epoch, snapshot.open, snapshot.remaining), (2, false, 5));
+    ledger.open(&version.sale, 2).await.unwrap();
+    server.fail_over(100);
+    assert_eq!(
+        ledger.snapshot(&version.sale).await.unwrap_err(),
+        LedgerError::Amnesia,
+        "the same at the second time"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_dies_with_its_connection_but_outlives_a_flush() {
+    let (server, ledger, version, settlement) = server().await;
+    let settlement = std::slice::from_ref(&settlement);
+    for (end, expected) in [(SimulatedServer::flush as fn(&SimulatedServer), 4), (SimulatedServer::wipe, 5)] {
+        server.set_plan(FaultPlan { late: 1_000, ..FaultPlan::default() });
+        ledger.confirm(&version.sale, settlement).await.unwrap_err();
+        server.set_plan(FaultPlan::default());
+        end(&server);
+        ledger.install(&version, 9).await.unwrap();
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(remaining(&server, &version).await, expected);
+    }
 }

@@ -194,6 +194,7 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> Vec<Promised> {
             | LedgerError::WrongEpoch { .. }
             | LedgerError::DeadlinePassed
             | LedgerError::Closed
+            | LedgerError::Amnesia
             | LedgerError::UnknownSale(_),
         ) => {
             for attempt in asked {

@@ -11,7 +11,7 @@ use super::{
 use crate::{FlagState, FlagVersion, OrderId, Owner, Reservation, SaleVersion, UserId};
 
 /// What is remembered of an id that has left absent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Entry {
     /// Its reservation is in `Books::pending`.
     Pending,
@@ -23,7 +23,7 @@ enum Entry {
 }
 
 /// Everything that the ledger knows of one sale.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Books {
     sale: SaleVersion,
     epoch: u64,
@@ -349,7 +349,7 @@ fn check_call(quantities: impl ExactSizeIterator<Item = u32>) -> Result<(), Ledg
 }
 
 /// The passes that count: unused and, after [`Passes::drop_expired`], unexpired. At most one a user.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Passes {
     by_user: HashMap<UserId, (OrderId, u64)>,
     users: HashMap<OrderId, UserId>,

@@ -19,6 +19,8 @@ use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
 pub struct EmbeddedLedger {
     now: Now,
     sales: Arc<RwLock<BTreeMap<SaleId, Arc<Mutex<Books>>>>>,
+    /// Until when each instance counts as alive.
+    leases: Arc<Mutex<BTreeMap<Owner, u64>>>,
 }
 
 impl fmt::Debug for EmbeddedLedger {
@@ -31,7 +33,7 @@ impl EmbeddedLedger {
     /// An empty ledger; `now` is ledger time.
     #[must_use]
     pub fn new(now: Now) -> Self {
-        Self { now, sales: Arc::default() }
+        Self { now, sales: Arc::default(), leases: Arc::default() }
     }
 
     pub(super) fn now_ms(&self) -> Result<u64, LedgerError> {
@@ -113,10 +115,46 @@ impl EmbeddedLedger {
         Ok(())
     }
 
+    pub(super) fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
+        let mut leases = self.leases.lock();
+        let now_ms = (self.now)();
+        leases.retain(|_, until_ms| *until_ms > now_ms);
+        leases.insert(owner, now_ms.saturating_add(ttl_ms));
+        Ok(now_ms)
+    }
+
+    pub(super) fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
+        self.leases.lock().remove(&owner);
+        Ok(())
+    }
+
+    pub(super) fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
+        let leases = self.leases.lock();
+        let now_ms = (self.now)();
+        let alive = leases.iter().filter(|(_, until_ms)| **until_ms > now_ms);
+        Ok((now_ms, alive.map(|(owner, until_ms)| (*owner, *until_ms)).collect()))
+    }
+
+    /// Books of their own with the same content, as a replica has them.
+    #[cfg(feature = "simulation")]
+    pub(super) fn copy(&self) -> Self {
+        let sales = self.sales.read();
+        let copied = sales.iter().map(|(sale, books)| {
+            let books = books.lock().clone();
+            (sale.clone(), Arc::new(Mutex::new(books)))
+        });
+        Self {
+            now: self.now.clone(),
+            sales: Arc::new(RwLock::new(copied.collect())),
+            leases: Arc::new(Mutex::new(self.leases.lock().clone())),
+        }
+    }
+
     /// Forgets everything, as a server does that restarts without its memory.
     #[cfg(feature = "simulation")]
     pub(super) fn wipe(&self) {
         self.sales.write().clear();
+        self.leases.lock().clear();
     }
 
     fn with<T>(

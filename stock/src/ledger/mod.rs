@@ -18,7 +18,12 @@
 //! - MUST accept confirm, release and restore while closed for a rebuild, and refuse reserve, grant and states; once open, MUST
 //!   refuse restore;
 //! - MUST apply a pushed sale version only if newer; `remaining` then moves by the difference in total;
-//! - MUST count only passes that are unexpired by the ledger's clock and whose id is still absent; a used id frees its place.
+//! - MUST count only passes that are unexpired by the ledger's clock and whose id is still absent; a used id frees its place;
+//! - MUST answer [`LedgerError::Amnesia`], with nothing carried out, to any call on a sale whose state was installed in another
+//!   life of the memory that holds it (a restart, a promoted replica), pending and snapshot included. An install at a newer
+//!   epoch replaces such a state; one at its own epoch is refused with it;
+//! - MUST hold a lease by the ledger's clock: the last renewal decides until when. Leases belong to no sale, move nothing and
+//!   may be forgotten with the rest: an absent one says that nobody renewed it, not that somebody died.
 //!
 //! A lost answer is [`LedgerError::Uncertain`]: the caller may repeat the call, which is harmless.
 
@@ -140,6 +145,22 @@ impl Ledger {
     /// Forgets a sale that the database marked settled. Repeats change nothing.
     pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
         adapter!(self.forget(sale))
+    }
+
+    /// Renews the lease of an instance: until ledger time now + `ttl_ms` it counts as alive. Answers ledger time.
+    pub async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
+        adapter!(self.renew_lease(owner, ttl_ms))
+    }
+
+    /// Ends one's own lease (clean shutdown). Repeats change nothing.
+    pub async fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
+        adapter!(self.end_lease(owner))
+    }
+
+    /// Ledger time, and by owner every lease that has not ended with the time at which it will. An owner that is absent has
+    /// none.
+    pub async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
+        adapter!(self.leases())
     }
 }
 
@@ -320,6 +341,9 @@ pub enum LedgerError {
     /// No such sale. Nothing was carried out.
     #[error("the stock ledger does not know sale {0}")]
     UnknownSale(SaleId),
+    /// Nothing was carried out. Retryable, but only once somebody has rebuilt the ledger.
+    #[error("the stock ledger's memory is not the one that this sale was opened with")]
+    Amnesia,
     /// The caller broke the contract (batch too large, quantity 0). Nothing was carried out.
     #[error("a call that the stock ledger cannot take: {0}")]
     Invalid(String),
@@ -329,7 +353,7 @@ impl LedgerError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Uncertain(_) | Self::Closed)
+        matches!(self, Self::Unavailable(_) | Self::Uncertain(_) | Self::Closed | Self::Amnesia)
     }
 
     /// Whether it is certain that the call changed nothing.

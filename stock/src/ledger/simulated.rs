@@ -1,7 +1,8 @@
 //! A ledger outside the simulated process, as a server would be: it outlives the process, and a seeded plan loses, delays,
 //! repeats and refuses calls. For the seeded simulation only.
 //!
-//! A call that was sent executes whether or not its sender still lives; one that was refused never does.
+//! A call that was sent executes whether or not its sender still lives; one that was refused never does. A connection belongs
+//! to one life of the server's memory: what was under way when that ended is never executed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
+mod memory;
+
 use super::{
-    EmbeddedLedger, GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch,
-    Settlement, Snapshot,
+    GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
 };
 use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use memory::{Answer, Call, Memory};
 
 /// How often each fault strikes, in calls out of 1,000. Their sum is at most 1,000; the rest is answered well.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,8 +28,8 @@ pub struct FaultPlan {
     pub answer_lost: u32,
     /// [`LedgerError::Uncertain`] when the caller's time is up, executed only after that.
     pub late: u32,
-    /// Answered well, then executed a second time later. Never a reserve: its sender decides by the first answer, so a client
-    /// must not send it twice, while every other call only says what is so.
+    /// Answered well, then executed a second time later. Never a reserve or an install: their senders decide by the first
+    /// answer, so a client must not send them twice, while every other call only says what is so.
     pub repeated: u32,
     /// Executed and answered well, but slowly.
     pub slow: u32,
@@ -42,7 +45,7 @@ const UNDER_WAY_MAX: usize = 4_096;
 /// The server: lives as long as its last clone, processes come and go.
 #[derive(Clone)]
 pub struct SimulatedServer {
-    books: EmbeddedLedger,
+    memory: Arc<Mutex<Memory>>,
     state: Arc<Mutex<ServerState>>,
 }
 
@@ -50,46 +53,23 @@ pub struct SimulatedServer {
 struct ServerState {
     random: u64,
     plan: FaultPlan,
-    /// Sent, not yet executed: `(when, call)`, in no order.
-    under_way: Vec<(Instant, Call)>,
+    /// Sent, not yet executed, in no order.
+    under_way: Vec<Sent>,
     struck: u64,
 }
 
 impl fmt::Debug for SimulatedServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimulatedServer").field("books", &self.books).finish_non_exhaustive()
+        f.debug_struct("SimulatedServer").field("life", &self.memory.lock().life).finish_non_exhaustive()
     }
 }
 
-/// What would travel to the server.
+/// A call on its way to one life of the server.
 #[derive(Debug, Clone)]
-enum Call {
-    Now,
-    Reserve(ReserveBatch),
-    Grant(SaleId, u64, GrantRequest),
-    Confirm(SaleId, Vec<Settlement>),
-    Release(SaleId, Vec<Settlement>),
-    States(SaleId, Vec<OrderId>),
-    Pending(SaleId, Option<Owner>, Option<OrderId>, usize),
-    Snapshot(SaleId),
-    PushSale(SaleVersion),
-    Install(SaleVersion, u64),
-    Restore(SaleId, u64, Owner, Vec<Reservation>),
-    Open(SaleId, u64),
-    Forget(SaleId),
-}
-
-/// What would travel back.
-#[derive(Debug)]
-enum Answer {
-    Now(u64),
-    Reserve(ReserveAnswer),
-    Grant((GrantOutcome, FlagState)),
-    Flag(FlagState),
-    States(Vec<IdState>),
-    Pending(Vec<(Owner, Reservation)>),
-    Snapshot(Snapshot),
-    Done(()),
+struct Sent {
+    at: Instant,
+    life: u64,
+    call: Call,
 }
 
 enum Fault {
@@ -105,8 +85,15 @@ impl SimulatedServer {
     /// An empty server; `now` is its clock, `seed` decides every fault.
     #[must_use]
     pub fn new(seed: u64, now: Now, plan: FaultPlan) -> Self {
+        Self::with_replica(seed, now, plan, 0)
+    }
+
+    /// One with a replica that may lack the last `lag_max` writes when it is promoted.
+    #[must_use]
+    pub fn with_replica(seed: u64, now: Now, plan: FaultPlan, lag_max: usize) -> Self {
+        let memory = Memory::new(now, lag_max);
         let state = ServerState { random: seed, plan, under_way: Vec::new(), struck: 0 };
-        Self { books: EmbeddedLedger::new(now), state: Arc::new(Mutex::new(state)) }
+        Self { memory: Arc::new(Mutex::new(memory)), state: Arc::new(Mutex::new(state)) }
     }
 
     /// A client of it, for one process.
@@ -122,25 +109,37 @@ impl SimulatedServer {
 
     /// Restarts the server without its memory. What was under way to it is lost with it.
     pub fn wipe(&self) {
-        self.state.lock().under_way.clear();
-        self.books.wipe();
+        let mut memory = self.memory.lock();
+        memory.flush();
+        memory.life += 1;
+    }
+
+    /// Forgets everything, as FLUSHALL does: connections stay, and what is under way finds an empty memory.
+    pub fn flush(&self) {
+        self.memory.lock().flush();
+    }
+
+    /// Promotes the replica, which lacks the last `lost` writes, or all that it may lack if those are fewer. What was under
+    /// way to the old primary is lost with it.
+    pub fn fail_over(&self, lost: usize) {
+        self.memory.lock().fail_over(lost);
     }
 
     /// Executes the late calls whose time has come. Every call does so first; whoever checks at rest does so, too.
     pub fn settle(&self) {
         let now = Instant::now();
-        let mut due: Vec<(Instant, Call)> = Vec::new();
-        self.state.lock().under_way.retain(|(at, call)| {
-            let is_due = *at <= now;
+        let mut due = Vec::new();
+        self.state.lock().under_way.retain(|sent| {
+            let is_due = sent.at <= now;
             if is_due {
-                due.push((*at, call.clone()));
+                due.push(sent.clone());
             }
             !is_due
         });
-        due.sort_by_key(|(at, _)| *at);
-        for (_, call) in due {
+        due.sort_by_key(|sent| sent.at);
+        for sent in due {
             // Nobody waits for the answer.
-            let _ = self.execute(call);
+            let _ = self.execute(sent.call, sent.life);
         }
     }
 
@@ -173,88 +172,73 @@ impl SimulatedServer {
         (Fault::None, amount)
     }
 
-    fn send_late(&self, at: Instant, call: Call) {
+    fn life(&self) -> u64 {
+        self.memory.lock().life
+    }
+
+    fn send_late(&self, sent: Sent) {
         let mut state = self.state.lock();
         let overflow = (state.under_way.len() >= UNDER_WAY_MAX).then(|| state.under_way.remove(0));
-        state.under_way.push((at, call));
+        state.under_way.push(sent);
         drop(state);
-        if let Some((_, call)) = overflow {
-            let _ = self.execute(call);
+        if let Some(sent) = overflow {
+            let _ = self.execute(sent.call, sent.life);
         }
     }
 
-    fn execute(&self, call: Call) -> Result<Answer, LedgerError> {
-        let books = &self.books;
-        Ok(match call {
-            Call::Now => Answer::Now(books.now_ms()?),
-            Call::Reserve(batch) => Answer::Reserve(books.reserve(&batch)?),
-            Call::Grant(sale, epoch, request) => Answer::Grant(books.grant(&sale, epoch, &request)?),
-            Call::Confirm(sale, settled) => Answer::Flag(books.confirm(&sale, &settled)?),
-            Call::Release(sale, settled) => Answer::Flag(books.release(&sale, &settled)?),
-            Call::States(sale, ids) => Answer::States(books.states(&sale, &ids)?),
-            Call::Pending(sale, owner, after, limit) => {
-                Answer::Pending(books.pending(&sale, owner, after, limit)?)
-            }
-            Call::Snapshot(sale) => Answer::Snapshot(books.snapshot(&sale)?),
-            Call::PushSale(version) => Answer::Flag(books.push_sale(&version)?),
-            Call::Install(version, epoch) => Answer::Done(books.install(&version, epoch)?),
-            Call::Restore(sale, epoch, owner, reservations) => {
-                Answer::Done(books.restore(&sale, epoch, owner, &reservations)?)
-            }
-            Call::Open(sale, epoch) => Answer::Flag(books.open(&sale, epoch)?),
-            Call::Forget(sale) => Answer::Done(books.forget(&sale)?),
-        })
+    fn execute(&self, call: Call, life: u64) -> Result<Answer, LedgerError> {
+        self.memory.lock().execute(call, life)
     }
 
     async fn call(&self, call: Call) -> Result<Answer, LedgerError> {
         self.settle();
         let (fault, amount) = self.draw();
+        let life = self.life();
         let round_trip = Duration::from_micros(50 + amount % 1_000);
         let lost = || Err(LedgerError::Uncertain("no answer in time".into()));
+        let later = || Instant::now() + Duration::from_millis(1 + amount % LATE_MAX_MS);
         match fault {
             Fault::Refused => {
                 sleep(round_trip).await;
                 Err(LedgerError::Unavailable("the connection was refused".into()))
             }
             Fault::AnswerLost => {
-                let _ = self.execute(call);
+                let _ = self.execute(call, life);
                 sleep(RESPONSE_TIMEOUT).await;
                 lost()
             }
             Fault::Late => {
-                let after = RESPONSE_TIMEOUT + Duration::from_millis(1 + amount % LATE_MAX_MS);
-                self.send_late(Instant::now() + after, call);
+                self.send_late(Sent { at: later() + RESPONSE_TIMEOUT, life, call });
                 sleep(RESPONSE_TIMEOUT).await;
                 lost()
             }
-            Fault::Repeated if !matches!(call, Call::Reserve(_)) => {
-                self.send_late(
-                    Instant::now() + Duration::from_millis(1 + amount % LATE_MAX_MS),
-                    call.clone(),
-                );
-                self.answer_after(round_trip, call).await
+            Fault::Repeated if !matches!(call, Call::Reserve(_) | Call::Install(..)) => {
+                self.send_late(Sent { at: later(), life, call: call.clone() });
+                self.answer_after(round_trip, call, life).await
             }
             Fault::Slow => {
                 // Half the way there, half the way back; a crash of the caller in between takes nothing back.
                 let half = Duration::from_micros(amount % (RESPONSE_TIMEOUT.as_micros() as u64 / 2));
-                self.answer_after(half, call).await
+                self.answer_after(half, call, life).await
             }
-            Fault::None | Fault::Repeated => self.answer_after(round_trip, call).await,
+            Fault::None | Fault::Repeated => self.answer_after(round_trip, call, life).await,
         }
     }
 
     /// Executes after one way and answers after the other. A sender that dies on the first way has sent all the same.
-    async fn answer_after(&self, way: Duration, call: Call) -> Result<Answer, LedgerError> {
+    async fn answer_after(&self, way: Duration, call: Call, life: u64) -> Result<Answer, LedgerError> {
         let arrives = Instant::now() + way;
-        let mut sent = SentCall { server: self, at: arrives, call: Some(call) };
+        let mut sent = SentCall { server: self, sent: Some(Sent { at: arrives, life, call }) };
         sleep_until(arrives).await;
         self.settle();
-        let call = sent.call.take();
-        let answer = match call {
-            Some(call) => self.execute(call),
+        let answer = match sent.sent.take() {
+            Some(sent) => self.execute(sent.call, sent.life),
             None => Err(LedgerError::Unavailable("sent twice".into())),
         };
         sleep(way).await;
+        if self.life() != life {
+            return Err(LedgerError::Uncertain("the connection was lost".into()));
+        }
         answer
     }
 }
@@ -262,14 +246,13 @@ impl SimulatedServer {
 /// A call on its way: when its sender is dropped, the call still arrives.
 struct SentCall<'a> {
     server: &'a SimulatedServer,
-    at: Instant,
-    call: Option<Call>,
+    sent: Option<Sent>,
 }
 
 impl Drop for SentCall<'_> {
     fn drop(&mut self) {
-        if let Some(call) = self.call.take() {
-            self.server.send_late(self.at, call);
+        if let Some(sent) = self.sent.take() {
+            self.server.send_late(sent);
         }
     }
 }
@@ -375,5 +358,17 @@ impl SimulatedLedger {
 
     pub(super) async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
         ask!(self, Call::Forget(sale.clone()) => Answer::Done)
+    }
+
+    pub(super) async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
+        ask!(self, Call::RenewLease(owner, ttl_ms) => Answer::Now)
+    }
+
+    pub(super) async fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
+        ask!(self, Call::EndLease(owner) => Answer::Done)
+    }
+
+    pub(super) async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
+        ask!(self, Call::Leases => Answer::Leases)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 mod gate;
+mod leases;
 mod reserving;
 mod settling;
 
@@ -47,11 +48,14 @@ macro_rules! ledger_conformance {
             no_gate_grants_while_stock_lasts,
             sales_do_not_touch_each_other,
             a_forgotten_sale_is_unknown,
+            a_lease_lasts_as_long_as_it_was_renewed_for,
+            a_lease_ends_by_itself_or_by_its_owner,
         );
     };
 }
 
 pub(crate) use gate::*;
+pub(crate) use leases::*;
 pub(crate) use reserving::*;
 pub(crate) use settling::*;
 
