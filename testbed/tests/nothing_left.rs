@@ -1,5 +1,6 @@
 //! Whatever ends a process, its servers and their directories end with it: a drop, a panic, a return with servers in a static,
 //! kill -9. The process in question is this test binary once more.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};

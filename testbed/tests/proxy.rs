@@ -1,4 +1,5 @@
 //! What the proxy lets through, against a server that repeats each line. No installed server is needed.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

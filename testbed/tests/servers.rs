@@ -1,4 +1,5 @@
 //! Every server: starts, answers, is killed, comes back with its data, stands still and goes on. It asserts nothing about time.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::time::Duration;
 
