@@ -78,7 +78,7 @@ async fn migration_is_versioned_and_checked() {
     let url = format!("sqlite:{}", directory.path().join("orders.db").display());
     assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Missing);
     assert!(!directory.path().join("orders.db").exists(), "a check made the file");
-    assert_eq!(Database::migrate_sqlite(&url).unwrap(), [1]);
+    assert_eq!(Database::migrate_sqlite(&url).unwrap(), [1, 2]);
     assert_eq!(Database::migrate_sqlite(&url).unwrap(), [0u32; 0]);
     assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Current);
     assert!(schema_sql().contains("CREATE TABLE floodgate_orders"));
@@ -89,10 +89,10 @@ async fn migration_is_versioned_and_checked() {
         connection.with(|c| c.execute(update, [version])).unwrap();
     };
     let now = Arc::new(AtomicU64::new(START_MS));
-    record("2");
+    record("3");
     assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::NewerByOne);
     assert!(Database::open_sqlite(&url, Executor::Inline, clock(&now)).is_ok());
-    record("3");
+    record("4");
     let refused = Database::open_sqlite(&url, Executor::Inline, clock(&now)).err();
     assert!(matches!(refused, Some(DatabaseError::Schema(_))), "{refused:?}");
 }

@@ -13,6 +13,8 @@ pub struct Instance {
     pub place: String,
     /// When it was last registered.
     pub registered_at: Timestamp,
+    /// The latest epoch of the ledger that holds what this log had promised before it; 0: none yet.
+    pub merged_epoch: u64,
 }
 
 impl Database {
@@ -32,12 +34,30 @@ impl Database {
         adapter!(self, database => database.next_epoch().await)
     }
 
-    /// Registers an instance before its log takes the first promise; again with a new place after a move.
+    /// Begins a new life of the ledger if the present one is `current`, and answers with the epoch that is in force afterwards:
+    /// of several that find the same life lost, one begins the next. May be repeated.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn next_epoch_after(&self, current: u64) -> Result<u64, DatabaseError> {
+        adapter!(self, database => database.next_epoch_after(current).await)
+    }
+
+    /// Registers an instance before its log takes the first promise; again with a new place after a move. What it merged stays recorded.
     ///
     /// # Errors
     /// See [`DatabaseError`].
     pub async fn register_instance(&self, instance: u64, place: &str) -> Result<(), DatabaseError> {
         adapter!(self, database => database.register_instance(Owner(instance), place.to_owned()).await)
+    }
+
+    /// Records that the ledger of `epoch` holds what this log had promised before it. An older epoch, or an instance that is
+    /// not registered, changes nothing.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn report_merged(&self, instance: u64, epoch: u64) -> Result<(), DatabaseError> {
+        adapter!(self, database => database.report_merged(Owner(instance), epoch).await)
     }
 
     /// Forgets an instance whose log is drained and which has stopped cleanly.

@@ -19,6 +19,8 @@ pub struct SaleRow {
     pub paused_by: Option<String>,
     /// The latest epoch whose ledger was complete and about to open for it. None ever was: then no promise can exist.
     pub opened_epoch: Option<u64>,
+    /// The latest epoch at which somebody took the right to install it in the ledger.
+    pub installed_epoch: Option<u64>,
     /// Ended, nothing outstanding: the ledger may forget it.
     pub settled: bool,
     /// First instant at which no unit may be taken any more.
@@ -129,6 +131,16 @@ impl Database {
     /// [`DatabaseError::UnknownSale`].
     pub async fn mark_opened(&self, sale: &SaleId, epoch: u64) -> Result<(), DatabaseError> {
         adapter!(self, database => database.mark_opened(sale.clone(), epoch).await)
+    }
+
+    /// Takes the one right to install this sale in the ledger of `epoch`: of all calls for an epoch `true` goes to one at most,
+    /// and its caller sends one install, which it never repeats. So a state of an epoch is the only one that ever was, and
+    /// what was merged into it is there as long as it is. `false`: somebody took it, or may have, or at a newer epoch.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`]. After a lost answer the repetition says `false`.
+    pub async fn claim_install(&self, sale: &SaleId, epoch: u64) -> Result<bool, DatabaseError> {
+        adapter!(self, database => database.claim_install(sale.clone(), epoch).await)
     }
 
     /// Settles a sale that has ended, none of whose orders is unpaid or refunding, and which owes the ledger no release.

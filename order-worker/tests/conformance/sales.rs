@@ -135,6 +135,59 @@ pub(crate) async fn epochs_rise(fixture: Fixture) {
     }
 }
 
+pub(crate) async fn a_lost_life_is_followed_by_one_next(fixture: Fixture) {
+    let database = &fixture.database;
+    assert_eq!(database.next_epoch_after(0).await.unwrap(), 1);
+    assert_eq!(database.next_epoch_after(0).await.unwrap(), 1, "a repeat skips none");
+    assert_eq!(database.next_epoch_after(7).await.unwrap(), 1);
+    let (one, other, third) = tokio::join!(
+        database.next_epoch_after(1),
+        database.next_epoch_after(1),
+        database.next_epoch_after(1)
+    );
+    assert_eq!((one.unwrap(), other.unwrap(), third.unwrap()), (2, 2, 2));
+    assert_eq!(database.epoch().await.unwrap(), 2);
+}
+
+pub(crate) async fn what_a_log_has_merged_is_remembered(fixture: Fixture) {
+    let database = &fixture.database;
+    let merged = async || {
+        let instances = database.instances().await.unwrap();
+        instances.iter().map(|instance| instance.merged_epoch).collect::<Vec<_>>()
+    };
+    database.register_instance(7, "a").await.unwrap();
+    database.register_instance(8, "b").await.unwrap();
+    assert_eq!(merged().await, [0, 0]);
+    for (epoch, remembered) in [(3, 3), (3, 3), (2, 3), (4, 4)] {
+        database.report_merged(7, epoch).await.unwrap();
+        assert_eq!(merged().await, [remembered, 0]);
+    }
+    database.report_merged(9, 4).await.unwrap();
+    assert_eq!(merged().await, [4, 0], "who is not registered is not made so");
+    database.register_instance(7, "moved").await.unwrap();
+    assert_eq!(merged().await, [4, 0], "a move changes nothing of it");
+    database.deregister_instance(7).await.unwrap();
+    database.register_instance(7, "back").await.unwrap();
+    assert_eq!(merged().await, [0, 0], "a forgotten instance comes back as a new one");
+}
+
+pub(crate) async fn one_caller_may_install_a_sale_at_an_epoch(fixture: Fixture) {
+    let id = fixture.publish("s", 1, 1).await.id;
+    let other = fixture.publish("t", 1, 1).await.id;
+    let database = &fixture.database;
+    let (one, two) = tokio::join!(database.claim_install(&id, 3), database.claim_install(&id, 3));
+    assert!(one.unwrap() != two.unwrap(), "exactly one");
+    assert!(!database.claim_install(&id, 3).await.unwrap());
+    assert!(!database.claim_install(&id, 2).await.unwrap(), "an older epoch is over");
+    assert!(database.claim_install(&other, 3).await.unwrap(), "each sale has its own");
+    assert!(database.claim_install(&id, 4).await.unwrap());
+    let row = database.sale(&id).await.unwrap().unwrap();
+    assert_eq!((row.installed_epoch, row.opened_epoch, row.version), (Some(4), None, 1));
+    let unknown = sale_id("nowhere");
+    let error = database.claim_install(&unknown, 1).await.unwrap_err();
+    assert_eq!(error, order_worker::DatabaseError::UnknownSale(unknown));
+}
+
 pub(crate) async fn instances_are_registered_by_id(fixture: Fixture) {
     let database = &fixture.database;
     database.register_instance(u64::MAX, "data/queue").await.unwrap();

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 use stock::Owner;
 
-use super::{DatabaseError, SqliteDatabase, parsed};
+use super::{DatabaseError, SqliteDatabase, parsed, signed, unsigned};
 use crate::database::Instance;
 
 impl SqliteDatabase {
@@ -13,13 +13,34 @@ impl SqliteDatabase {
 
     pub(in crate::database) async fn next_epoch(&self) -> Result<u64, DatabaseError> {
         self.write(|transaction, _| {
-            let next = epoch(transaction)? + 1;
+            let present = epoch(transaction)?;
+            begin(transaction, present + 1)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn next_epoch_after(&self, current: u64) -> Result<u64, DatabaseError> {
+        self.write(move |transaction, _| {
+            let present = epoch(transaction)?;
+            if present != current {
+                return Ok(present);
+            }
+            begin(transaction, present + 1)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn report_merged(
+        &self,
+        owner: Owner,
+        epoch: u64,
+    ) -> Result<(), DatabaseError> {
+        self.write(move |transaction, _| {
             transaction.execute(
-                "INSERT INTO floodgate_meta (name, value) VALUES ('epoch', ?1)
-                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                params![next.to_string()],
+                "UPDATE floodgate_instances SET merged_epoch = ?2 WHERE instance_id = ?1 AND merged_epoch < ?2",
+                params![owner.to_string(), signed(epoch)],
             )?;
-            Ok(next)
+            Ok(())
         })
         .await
     }
@@ -53,19 +74,34 @@ impl SqliteDatabase {
     pub(in crate::database) async fn instances(&self) -> Result<Vec<Instance>, DatabaseError> {
         self.read(|transaction| {
             let mut statement = transaction.prepare_cached(
-                "SELECT instance_id, place, registered_at FROM floodgate_instances ORDER BY instance_id",
+                "SELECT instance_id, place, registered_at, merged_epoch FROM floodgate_instances
+                 ORDER BY instance_id",
             )?;
             let rows = statement.query_map([], |row| {
                 let id: String = row.get(0)?;
                 let owner = u64::from_str_radix(&id, 16).map_err(|error| {
                     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
                 })?;
-                Ok(Instance { owner: Owner(owner), place: row.get(1)?, registered_at: parsed(row, 2)? })
+                Ok(Instance {
+                    owner: Owner(owner),
+                    place: row.get(1)?,
+                    registered_at: parsed(row, 2)?,
+                    merged_epoch: unsigned(row, 3)?,
+                })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }
+}
+
+fn begin(transaction: &Transaction<'_>, epoch: u64) -> Result<u64, DatabaseError> {
+    transaction.execute(
+        "INSERT INTO floodgate_meta (name, value) VALUES ('epoch', ?1)
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        params![epoch.to_string()],
+    )?;
+    Ok(epoch)
 }
 
 fn epoch(transaction: &Transaction<'_>) -> Result<u64, DatabaseError> {

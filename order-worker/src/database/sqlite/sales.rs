@@ -3,12 +3,11 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use stock::{SaleDefinition, SaleId, Timestamp};
 
-use super::{DatabaseError, SqliteDatabase, parsed, unsigned};
+use super::{DatabaseError, SqliteDatabase, parsed, signed, unsigned};
 use crate::database::sales::difference;
 use crate::database::{Published, SaleRow};
 
-const COLUMNS: &str =
-    "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled";
+const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, installed_epoch";
 
 impl SqliteDatabase {
     pub(in crate::database) async fn publish(
@@ -150,15 +149,24 @@ impl SqliteDatabase {
     ) -> Result<(), DatabaseError> {
         self.write(move |transaction, now| {
             if get(transaction, &sale)?.opened_epoch < Some(epoch) {
-                update(
-                    transaction,
-                    &sale,
-                    now,
-                    "opened_epoch = ?3",
-                    &i64::try_from(epoch).unwrap_or(i64::MAX),
-                )?;
+                update(transaction, &sale, now, "opened_epoch = ?3", &signed(epoch))?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn claim_install(
+        &self,
+        sale: SaleId,
+        epoch: u64,
+    ) -> Result<bool, DatabaseError> {
+        self.write(move |transaction, now| {
+            let is_free = get(transaction, &sale)?.installed_epoch < Some(epoch);
+            if is_free {
+                update(transaction, &sale, now, "installed_epoch = ?3", &signed(epoch))?;
+            }
+            Ok(is_free)
         })
         .await
     }
@@ -210,6 +218,10 @@ fn update(
     Ok(statement.query_row(params![sale.as_str(), now.to_string(), value], sale_row)?)
 }
 
+fn epoch(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.and_then(|epoch| u64::try_from(epoch).ok()))
+}
+
 fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
     let mut definition: SaleDefinition =
         serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|error| {
@@ -224,7 +236,8 @@ fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
         total: row.get(1)?,
         sold: row.get(2)?,
         paused_by: row.get(7)?,
-        opened_epoch: row.get::<_, Option<i64>>(8)?.and_then(|epoch| u64::try_from(epoch).ok()),
+        opened_epoch: epoch(row, 8)?,
+        installed_epoch: epoch(row, 10)?,
         settled: row.get(9)?,
     })
 }

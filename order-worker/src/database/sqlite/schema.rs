@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::DatabaseError;
 
 /// Every version's statements, the first one first. A version that was released is never changed: add the next.
-const VERSIONS: &[&str] = &[include_str!("schema/0001.sql")];
+const VERSIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
 
 /// The version that this program writes.
 pub const SCHEMA_VERSION: u32 = VERSIONS.len() as u32;
