@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Role};
+use crate::config::{Config, ConfigError};
 
 mod admin_client;
 mod audit;
@@ -39,10 +39,23 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run only the gateway: needs stock.backend = "redis", which comes with a later version
+    /// Run only a gateway, one of several: needs Redis, MySQL and secrets that all of them share
+    ///
+    /// It sells, and appends to its own log in queue.directory; workers on this machine drain it. Several gateways may run on
+    /// one machine, each with its own queue.directory, gateway.listen and admin.listen.
     Gateway,
-    /// Run only the order worker: needs stock.backend = "redis", which comes with a later version
+    /// Run only a worker, one of several: needs Redis and MySQL
+    ///
+    /// It drains the logs named by queue.sources (queue.directory, if none is), which must be on this machine; those that
+    /// another worker drains it takes over when that one dies. Its admin listener has /healthz, /readyz and /metrics.
     Worker,
+    #[command(flatten)]
+    Once(Once),
+}
+
+/// Commands that are no servers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Once {
     /// Publish, list, show, restock, pause or resume sales
     #[command(subcommand)]
     Sales(sales::SalesCommand),
@@ -69,17 +82,15 @@ pub(crate) struct Json {
     pub(crate) json: bool,
 }
 
-/// Runs a command that is not a server.
-pub(crate) async fn run(command: Command, config: &Config) -> ExitCode {
+/// Runs a command to its end.
+pub(crate) async fn run(command: Once, config: &Config) -> ExitCode {
     let outcome = match command {
-        Command::Gateway => one_role(config, Role::Gateway),
-        Command::Worker => one_role(config, Role::Worker),
-        Command::Sales(command) => sales::run(command, config).await,
-        Command::Orders(command) => orders::run(command, config).await,
-        Command::Audit(json) => audit::run(config, json).await,
-        Command::Ledger(command) => audit::ledger(command, config).await,
-        Command::Migrate(migrate) => migrate.run(config),
-        Command::Queue(command) => queue::run(command, config).await,
+        Once::Sales(command) => sales::run(command, config).await,
+        Once::Orders(command) => orders::run(command, config).await,
+        Once::Audit(json) => audit::run(config, json).await,
+        Once::Ledger(command) => audit::ledger(command, config).await,
+        Once::Migrate(migrate) => migrate.run(config).await,
+        Once::Queue(command) => queue::run(command, config).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,11 +103,6 @@ pub(crate) async fn run(command: Command, config: &Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn one_role(config: &Config, role: Role) -> Result<(), Failure> {
-    config.check_role(role)?;
-    Err(Failure::Usage("one role alone comes with a later version: run `floodgate` without a command".into()))
 }
 
 /// Why a command did not do what was asked: exit 2 or 1.

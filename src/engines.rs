@@ -1,37 +1,99 @@
 //! Chooses adapters: what the configuration names becomes a ledger, a flag, a queue and a database.
+//!
+//! A backend that is not compiled in never gets here: the configuration refuses it.
+
+use std::path::Path;
 
 use order_worker::database::{SchemaState, StockClaim};
-use order_worker::{Database, DatabaseError, Executor};
+use order_worker::{Database, DatabaseError, Executor, OrdersBackend};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Queue, QueueError};
+use stock::config::{SoldOutBackend, StockBackend};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Stock};
 
 use crate::clock;
 use crate::config::Config;
 
-/// The orders database, made and brought up to date if it is the embedded one.
-pub(crate) fn open_database(config: &Config, now: Now) -> Result<Database, DatabaseError> {
-    Database::open_sqlite(config.orders.database_url.reveal(), Executor::Thread, now)
+/// An engine that the configuration names, and that does not serve us. Never shows a password.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub(crate) struct EngineError {
+    /// The configuration key that leads to it.
+    key: &'static str,
+    problem: String,
 }
 
-/// The right to sell from the orders database with a ledger in this process's memory.
-pub(crate) fn claim_database(config: &Config) -> Result<StockClaim, DatabaseError> {
-    StockClaim::of_sqlite(config.orders.database_url.reveal())
+fn absent(key: &'static str) -> EngineError {
+    EngineError { key, problem: "this backend is not compiled into this binary".into() }
+}
+
+/// The orders database. The embedded one is made and brought up to date; a schema in production is changed by `floodgate
+/// migrate` alone.
+pub(crate) async fn open_database(config: &Config, now: Now) -> Result<Database, DatabaseError> {
+    let url = config.orders.database_url.reveal();
+    match config.orders.backend {
+        OrdersBackend::Sqlite => Database::open_sqlite(url, Executor::Thread, now),
+        OrdersBackend::Mysql | OrdersBackend::External => {
+            Err(DatabaseError::Broken(absent("orders.backend").to_string()))
+        }
+    }
+}
+
+/// Whether other machines may use the same orders database.
+pub(crate) fn is_shared(config: &Config) -> bool {
+    config.orders.backend != OrdersBackend::Sqlite
+}
+
+/// The right to sell from an embedded orders database: one process at a time. Shared ones are guarded by their registry.
+pub(crate) fn claim_database(config: &Config) -> Result<Option<StockClaim>, DatabaseError> {
+    match config.orders.backend {
+        OrdersBackend::Sqlite => StockClaim::of_sqlite(config.orders.database_url.reveal()).map(Some),
+        OrdersBackend::Mysql | OrdersBackend::External => Ok(None),
+    }
+}
+
+/// How the tables of the orders database stand to this program; changes nothing.
+pub(crate) async fn check_database(config: &Config) -> Result<SchemaState, DatabaseError> {
+    let url = config.orders.database_url.reveal();
+    match config.orders.backend {
+        OrdersBackend::Sqlite => Database::check_sqlite(url),
+        OrdersBackend::Mysql | OrdersBackend::External => {
+            Err(DatabaseError::Broken(absent("orders.backend").to_string()))
+        }
+    }
+}
+
+/// Brings the tables of the orders database up to date; answers with the versions applied.
+pub(crate) async fn migrate_database(config: &Config) -> Result<Vec<u32>, DatabaseError> {
+    let url = config.orders.database_url.reveal();
+    match config.orders.backend {
+        OrdersBackend::Sqlite => Database::migrate_sqlite(url),
+        OrdersBackend::Mysql | OrdersBackend::External => {
+            Err(DatabaseError::Broken(absent("orders.backend").to_string()))
+        }
+    }
+}
+
+/// The whole schema as SQL.
+pub(crate) fn schema_sql(config: &Config) -> String {
+    match config.orders.backend {
+        OrdersBackend::Sqlite | OrdersBackend::Mysql | OrdersBackend::External => order_worker::schema_sql(),
+    }
 }
 
 /// The orders database as it is: reading commands create nothing.
-pub(crate) fn open_database_to_read(config: &Config) -> Result<Database, DatabaseError> {
-    let state = Database::check_sqlite(config.orders.database_url.reveal())?;
-    if state == SchemaState::Missing {
+pub(crate) async fn open_database_to_read(config: &Config) -> Result<Database, DatabaseError> {
+    let state = check_database(config).await?;
+    let url = &config.orders.database_url;
+    if state == SchemaState::Missing && !is_shared(config) {
         return Err(DatabaseError::Unavailable(format!(
-            "nothing is in {} yet: start `floodgate` once, run this where it runs, or set orders.database_url",
-            config.orders.database_url
+            "nothing is in {url} yet: start `floodgate` once, run this where it runs, or set orders.database_url"
         )));
     }
     if !state.is_usable() {
-        return Err(DatabaseError::Schema(format!("{}: {state}", config.orders.database_url)));
+        return Err(DatabaseError::Schema(format!("{url}: {state}")));
     }
-    open_database(config, clock::system())
+    open_database(config, clock::system()).await
 }
 
 /// The queue's directory, locked for this process.
@@ -41,7 +103,12 @@ pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> 
 
 /// The queue's directory beside the process that owns it: nothing can be appended.
 pub(crate) fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
-    Queue::attach_disk(disk_options(config, clock::system()), &mut Registry::default())
+    attach_source(&config.queue.directory, clock::system())
+}
+
+/// Another process's log. Its metrics are that process's.
+pub(crate) fn attach_source(directory: &Path, now: Now) -> Result<Queue, QueueError> {
+    Queue::attach_disk(DiskOptions::new(directory, now), &mut Registry::default())
 }
 
 fn disk_options(config: &Config, now: Now) -> DiskOptions {
@@ -50,9 +117,22 @@ fn disk_options(config: &Config, now: Now) -> DiskOptions {
     options
 }
 
-/// The ledger and the flag of this process. `life` is random: the flag's versions begin anew with each.
-pub(crate) fn open_stock(now: Now, life: u64, registry: &mut Registry) -> Stock {
-    Stock::new(Ledger::Embedded(EmbeddedLedger::new(now)), Flag::Embedded(EmbeddedFlag::new(life)), registry)
+/// Ledger and flag. `life` is random: the edge feed's versions begin anew with each process.
+pub(crate) async fn open_stock(
+    config: &Config,
+    now: Now,
+    life: u64,
+    registry: &mut Registry,
+) -> Result<Stock, EngineError> {
+    let ledger = match config.stock.backend {
+        StockBackend::Embedded => Ledger::Embedded(EmbeddedLedger::new(now)),
+        StockBackend::Redis => return Err(absent("stock.backend")),
+    };
+    let flag = match config.sold_out.backend {
+        SoldOutBackend::Embedded => Flag::Embedded(EmbeddedFlag::new(life)),
+        SoldOutBackend::Zookeeper => return Err(absent("sold_out.backend")),
+    };
+    Ok(Stock::new(ledger, flag, registry))
 }
 
 /// Every buyer is a socket: takes as many descriptors as the system lets this user have.

@@ -1,19 +1,19 @@
 //! The one binary: reads the configuration, chooses adapters, wires, runs, shuts down. Nothing else.
 #![forbid(unsafe_code)]
 
-mod all_in_one;
 mod books;
 mod cli;
 mod clock;
 mod config;
 mod demo;
 mod engines;
+mod roles;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::config::{Config, Role};
 
 #[global_allocator]
@@ -38,21 +38,19 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return complain(&e, 1),
     };
-    match cli.command {
-        Some(command) => runtime.block_on(cli::run(command, &config)),
-        None => {
-            if let Err(message) = log_to_stderr() {
-                eprintln!("floodgate: {message}");
-                return ExitCode::from(2);
-            }
-            if let Err(e) = config.check_role(Role::AllInOne) {
-                return complain(&e, 2);
-            }
-            match runtime.block_on(all_in_one::run(config)) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => complain(&e, e.exit_code()),
-            }
-        }
+    let role = match cli.command {
+        None => Role::AllInOne,
+        Some(Command::Gateway) => Role::Gateway,
+        Some(Command::Worker) => Role::Worker,
+        Some(Command::Once(command)) => return runtime.block_on(cli::run(command, &config)),
+    };
+    if let Err(message) = log_to_stderr() {
+        eprintln!("floodgate: {message}");
+        return ExitCode::from(2);
+    }
+    match runtime.block_on(roles::run(role, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => complain(&e, e.exit_code()),
     }
 }
 

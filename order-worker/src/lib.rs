@@ -19,7 +19,7 @@ pub use audit::{Audit, AuditError, SaleAudit, audit};
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
-pub use metrics::{BacklogMetrics, WorkerMetrics};
+pub use metrics::{BacklogMetrics, LogBacklogs, WorkerMetrics};
 pub use rebuild::{RebuildError, rebuild, resume_or_rebuild};
 pub use reconciler::{ReconcileError, Reconciler, bring};
 pub use relay::Relay;

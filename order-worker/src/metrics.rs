@@ -1,13 +1,18 @@
 //! The names of this crate's metrics.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use queue::Topic;
+use queue::{Lag, Topic};
 
 use crate::drain::DRAIN_GROUP;
 
@@ -129,18 +134,50 @@ pub struct BacklogMetrics(
 );
 
 impl Collector for BacklogMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         // A log that cannot be read says so elsewhere; no figure is better than a wrong one.
         let Ok(lag) = self.0.lag(DRAIN_GROUP) else { return Ok(()) };
-        let orders = ConstGauge::new(i64::try_from(lag.records).unwrap_or(i64::MAX));
-        let help = "Promised orders that are not rows yet";
-        let metric =
-            encoder.encode_descriptor("floodgate_backlog_orders", help, None, orders.metric_type())?;
-        orders.encode(metric)?;
-        let age = ConstGauge::new(lag.age_ms as f64 / 1_000.0);
-        let help = "Age of the oldest of them";
-        let unit = Some(&Unit::Seconds);
-        let metric = encoder.encode_descriptor("floodgate_backlog_age", help, unit, age.metric_type())?;
-        age.encode(metric)
+        encode_backlogs(encoder, &[([], lag)])
     }
+}
+
+/// The same of every log that a worker drains or stands by for, `{log}` being its directory. Clones show the same logs.
+#[derive(Debug, Clone, Default)]
+pub struct LogBacklogs(Arc<Mutex<BTreeMap<String, Topic>>>);
+
+impl LogBacklogs {
+    /// Shows `orders`, the topic `floodgate-orders` of the log in `directory`, instead of what was shown for it.
+    pub fn watch(&self, directory: &str, orders: Topic) {
+        self.0.lock().insert(directory.to_owned(), orders);
+    }
+}
+
+impl Collector for LogBacklogs {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let logs = self.0.lock().clone();
+        let lag = |(log, orders): (String, Topic)| Some(([("log", log)], orders.lag(DRAIN_GROUP).ok()?));
+        encode_backlogs(encoder, &logs.into_iter().filter_map(lag).collect::<Vec<_>>())
+    }
+}
+
+fn encode_backlogs<const N: usize>(
+    mut encoder: DescriptorEncoder<'_>,
+    lags: &[([(&str, String); N], Lag)],
+) -> Result<(), std::fmt::Error> {
+    if lags.is_empty() {
+        return Ok(());
+    }
+    let help = "Promised orders that are not rows yet";
+    let mut metric = encoder.encode_descriptor("floodgate_backlog_orders", help, None, MetricType::Gauge)?;
+    for (labels, lag) in lags {
+        let orders = ConstGauge::new(i64::try_from(lag.records).unwrap_or(i64::MAX));
+        orders.encode(metric.encode_family(labels)?)?;
+    }
+    let (help, unit) = ("Age of the oldest of them", Some(&Unit::Seconds));
+    let mut metric = encoder.encode_descriptor("floodgate_backlog_age", help, unit, MetricType::Gauge)?;
+    for (labels, lag) in lags {
+        let age = ConstGauge::new(lag.age_ms as f64 / 1_000.0);
+        age.encode(metric.encode_family(labels)?)?;
+    }
+    Ok(())
 }

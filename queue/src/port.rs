@@ -114,6 +114,14 @@ impl Queue {
         }
     }
 
+    /// Refuses new permits, settles every record that is in a ring and syncs; the locks are kept until [`Self::shutdown`]. Lags
+    /// and states are final afterwards.
+    pub async fn settle(&self) {
+        match self {
+            Self::Disk(queue) => queue.settle().await,
+        }
+    }
+
     /// Refuses new permits, settles every record that is in a ring, syncs, and gives up the locks. Appends that come after it
     /// with an old permit get `Closed`. With `Driver::Driven`, [`Queue::run`] must be polled meanwhile.
     pub async fn shutdown(&self) {

@@ -48,7 +48,7 @@ async fn books(config: &Config, sale: &SaleId) -> Result<Books, Failure> {
 }
 
 pub(super) async fn run(config: &Config, json: Json) -> Result<(), Failure> {
-    let database = engines::open_database_to_read(config)?;
+    let database = engines::open_database_to_read(config).await?;
     let mut lines = Vec::new();
     let mut unreachable = None;
     for mut rows in audit(&database, None, None, None).await?.sales {
@@ -131,7 +131,9 @@ pub(super) async fn ledger(command: LedgerCommand, config: &Config) -> Result<()
         books: Books,
     }
     let mut shown = Vec::new();
-    for row in engines::open_database_to_read(config)?.sales().await?.into_iter().filter(|row| !row.settled) {
+    for row in
+        engines::open_database_to_read(config).await?.sales().await?.into_iter().filter(|row| !row.settled)
+    {
         let books = books(config, &row.definition.id).await?;
         shown.push(SaleBooks { sale: row.definition.id, books });
     }

@@ -1,10 +1,10 @@
 //! `floodgate migrate`: production never changes a schema at start.
 
 use clap::Args;
-use order_worker::Database;
 
 use super::Failure;
 use crate::config::Config;
+use crate::engines;
 
 /// Exactly one of the three.
 #[derive(Debug, Args)]
@@ -22,15 +22,14 @@ pub(crate) struct Migrate {
 }
 
 impl Migrate {
-    pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
-        let url = config.orders.database_url.reveal();
+    pub(super) async fn run(self, config: &Config) -> Result<(), Failure> {
         if self.print {
-            print!("{}", order_worker::schema_sql());
+            print!("{}", engines::schema_sql(config));
         } else if self.apply {
-            let applied = Database::migrate_sqlite(url)?;
-            println!("{}; applied just now: {applied:?}", Database::check_sqlite(url)?);
+            let applied = engines::migrate_database(config).await?;
+            println!("{}; applied just now: {applied:?}", engines::check_database(config).await?);
         } else {
-            let state = Database::check_sqlite(url)?;
+            let state = engines::check_database(config).await?;
             if !state.is_usable() {
                 return Err(Failure::Failed(format!(
                     "the schema is {state}; run `floodgate migrate --apply`"

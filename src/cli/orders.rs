@@ -40,14 +40,14 @@ pub(crate) enum OrdersCommand {
 pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), Failure> {
     match command {
         OrdersCommand::Show { order, json } => {
-            let database = engines::open_database_to_read(config)?;
+            let database = engines::open_database_to_read(config).await?;
             let row = database.order(order).await?.ok_or_else(|| {
                 Failure::Failed(format!("no row for order {order}: it may still be queued (`floodgate queue lag`), or it never was"))
             })?;
             output::one(json, &row)
         }
         OrdersCommand::List { sale, after, limit, json } => {
-            let database = engines::open_database_to_read(config)?;
+            let database = engines::open_database_to_read(config).await?;
             let rows = database.orders(&sale, after, limit as usize).await?;
             output::list(
                 json,

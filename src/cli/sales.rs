@@ -100,7 +100,7 @@ struct SaleLine {
 }
 
 async fn list(json: Json, config: &Config) -> Result<(), Failure> {
-    let database = engines::open_database_to_read(config)?;
+    let database = engines::open_database_to_read(config).await?;
     let lines: Vec<SaleLine> = database
         .sales()
         .await?
@@ -129,7 +129,7 @@ async fn list(json: Json, config: &Config) -> Result<(), Failure> {
 }
 
 async fn show(sale: &SaleId, json: Json, config: &Config) -> Result<(), Failure> {
-    let database = engines::open_database_to_read(config)?;
+    let database = engines::open_database_to_read(config).await?;
     let row = database.sale(sale).await?.ok_or_else(|| {
         Failure::Failed(format!("no sale {:?}: `floodgate sales list` shows those that exist", sale.as_str()))
     })?;

@@ -310,6 +310,11 @@ impl DiskQueue {
     }
 
     pub(crate) async fn shutdown(&self) {
+        self.settle().await;
+        self.inner.lock.lock().take();
+    }
+
+    pub(crate) async fn settle(&self) {
         let inner = &self.inner;
         inner.close();
         for topic in inner.open_topics() {
@@ -335,7 +340,6 @@ impl DiskQueue {
             }
             ended.await;
         }
-        inner.lock.lock().take();
     }
 }
 

@@ -5,6 +5,7 @@ use order_worker::{DatabaseError, RebuildError};
 use queue::QueueError;
 
 use crate::config::ConfigError;
+use crate::engines::EngineError;
 
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,15 @@ pub(crate) enum StartError {
          database back; if its orders are to be forgotten, remove the queue's directory too"
     )]
     ForeignDatabase { database: String, queue: String },
+    /// Two ledgers in memory over one database would promise every unit twice.
+    #[error(
+        "another floodgate is registered in {database} (instance {other}, {place}), and two ledgers in memory would promise every \
+         unit twice: stop it (a clean stop takes it off the registry), share the ledger with stock.backend = \"redis\", or give \
+         this one a database of its own with orders.database_url"
+    )]
+    SecondLedger { database: String, other: String, place: String },
+    #[error("{0}")]
+    Engine(#[from] EngineError),
     #[error("{0}")]
     Stopped(String),
 }

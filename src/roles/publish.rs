@@ -7,19 +7,17 @@ use super::StartError;
 use crate::config::{Config, ConfigError};
 use crate::demo;
 
-/// Publishes what the configuration lists, or a fresh demo sale if it lists none and the demo is on. Answers with the
-/// demo sale's id.
+/// Publishes what the configuration lists, or a fresh demo sale from `demo_from_ms` on if it lists none and the demo is on.
+/// Answers with the demo sale's id. Without a time there is no demo sale: it ends earlier ones, also another gateway's.
 pub(super) async fn configured_sales(
     config: &Config,
     database: &Database,
-    now_ms: u64,
+    demo_from_ms: Option<u64>,
 ) -> Result<Option<SaleId>, StartError> {
     for sale in &config.sale {
         publish(database, sale).await?;
     }
-    if !config.wants_demo_sale() {
-        return Ok(None);
-    }
+    let Some(now_ms) = demo_from_ms.filter(|_| config.wants_demo_sale()) else { return Ok(None) };
     let sale = demo::fresh_sale(database, now_ms).await?;
     publish(database, &sale).await?;
     Ok(Some(sale.id))

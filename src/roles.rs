@@ -1,0 +1,55 @@
+//! The three roles: everything in one process, a gateway, a worker. Each is a linear story in a file of its own, told with the
+//! same parts; read [`all_in_one`] first.
+//!
+//! Start: what processes share (database, ledger, flag) → own log → sales published → ledger complete → drain → buyers. Nobody
+//! is answered before the ledger is complete, so nobody is answered from half a memory.
+//!
+//! Shutdown, the reverse: the gateway lets go of its buyers and finishes what it reserved; the drain ends its batch; the log
+//! settles what is in its ring, still locked; only then is its lag read, and the instance leaves the registry if the log owes
+//! nothing; the locks go last, since whoever takes them next registers anew.
+
+mod all_in_one;
+mod buyers;
+mod ending;
+mod gateway;
+mod instance;
+mod orders;
+mod probes;
+mod publish;
+mod sources;
+mod start_error;
+mod worker;
+mod worker_thread;
+
+use std::sync::Arc;
+
+use order_worker::Database;
+use stock::{Now, Stock};
+
+use crate::config::{Config, Role};
+use crate::engines;
+pub(crate) use start_error::StartError;
+
+/// Runs until SIGTERM or SIGINT, or until a part that nothing works without has stopped.
+pub(crate) async fn run(role: Role, config: Config) -> Result<(), StartError> {
+    config.check_role(role)?;
+    engines::raise_open_files_limit();
+    match role {
+        Role::AllInOne => all_in_one::run(config).await,
+        Role::Gateway => gateway::run(config).await,
+        Role::Worker => worker::run(config).await,
+    }
+}
+
+/// What every role stands on, and processes may share. Cheap to clone.
+#[derive(Clone)]
+struct Foundation {
+    now: Now,
+    database: Database,
+    stock: Arc<Stock>,
+}
+
+fn random() -> u64 {
+    getrandom::u64()
+        .unwrap_or_else(|e| panic!("the kernel gives no randomness, without which no pass is safe: {e}"))
+}

@@ -1,0 +1,66 @@
+//! Everything in one process, whichever the backends.
+
+use std::sync::Arc;
+
+use order_worker::{DRAIN_GROUP, DrainStats, Worker, WorkerMetrics, WorkerParts, resume_or_rebuild};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use super::buyers::Buyers;
+use super::ending;
+use super::instance::Instance;
+use super::worker_thread::WorkerThread;
+use super::{Foundation, StartError, orders, publish, random};
+use crate::config::Config;
+use crate::{clock, engines};
+
+pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
+    config.complete_secrets()?;
+    let now = clock::system();
+    let mut registry = Registry::default();
+
+    // 1. What outlives the process.
+    let _claim = engines::claim_database(&config)?;
+    let database = engines::open_database(&config, now.clone()).await?;
+    let instance = Instance::open(&config, now.clone(), &mut registry)?;
+    let group = instance.orders.group(DRAIN_GROUP)?;
+    instance.register(&config, &database).await?;
+    let demo_sale = publish::configured_sales(&config, &database, Some(now())).await?;
+
+    // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
+    let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
+    let epoch = resume_or_rebuild(&database, &stock, &instance.orders, instance.owner).await?;
+    let foundation = Foundation { now, database, stock };
+
+    // 3. The drain and what follows it, on a thread of their own: its commits block.
+    let metrics = WorkerMetrics::new(&mut registry);
+    let buyers = Buyers::new(&config, &foundation, &instance, epoch, &mut registry).await?;
+    let (stop, stopping) = watch::channel(false);
+    let worker = WorkerParts {
+        database: foundation.database.clone(),
+        stock: foundation.stock.clone(),
+        group,
+        config: config.drain.clone(),
+        metrics: metrics.clone(),
+        stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
+    };
+    let drain = Worker::new(worker, stopping.clone()).run();
+    let mut worker = WorkerThread::start(orders::follow(foundation.clone(), metrics, drain, stopping))?;
+
+    // 4. The buyers.
+    let running = buyers.start(registry)?;
+    buyers.greet(&config, &running, demo_sale.as_ref());
+    let ended = tokio::select! {
+        biased;
+        signal = ending::signal() => signal,
+        stopped = worker.ended() => Err(StartError::Stopped(stopped)),
+        poisoned = ending::poisoned(&instance.orders) => Err(poisoned),
+    };
+
+    // 5. The end.
+    let finished = buyers.finish(running).await;
+    stop.send_replace(true);
+    worker.join().await;
+    instance.leave(&foundation.database, ended.is_ok() && finished).await;
+    ended
+}

@@ -1,0 +1,101 @@
+//! The buyers' side of a process: the gateway, the books that fill its port, and the catalog that follows the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway::server::Running;
+use gateway::{Gateway, GatewayParts};
+use order_worker::DRAIN_GROUP;
+use prometheus_client::registry::Registry;
+use stock::SaleId;
+use tokio::task::JoinHandle;
+
+use super::instance::Instance;
+use super::{Foundation, StartError, random};
+use crate::books::RootBooks;
+use crate::config::{Config, ConfigError};
+
+/// How often the gateway's memory of the sales is compared with their rows.
+const CATALOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A gateway with everything that it stands on.
+pub(super) struct Buyers {
+    gateway: Arc<Gateway>,
+    /// Keeps the catalog; ends with the process.
+    catalog: JoinHandle<()>,
+}
+
+impl Buyers {
+    /// Puts the gateway together and offers the sales of the database; nobody is served yet.
+    pub(super) async fn new(
+        config: &Config,
+        foundation: &Foundation,
+        instance: &Instance,
+        epoch: u64,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
+        let Foundation { now, database, stock } = foundation.clone();
+        let books = Arc::new(RootBooks::new(database, stock.clone(), instance.orders.clone(), epoch));
+        let parts = GatewayParts {
+            gateway: config.gateway.clone(),
+            admin: config.admin.clone(),
+            auth: config.auth.clone(),
+            gate: config.gate.clone(),
+            limits: config.limits.clone(),
+            stock,
+            topic: instance.orders.clone(),
+            owner: instance.owner,
+            drain_group: DRAIN_GROUP.to_owned(),
+            drain_rate_hint: Some(config.drain.orders_per_second_max),
+            books: books.clone(),
+            now,
+            random: Arc::new(random),
+        };
+        let gateway = Gateway::new(parts, registry).map_err(|e| ConfigError(e.to_string()))?;
+        let gateway = Arc::new(gateway);
+        books.offer_through(gateway.catalog().clone());
+        books.refresh_catalog().await?;
+        let catalog = tokio::spawn(keep_catalog(books));
+        Ok(Self { gateway, catalog })
+    }
+
+    /// Serves from now on. `registry` is what `/metrics` shows.
+    pub(super) fn start(&self, registry: Registry) -> Result<Running, StartError> {
+        Ok(self.gateway.start(Arc::new(registry))?)
+    }
+
+    /// Lets go of the buyers. Whether everything that was reserved is in the log: what was not is recovered by the next start.
+    pub(super) async fn finish(&self, running: Running) -> bool {
+        let finished = running.shutdown().await;
+        self.catalog.abort();
+        if !finished {
+            tracing::warn!(
+                "not everything was finished within gateway.shutdown_max_s; the next start recovers it"
+            );
+        }
+        finished && self.gateway.recovered()
+    }
+
+    pub(super) fn greet(&self, config: &Config, running: &Running, demo_sale: Option<&SaleId>) {
+        let token_file = config.admin.token_file.as_ref();
+        println!("floodgate: buyers   http://{}/", running.address());
+        println!(
+            "           operator http://{}/console  (token: {})",
+            running.admin_address(),
+            token_file.map_or_else(|| "admin.token".to_owned(), |path| path.display().to_string())
+        );
+        println!("           orders   {}", config.orders.database_url);
+        if let Some(sale) = demo_sale {
+            println!("           the demo sale {sale} opens 20 s from now; Ctrl-C ends");
+        }
+    }
+}
+
+async fn keep_catalog(books: Arc<RootBooks>) {
+    loop {
+        tokio::time::sleep(CATALOG_INTERVAL).await;
+        if let Err(error) = books.refresh_catalog().await {
+            tracing::warn!(%error, "the sales could not be read again; those in memory stay");
+        }
+    }
+}

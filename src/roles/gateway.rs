@@ -1,0 +1,46 @@
+//! One gateway among several: its own log, a ledger and a database that it shares. Workers drain its log.
+
+use std::sync::Arc;
+
+use order_worker::resume_or_rebuild;
+use prometheus_client::registry::Registry;
+
+use super::buyers::Buyers;
+use super::ending;
+use super::instance::Instance;
+use super::{Foundation, StartError, publish, random};
+use crate::config::Config;
+use crate::{clock, engines};
+
+pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
+    config.complete_secrets()?;
+    let now = clock::system();
+    let mut registry = Registry::default();
+
+    // 1. What processes share, and this one's own log.
+    let database = engines::open_database(&config, now.clone()).await?;
+    let instance = Instance::open(&config, now.clone(), &mut registry)?;
+    instance.prepare_for_workers()?;
+    instance.register(&config, &database).await?;
+    publish::configured_sales(&config, &database, None).await?;
+
+    // 2. The ledger, which others may have completed long ago.
+    let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
+    let epoch = resume_or_rebuild(&database, &stock, &instance.orders, instance.owner).await?;
+    let foundation = Foundation { now, database, stock };
+
+    // 3. The buyers.
+    let buyers = Buyers::new(&config, &foundation, &instance, epoch, &mut registry).await?;
+    let running = buyers.start(registry)?;
+    buyers.greet(&config, &running, None);
+    let ended = tokio::select! {
+        biased;
+        signal = ending::signal() => signal,
+        poisoned = ending::poisoned(&instance.orders) => Err(poisoned),
+    };
+
+    // 4. The end.
+    let finished = buyers.finish(running).await;
+    instance.leave(&foundation.database, ended.is_ok() && finished).await;
+    ended
+}

@@ -1,0 +1,111 @@
+//! This process's own log and its place in the registry of logs that may hold promises.
+
+use std::time::Duration;
+
+use order_worker::{DRAIN_GROUP, Database, ORDERS_TOPIC};
+use prometheus_client::registry::Registry;
+use queue::{Queue, QueueError, Topic, TopicState};
+use stock::config::StockBackend;
+use stock::{Now, Owner};
+use tokio::time::{Instant, sleep};
+
+use super::StartError;
+use crate::config::Config;
+use crate::engines;
+
+/// How long a leaving gateway waits for workers to drain what it has promised.
+const LAST_DRAIN_MAX: Duration = Duration::from_secs(5);
+const LAST_DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// A log directory that this process owns.
+pub(super) struct Instance {
+    queue: Queue,
+    pub(super) orders: Topic,
+    pub(super) owner: Owner,
+}
+
+impl Instance {
+    /// Locks the log and recovers it.
+    pub(super) fn open(config: &Config, now: Now, registry: &mut Registry) -> Result<Self, StartError> {
+        let queue = engines::open_queue(config, now, registry)?;
+        let orders = queue.topic(ORDERS_TOPIC)?;
+        registry.register_collector(Box::new(order_worker::BacklogMetrics(orders.clone())));
+        let owner = Owner(queue.instance());
+        Ok(Self { queue, orders, owner })
+    }
+
+    /// Makes the workers' group: a log without it would keep no record for a worker that comes late.
+    pub(super) fn prepare_for_workers(&self) -> Result<(), StartError> {
+        match self.orders.group(DRAIN_GROUP) {
+            // A worker is faster, and has made it.
+            Ok(_) | Err(QueueError::GroupHeld { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Registers before the first promise. Refuses a database that is not the one that this log was drained into, and a
+    /// second ledger in memory over one database.
+    pub(super) async fn register(&self, config: &Config, database: &Database) -> Result<(), StartError> {
+        let place = config.queue.directory.display().to_string();
+        if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
+            return Err(StartError::ForeignDatabase {
+                database: config.orders.database_url.to_string(),
+                queue: place,
+            });
+        }
+        database.register_instance(self.owner.0, &place).await?;
+        if config.stock.backend == StockBackend::Embedded && engines::is_shared(config) {
+            // Registered first, looked second: of two that start at once at least one sees the other.
+            let others = database.instances().await?;
+            if let Some(other) = others.into_iter().find(|instance| instance.owner != self.owner) {
+                return Err(StartError::SecondLedger {
+                    database: config.orders.database_url.to_string(),
+                    other: format!("{:016x}", other.owner.0),
+                    place: other.place,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of this process's log. `well`: everything that was reserved has been finished.
+    ///
+    /// A crash before the registry is told leaves the instance registered, which is harmless: its log is looked at and found
+    /// drained. The locks go last: whoever takes them next registers anew, which a late deregistration must not undo.
+    pub(super) async fn leave(&self, database: &Database, well: bool) {
+        // What is in the ring is settled: its records count in the lag from here on.
+        self.queue.settle().await;
+        if well
+            && self.owes_nothing().await
+            && let Err(error) = database.deregister_instance(self.owner.0).await
+        {
+            tracing::warn!(%error, "the instance stays registered, which harms nothing");
+        }
+        self.queue.shutdown().await;
+    }
+
+    /// Whether all that this log promised has become rows; waits a little for drains in other processes.
+    async fn owes_nothing(&self) -> bool {
+        if self.orders.state() == TopicState::Poisoned {
+            // Nobody can tell what it holds.
+            return false;
+        }
+        let until = Instant::now() + LAST_DRAIN_MAX;
+        let mut least = u64::MAX;
+        loop {
+            match self.orders.lag(DRAIN_GROUP) {
+                Ok(lag) if lag.records == 0 => return true,
+                Ok(lag) if Instant::now() < until && lag.records <= least => least = lag.records,
+                Ok(lag) => {
+                    tracing::info!(records = lag.records, "the log keeps promises for the next start");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the log's lag cannot be read");
+                    return false;
+                }
+            }
+            sleep(LAST_DRAIN_LOOK).await;
+        }
+    }
+}

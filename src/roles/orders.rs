@@ -1,0 +1,30 @@
+//! What follows promised orders: the drain, and beside it relay and reconciler, which keep ledger and database equal.
+
+use std::future::Future;
+
+use order_worker::{DrainError, Reconciler, Relay, WorkerMetrics};
+use tokio::sync::watch;
+
+use super::Foundation;
+
+/// Runs all of them until `stopping`. The drain alone decides when it ends: one that has stopped must not go unnoticed
+/// behind the others.
+pub(super) async fn follow(
+    foundation: Foundation,
+    metrics: WorkerMetrics,
+    drain: impl Future<Output = Result<(), DrainError>>,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), DrainError> {
+    let Foundation { now, database, stock } = foundation;
+    let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
+    let reconciler = Reconciler::new(database, stock, now, metrics);
+    let beside = async {
+        tokio::join!(relay.run(stopping.clone()), reconciler.run(stopping));
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        drained = drain => drained,
+        never = beside => never,
+    }
+}

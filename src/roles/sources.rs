@@ -1,0 +1,255 @@
+//! The logs that a worker drains: attaches to each, waits for one that is not there yet, stands by while another process
+//! holds its group, and takes over when that one dies. One log's trouble does not hold up another.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use order_worker::{
+    DRAIN_GROUP, DrainConfig, DrainError, DrainState, DrainStats, LogBacklogs, ORDERS_TOPIC, Worker,
+    WorkerMetrics, WorkerParts,
+};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use queue::{Group, Queue, QueueError, Topic};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::Foundation;
+use crate::config::Config;
+use crate::engines;
+
+/// How often a log that is absent, or held by another process, is tried again.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often the directory is asked whether it still holds the same log.
+const IDENTITY_LOOK: Duration = Duration::from_secs(2);
+/// Pause after a log could not be read.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a worker does with one log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum SourceState {
+    /// It is not there yet, or cannot be read at the moment.
+    Waiting(String),
+    /// Another process drains it.
+    StandingBy,
+    /// This one does.
+    Draining,
+    /// Somebody has to act.
+    Stopped(String),
+}
+
+/// One log.
+struct Source {
+    directory: PathBuf,
+    state: Mutex<SourceState>,
+    stats: Arc<DrainStats>,
+}
+
+/// All logs of one worker.
+pub(super) struct Sources {
+    sources: Vec<Source>,
+    foundation: Foundation,
+    /// Of one drain: the process's pace in equal shares.
+    drain: DrainConfig,
+    metrics: WorkerMetrics,
+    backlogs: LogBacklogs,
+    stopping: watch::Receiver<bool>,
+}
+
+/// One log, as `/readyz` shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct SourceReport {
+    pub(super) directory: String,
+    pub(super) state: SourceState,
+    /// What holds up its drain at the moment.
+    pub(super) trouble: Option<String>,
+}
+
+impl Sources {
+    pub(super) fn new(
+        config: &Config,
+        foundation: &Foundation,
+        metrics: &WorkerMetrics,
+        registry: &mut Registry,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let directories = match config.queue.sources.as_slice() {
+            [] => vec![config.queue.directory.clone()],
+            sources => sources.to_vec(),
+        };
+        let share = u32::try_from(directories.len()).unwrap_or(u32::MAX);
+        let per_second = (config.drain.orders_per_second_max / share).max(1);
+        let drain = DrainConfig { orders_per_second_max: per_second, ..config.drain.clone() };
+        let source = |directory| Source {
+            directory,
+            state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
+            stats: Arc::new(DrainStats::new(per_second)),
+        };
+        let backlogs = LogBacklogs::default();
+        registry.register_collector(Box::new(backlogs.clone()));
+        Self {
+            sources: directories.into_iter().map(source).collect(),
+            foundation: foundation.clone(),
+            drain,
+            metrics: metrics.clone(),
+            backlogs,
+            stopping,
+        }
+    }
+
+    /// Drains them all until the worker stops.
+    ///
+    /// # Errors
+    /// When the last of them has stopped for good: the first one's reason.
+    pub(super) async fn drain_all(self: Arc<Self>) -> Result<(), DrainError> {
+        let mut drains: FuturesUnordered<_> =
+            self.sources.iter().map(|source| self.drain_source(source)).collect();
+        let mut stopped = None;
+        while let Some(outcome) = drains.next().await {
+            if let Err(error) = outcome {
+                stopped.get_or_insert(error);
+            }
+        }
+        stopped.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn report(&self) -> Vec<SourceReport> {
+        let report = |source: &Source| SourceReport {
+            directory: source.directory.display().to_string(),
+            state: source.state.lock().clone(),
+            trouble: match source.stats.state() {
+                DrainState::Running => None,
+                DrainState::Stalled(why) | DrainState::Stopped(why) => Some(why),
+            },
+        };
+        self.sources.iter().map(report).collect()
+    }
+
+    async fn drain_source(&self, source: &Source) -> Result<(), DrainError> {
+        let mut stopping = self.stopping.clone();
+        loop {
+            let attached = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+                attached = attach(source, &self.foundation) => attached,
+            };
+            let (queue, orders) = match attached {
+                Ok(attached) => attached,
+                Err(error) => return Err(source.stop(error.into())),
+            };
+            self.backlogs.watch(&source.directory.display().to_string(), orders.clone());
+            let drained = tokio::select! {
+                biased;
+                drained = self.drain(source, &orders) => drained,
+                () = replaced(&source.directory, &self.foundation, queue.instance()) => {
+                    tracing::warn!(directory = %source.directory.display(), "another log is in this directory now; it is drained from here on");
+                    continue;
+                }
+            };
+            match drained {
+                Ok(()) => return Ok(()),
+                // The directory may be gone, or back in a moment: what was settled is found settled.
+                Err(DrainError::Queue(error @ QueueError::Io { .. })) => {
+                    source.wait(&error);
+                    tokio::select! {
+                        biased;
+                        _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+                        () = sleep(RETRY) => {}
+                    }
+                }
+                Err(error) => return Err(source.stop(error)),
+            }
+        }
+    }
+
+    /// Stands by until the group is free, then drains until the worker stops.
+    async fn drain(&self, source: &Source, orders: &Topic) -> Result<(), DrainError> {
+        let mut stopping = self.stopping.clone();
+        let group = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+            held = hold(source, orders) => held?,
+        };
+        source.show(SourceState::Draining);
+        let parts = WorkerParts {
+            database: self.foundation.database.clone(),
+            stock: self.foundation.stock.clone(),
+            group,
+            config: self.drain.clone(),
+            metrics: self.metrics.clone(),
+            stats: source.stats.clone(),
+        };
+        Worker::new(parts, stopping).run().await
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let directories: Vec<_> =
+            self.sources.iter().map(|source| source.directory.display().to_string()).collect();
+        f.write_str(&directories.join(", "))
+    }
+}
+
+impl Source {
+    /// One line for each change, not for each look.
+    fn show(&self, state: SourceState) {
+        let mut shown = self.state.lock();
+        if *shown != state {
+            tracing::info!(directory = %self.directory.display(), ?state, "a log to drain");
+            *shown = state;
+        }
+    }
+
+    fn wait(&self, error: &QueueError) {
+        self.show(SourceState::Waiting(error.to_string()));
+    }
+
+    fn stop(&self, error: DrainError) -> DrainError {
+        tracing::error!(directory = %self.directory.display(), %error, "this log is drained no more");
+        self.show(SourceState::Stopped(error.to_string()));
+        error
+    }
+}
+
+/// Attaches to the log once it is there.
+async fn attach(source: &Source, foundation: &Foundation) -> Result<(Queue, Topic), QueueError> {
+    loop {
+        let attached = engines::attach_source(&source.directory, foundation.now.clone())
+            .and_then(|queue| queue.topic(ORDERS_TOPIC).map(|orders| (queue, orders)));
+        match attached {
+            // Its gateway has not begun, or not finished beginning.
+            Err(error @ (QueueError::Io { .. } | QueueError::UnknownTopic(_))) => source.wait(&error),
+            attached => return attached,
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Takes the group once no other process holds it.
+async fn hold(source: &Source, orders: &Topic) -> Result<Group, QueueError> {
+    loop {
+        match orders.group(DRAIN_GROUP) {
+            Err(QueueError::GroupHeld { .. }) => source.show(SourceState::StandingBy),
+            held => return held,
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Waits until the directory holds another log than this one: a disk that was lost and replaced.
+async fn replaced(directory: &Path, foundation: &Foundation, instance: u64) {
+    loop {
+        sleep(IDENTITY_LOOK).await;
+        let now = foundation.now.clone();
+        if engines::attach_source(directory, now).is_ok_and(|queue| queue.instance() != instance) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! One worker among several: drains the logs of the gateways on this machine into the database, and keeps ledger and
+//! database equal. Sells nothing.
+
+use std::sync::Arc;
+
+use order_worker::WorkerMetrics;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use super::probes::Probes;
+use super::sources::Sources;
+use super::worker_thread::WorkerThread;
+use super::{Foundation, StartError, ending, orders, random};
+use crate::config::Config;
+use crate::{clock, engines};
+
+pub(super) async fn run(config: Config) -> Result<(), StartError> {
+    let now = clock::system();
+    let mut registry = Registry::default();
+
+    // 1. What processes share.
+    let database = engines::open_database(&config, now.clone()).await?;
+    let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
+    let foundation = Foundation { now, database, stock };
+
+    // 2. The drains and what follows them, on a thread of their own: their commits block.
+    let metrics = WorkerMetrics::new(&mut registry);
+    let (stop, stopping) = watch::channel(false);
+    let sources = Arc::new(Sources::new(&config, &foundation, &metrics, &mut registry, stopping.clone()));
+    let drains = sources.clone().drain_all();
+    let mut worker = WorkerThread::start(orders::follow(foundation.clone(), metrics, drains, stopping))?;
+
+    // 3. Until the end.
+    let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;
+    println!("floodgate worker: drains {sources}");
+    println!("                  health and metrics http://{}/", probes.address());
+    let ended = tokio::select! {
+        biased;
+        signal = ending::signal() => signal,
+        stopped = worker.ended() => Err(StartError::Stopped(stopped)),
+    };
+
+    // 4. The end: each drain ends its batch.
+    stop.send_replace(true);
+    worker.join().await;
+    probes.stop();
+    ended
+}
