@@ -10,7 +10,8 @@ const LOG_LINES_MAX: usize = 25;
 pub struct Error(String);
 
 impl Error {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
+    /// In these words.
+    pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 

@@ -5,7 +5,9 @@
 //! static) a watchdog does as soon as the process is gone. Only for tests and trials: every password here is in the source.
 #![forbid(unsafe_code)]
 
+mod deployment;
 mod error;
+mod http;
 mod mariadb;
 mod nginx;
 mod ports;
@@ -16,7 +18,9 @@ mod scratch;
 mod sentinel;
 mod zookeeper;
 
+pub use deployment::{Deployment, DeploymentOptions, Instance, moment};
 pub use error::Error;
+pub use http::{Answer, Client};
 pub use mariadb::MariaDb;
 pub use nginx::Nginx;
 pub use ports::Port;

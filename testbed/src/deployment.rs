@@ -1,0 +1,287 @@
+//! Floodgate as it runs in production, on one machine: gateways and workers, each a process of its own, over engines that
+//! somebody else has started. It knows the public interface only: the configuration, the command line, HTTP.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::http::Client;
+use crate::{Directory, Error, Port, Process, ProcessOptions};
+
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// A deployment of the testbed is open to nobody but this machine.
+const SECRET: &str = "a-secret-of-the-testbed-that-everybody-may-know";
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct DeploymentOptions {
+    /// A `floodgate` built with `--features production`.
+    pub program: PathBuf,
+    /// How many gateways, each with a log of its own.
+    pub gateways: usize,
+    /// How many workers, each told of every log.
+    pub workers: usize,
+    /// What all share: `[stock]`, `[sold_out]`, `[orders]`, `[drain]`, `[auth]` without secrets, `[gate]` without
+    /// pass_secrets, `[limits]`, `[[sale]]`. Listeners, `[queue]` and secrets are added.
+    pub toml: String,
+}
+
+/// One `floodgate` process of it.
+#[derive(Debug)]
+pub struct Instance {
+    process: Process,
+    buyers: Option<Port>,
+    admin: Port,
+    log: Option<PathBuf>,
+}
+
+impl Instance {
+    /// Starts it without waiting for it.
+    pub fn spawn(&self) -> Result<(), Error> {
+        self.process.spawn()
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn start(&self) -> Result<(), Error> {
+        self.spawn()?;
+        self.wait_until_ready()
+    }
+
+    /// Waits until it says that it is ready.
+    pub fn wait_until_ready(&self) -> Result<(), Error> {
+        self.process.wait_until("is ready", READY_WITHIN, || self.is_ready())
+    }
+
+    /// Whether it says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        Client::new(self.admin_port(), ANSWER_WITHIN)
+            .request("GET", "/readyz", &[], "")
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// What it says that it lacks, as it says it.
+    pub fn readiness(&self) -> String {
+        match Client::new(self.admin_port(), ANSWER_WITHIN).request("GET", "/readyz", &[], "") {
+            Ok(answer) => answer.body,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// An error, with its last words, if it has ended.
+    pub fn check_running(&self) -> Result<(), Error> {
+        self.process.wait_until("runs", Duration::ZERO, || true)
+    }
+
+    /// The process, to be killed, frozen and the like.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Of a gateway: where buyers connect.
+    pub fn buyers_port(&self) -> u16 {
+        self.buyers.as_ref().map_or(0, Port::number)
+    }
+
+    /// Health, metrics, the operator's calls.
+    pub fn admin_port(&self) -> u16 {
+        self.admin.number()
+    }
+
+    /// Of a gateway: its log's directory.
+    pub fn log_directory(&self) -> Option<&Path> {
+        self.log.as_deref()
+    }
+}
+
+/// Gateways and workers. Dropped as a whole.
+#[derive(Debug)]
+pub struct Deployment {
+    gateways: Vec<Instance>,
+    workers: Vec<Instance>,
+    program: PathBuf,
+    directory: Directory,
+}
+
+impl Deployment {
+    /// Writes the configuration; nothing runs yet.
+    pub fn prepare(options: &DeploymentOptions) -> Result<Self, Error> {
+        let directory = Directory::new("floodgate")?;
+        let at = directory.path().to_owned();
+        let logs: Vec<PathBuf> =
+            (1..=options.gateways).map(|number| at.join(format!("gateway-{number}/queue"))).collect();
+        directory.write("admin.token", &format!("{SECRET}\n"))?;
+        directory.write("jwt.secret", SECRET)?;
+        directory.write("pass.secret", &format!("passes-{SECRET}"))?;
+        private(&at, &["admin.token", "jwt.secret", "pass.secret"])?;
+        directory.write("floodgate.toml", &options.toml)?;
+        let sources: Vec<String> =
+            logs.iter().map(|log| format!("{:?}", log.display().to_string())).collect();
+        let sources = format!("[{}]", sources.join(", "));
+
+        let instance = |name: String, role: &str, log: Option<&PathBuf>| -> Result<Instance, Error> {
+            let home = at.join(&name);
+            fs::create_dir(&home).map_err(|error| Error::io(home.display(), &error))?;
+            let admin = Port::claim()?;
+            let mut environment = shared_environment(&at);
+            environment.insert("FLOODGATE_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", admin.number()));
+            let buyers = match log {
+                Some(log) => {
+                    let buyers = Port::claim()?;
+                    let listen = format!("127.0.0.1:{}", buyers.number());
+                    environment.insert("FLOODGATE_GATEWAY__LISTEN".into(), listen);
+                    environment.insert("FLOODGATE_QUEUE__DIRECTORY".into(), log.display().to_string());
+                    Some(buyers)
+                }
+                None => {
+                    environment.insert("FLOODGATE_QUEUE__SOURCES".into(), sources.clone());
+                    None
+                }
+            };
+            let process = Process::new(ProcessOptions {
+                name,
+                program: options.program.clone(),
+                arguments: vec!["--config".into(), at.join("floodgate.toml").into(), role.into()],
+                environment,
+                log: home.join("output"),
+                directory: home,
+            });
+            Ok(Instance { process, buyers, admin, log: log.cloned() })
+        };
+        let gateways = logs
+            .iter()
+            .enumerate()
+            .map(|(index, log)| instance(format!("gateway-{}", index + 1), "gateway", Some(log)))
+            .collect::<Result<_, _>>()?;
+        let workers = (1..=options.workers)
+            .map(|number| instance(format!("worker-{number}"), "worker", None))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { gateways, workers, program: options.program.clone(), directory })
+    }
+
+    /// Makes the tables, starts everything, and waits until all are ready.
+    pub fn start(options: &DeploymentOptions) -> Result<Self, Error> {
+        let deployment = Self::prepare(options)?;
+        deployment.must(&["migrate", "--apply"])?;
+        for instance in deployment.instances() {
+            instance.spawn()?;
+        }
+        for instance in deployment.instances() {
+            instance.wait_until_ready()?;
+        }
+        Ok(deployment)
+    }
+
+    /// Ends everything in good order: buyers first, then the drains.
+    pub fn stop(&self) -> Result<(), Error> {
+        for instance in self.instances() {
+            instance.process.stop()?;
+        }
+        Ok(())
+    }
+
+    /// The gateways.
+    pub fn gateways(&self) -> &[Instance] {
+        &self.gateways
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> &[Instance] {
+        &self.workers
+    }
+
+    /// Gateways, then workers.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.gateways.iter().chain(&self.workers)
+    }
+
+    /// The configuration that all share.
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.path().join("floodgate.toml")
+    }
+
+    /// The file that holds the operator's token.
+    pub fn admin_token_file(&self) -> PathBuf {
+        self.directory.path().join("admin.token")
+    }
+
+    /// The file that holds the key of the users' tokens.
+    pub fn jwt_secret_file(&self) -> PathBuf {
+        self.directory.path().join("jwt.secret")
+    }
+
+    /// What a command needs in its environment beside the configuration, to speak with this gateway.
+    pub fn environment(&self, gateway: &Instance) -> BTreeMap<String, String> {
+        let mut environment = shared_environment(self.directory.path());
+        environment.insert("FLOODGATE_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", gateway.admin_port()));
+        if let Some(log) = gateway.log_directory() {
+            environment.insert("FLOODGATE_QUEUE__DIRECTORY".into(), log.display().to_string());
+        }
+        environment
+    }
+
+    /// Runs one command of `floodgate`, such as `audit`, as the operator of the first gateway.
+    pub fn floodgate(&self, arguments: &[&str]) -> Result<Output, Error> {
+        let environment = self.gateways.first().map(|gateway| self.environment(gateway)).unwrap_or_default();
+        Command::new("timeout")
+            .args(["--kill-after=1", "120"])
+            .arg(&self.program)
+            .arg("--config")
+            .arg(self.config_file())
+            .args(arguments)
+            .envs(environment)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| Error::io(self.program.display(), &error))
+    }
+
+    /// The same; anything but exit code 0 is an error that quotes what was said.
+    pub fn must(&self, arguments: &[&str]) -> Result<String, Error> {
+        let output = self.floodgate(arguments)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(said);
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        Err(Error::new(format!("floodgate {}: {}\n{said}{words}", arguments.join(" "), output.status)))
+    }
+}
+
+/// So many seconds from now (before now, if negative), as configuration and HTTP write times.
+pub fn moment(after_s: i64) -> String {
+    let at = time::OffsetDateTime::now_utc() + time::Duration::seconds(after_s);
+    // Whole seconds; the year has four digits for as long as anybody runs this.
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    )
+}
+
+fn shared_environment(directory: &Path) -> BTreeMap<String, String> {
+    let file = |name: &str| directory.join(name).display().to_string();
+    BTreeMap::from([
+        ("FLOODGATE_ADMIN__TOKEN_FILE".into(), file("admin.token")),
+        ("FLOODGATE_AUTH__HS256_SECRET_FILE".into(), file("jwt.secret")),
+        (
+            "FLOODGATE_GATE__PASS_SECRETS".into(),
+            format!("[{{ id = \"k1\", secret_file = {:?} }}]", file("pass.secret")),
+        ),
+    ])
+}
+
+fn private(directory: &Path, names: &[&str]) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    for name in names {
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o600))
+            .map_err(|error| Error::io(name, &error))?;
+    }
+    Ok(())
+}
