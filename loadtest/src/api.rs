@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -185,21 +186,29 @@ struct PassAnswer {
     order_id: String,
 }
 
-/// The buyers' side of a target.
+/// The buyers' side of a target: one gateway, or several between which the calls alternate, as behind a balancer. So a pass of
+/// one is used at another, and asked about at a third.
 pub(crate) struct Shop {
-    client: Client,
+    clients: Vec<Client>,
+    calls: AtomicUsize,
 }
 
 impl Shop {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client }
+    /// `clients` has at least one.
+    pub(crate) fn new(clients: Vec<Client>) -> Self {
+        Self { clients, calls: AtomicUsize::new(0) }
+    }
+
+    /// Whose turn it is.
+    fn client(&self) -> &Client {
+        &self.clients[self.calls.fetch_add(1, Ordering::Relaxed) % self.clients.len()]
     }
 
     /// `POST /api/v1/sales/{sale}/challenges`: the question, or the refusal's text.
     pub(crate) async fn challenge(&self, sale: &str, token: &str, from: Ipv4Addr) -> Result<Challenge, Pass> {
         let path = format!("/api/v1/sales/{sale}/challenges");
         let call = Call { forwarded_for: Some(from), ..post(&path, Some(token), None, "{}") };
-        match self.client.send(&call).await {
+        match self.client().send(&call).await {
             Ok(answer) if answer.status == 201 => {
                 serde_json::from_slice(&answer.body).map_err(|_| Pass::Strange(excerpt(&answer)))
             }
@@ -215,7 +224,7 @@ impl Shop {
     pub(crate) async fn pass(&self, sale: &str, token: &str, from: Ipv4Addr, body: &str) -> Pass {
         let path = format!("/api/v1/sales/{sale}/passes");
         let call = Call { forwarded_for: Some(from), ..post(&path, Some(token), None, body) };
-        match self.client.send(&call).await {
+        match self.client().send(&call).await {
             Ok(answer) if answer.status == 201 => match serde_json::from_slice::<PassAnswer>(&answer.body) {
                 Ok(PassAnswer { pass, order_id }) => Pass::Granted { pass, order_id },
                 Err(_) => Pass::Strange(excerpt(&answer)),
@@ -231,7 +240,7 @@ impl Shop {
     /// `POST /api/v1/sales/{sale}/orders`: the button.
     pub(crate) async fn press(&self, path: &str, pass: &str, from: Ipv4Addr, body: &str) -> Press {
         let call = Call { forwarded_for: Some(from), ..post(path, None, Some(pass), body) };
-        match self.client.send(&call).await {
+        match self.client().send(&call).await {
             Ok(answer) => press_outcome(&answer),
             Err(lost) => Press::Lost(lost),
         }
@@ -246,7 +255,7 @@ impl Shop {
         whole: bool,
     ) -> Result<(), Lost> {
         let call = Call { forwarded_for: Some(from), ..post(path, None, Some(pass), "{}") };
-        self.client.hang_up(&call, whole).await
+        self.client().hang_up(&call, whole).await
     }
 
     /// `GET /api/v1/orders/{order}` with the pass that names it.
@@ -259,7 +268,7 @@ impl Shop {
             forwarded_for: Some(from),
             ..Call::default()
         };
-        match self.client.send(&call).await {
+        match self.client().send(&call).await {
             Ok(answer) if answer.status == 200 => match serde_json::from_slice::<OrderAnswer>(&answer.body) {
                 Ok(found) => Status::Found { poll_after: found.poll_after(), status: found.status },
                 Err(_) => Status::Unknown(excerpt(&answer)),
@@ -272,7 +281,7 @@ impl Shop {
 
     /// `GET /api/v1/sales/{sale}`.
     pub(crate) async fn sale(&self, sale: &str) -> Result<Sale, String> {
-        get(&self.client, &format!("/api/v1/sales/{sale}"), None).await
+        get(self.client(), &format!("/api/v1/sales/{sale}"), None).await
     }
 
     /// `GET /api/v1/time`, as RFC 3339.
@@ -281,36 +290,66 @@ impl Shop {
         struct Time {
             now: String,
         }
-        get::<Time>(&self.client, "/api/v1/time", None).await.map(|time| time.now)
+        get::<Time>(self.client(), "/api/v1/time", None).await.map(|time| time.now)
     }
 }
 
-/// The operator's side of a target: the admin listener.
+/// One admin listener and its token.
+pub(crate) struct Listener {
+    pub(crate) client: Client,
+    pub(crate) token: Option<String>,
+}
+
+/// The operator's side of a target: the admin listener of each gateway. Changes go through the first.
 pub(crate) struct Operator {
-    client: Client,
-    token: Option<String>,
+    listeners: Vec<Listener>,
 }
 
 impl Operator {
-    pub(crate) fn new(client: Client, token: Option<String>) -> Self {
-        Self { client, token }
+    /// `listeners` has at least one.
+    pub(crate) fn new(listeners: Vec<Listener>) -> Self {
+        Self { listeners }
     }
 
-    /// Whether `/readyz` says yes.
+    /// Whether `/readyz` says yes at all of them.
     pub(crate) async fn ready(&self) -> bool {
         let call = Call { method: "GET", path: "/readyz", ..Call::default() };
-        matches!(self.client.send(&call).await, Ok(answer) if answer.status == 200)
+        for listener in &self.listeners {
+            if !matches!(listener.client.send(&call).await, Ok(answer) if answer.status == 200) {
+                return false;
+            }
+        }
+        true
     }
 
-    /// `GET /admin/v1/sales/{sale}`.
+    /// `GET /admin/v1/sales/{sale}`: the ledger's side is one, the backlogs of the gateways' logs add up, and the target is at
+    /// rest when all of them are.
     pub(crate) async fn figures(&self, sale: &str) -> Result<Figures, String> {
-        get(&self.client, &format!("/admin/v1/sales/{sale}"), self.token.as_deref()).await
+        let path = format!("/admin/v1/sales/{sale}");
+        let mut whole: Option<Figures> = None;
+        for Listener { client, token } in &self.listeners {
+            let figures: Figures = get(client, &path, token.as_deref()).await?;
+            whole = Some(match whole {
+                None => figures,
+                Some(before) => Figures {
+                    backlog: before.backlog + figures.backlog,
+                    at_rest: before.at_rest && figures.at_rest,
+                    ..figures
+                },
+            });
+        }
+        whole.ok_or_else(|| "no admin listener was named".to_owned())
+    }
+
+    fn first(&self) -> &Listener {
+        &self.listeners[0]
     }
 
     /// `PUT /admin/v1/sales`.
     pub(crate) async fn publish(&self, definition: &serde_json::Value) -> Result<(), String> {
         let body = definition.to_string();
-        let call = Call { method: "PUT", ..post("/admin/v1/sales", self.token.as_deref(), None, &body) };
+        let token = self.first().token.as_deref();
+        let call = Call { method: "PUT", ..post("/admin/v1/sales", token, None, &body) };
         self.expect_done(&call).await
     }
 
@@ -318,11 +357,11 @@ impl Operator {
     pub(crate) async fn restock(&self, sale: &str, restock_id: &str, units: u32) -> Result<(), String> {
         let path = format!("/admin/v1/sales/{sale}/restock");
         let body = serde_json::json!({ "restock_id": restock_id, "units": units }).to_string();
-        self.expect_done(&post(&path, self.token.as_deref(), None, &body)).await
+        self.expect_done(&post(&path, self.first().token.as_deref(), None, &body)).await
     }
 
     async fn expect_done(&self, call: &Call<'_>) -> Result<(), String> {
-        match self.client.send(call).await {
+        match self.first().client.send(call).await {
             Ok(answer) if (200..300).contains(&answer.status) => Ok(()),
             Ok(answer) => Err(format!("{} {}: {}", call.method, call.path, excerpt(&answer))),
             Err(lost) => Err(format!("{} {}: {lost}", call.method, call.path)),

@@ -60,19 +60,42 @@ pub(crate) struct SpikeOptions {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub(crate) connections: u32,
 
-    /// Buyers' address of a running target, http://HOST:PORT. It must not ask image questions: set gate.challenge to "off";
-    /// proofs of work are solved as long as the whole crowd needs at most 2^31 hashes.
-    #[arg(long, requires_all = ["database_url", "jwt_secret_file"], help_heading = "A target of your own")]
-    pub(crate) target: Option<String>,
-    /// The target's admin listener: publishes a fresh sale and shows the ledger's side of the audit.
-    #[arg(long, requires_all = ["target", "admin_token_file"], help_heading = "A target of your own")]
-    pub(crate) admin_url: Option<String>,
-    /// The file of admin.token_file.
-    #[arg(long, requires = "admin_url", help_heading = "A target of your own")]
-    pub(crate) admin_token_file: Option<PathBuf>,
-    /// The orders database, sqlite://PATH, read for the audit.
-    #[arg(long, requires = "target", help_heading = "A target of your own")]
+    /// Buyers' address of a running target, http://HOST:PORT; given several times, or as a list with commas, for a target of
+    /// several gateways: calls alternate between them. It must not ask image questions: set gate.challenge to "off"; proofs of
+    /// work are solved as long as the whole crowd needs at most 2^31 hashes.
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires_all = ["database", "jwt_secret_file"], help_heading = "A target of your own")]
+    pub(crate) target: Vec<String>,
+    /// The target's admin listener, of each gateway its own: publishes a fresh sale and shows the ledger's side of the audit.
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires_all = ["target", "admin_token_file"], help_heading = "A target of your own")]
+    pub(crate) admin_url: Vec<String>,
+    /// The file of admin.token_file: one for all gateways, or of each its own.
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_delimiter = ',',
+        requires = "admin_url",
+        help_heading = "A target of your own"
+    )]
+    pub(crate) admin_token_file: Vec<PathBuf>,
+    /// The orders database, read for the audit: sqlite://PATH, or mysql://USER:PASSWORD@HOST:PORT/DATABASE if this load tester was
+    /// built with --features mysql.
+    #[arg(
+        long,
+        value_name = "URL",
+        group = "database",
+        requires = "target",
+        help_heading = "A target of your own"
+    )]
     pub(crate) database_url: Option<String>,
+    /// The file of orders.database_url_file, instead of --database-url: a password on the command line shows to everybody.
+    #[arg(
+        long,
+        value_name = "FILE",
+        group = "database",
+        requires = "target",
+        help_heading = "A target of your own"
+    )]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// The file of auth.hs256_secret, to sign the users' tokens.
     #[arg(long, requires = "target", help_heading = "A target of your own")]
     pub(crate) jwt_secret_file: Option<PathBuf>,
@@ -199,8 +222,10 @@ mod tests {
         assert_eq!(code("loadtest spike --arrival never"), Some(2));
         assert_eq!(code("loadtest spike --admin-url http://127.0.0.1:1"), Some(2));
         assert_eq!(code("loadtest spike --users 20000 --units 1000 --arrival at-open"), None);
+        let target = "loadtest spike --target http://x --database-url sqlite://o --jwt-secret-file f";
+        assert_eq!(code(target), None);
         assert_eq!(
-            code("loadtest spike --target http://x --database-url sqlite://o --jwt-secret-file f"),
+            code(&format!("{target} --target http://y --admin-url http://a,http://b --admin-token-file t")),
             None
         );
     }

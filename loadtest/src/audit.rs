@@ -1,106 +1,15 @@
 //! The audit from outside: what the crowd was told, against the rows and the ledger's figures.
 //!
-//! Reads `floodgate_orders` and `floodgate_sales` by SQL, read-only, and judges. Trusts nothing that the target says about
-//! itself but the figures, and those only where they must agree with the rows.
+//! Pure judgement. Trusts nothing that the target says about itself but the figures, and those only where they must agree
+//! with the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::time::Duration;
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Figures;
 use crate::claim::Claim;
-
-/// One order row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) order_id: String,
-    pub(crate) user_id: String,
-    pub(crate) units_held: i64,
-    pub(crate) status: String,
-    /// Milliseconds since the Unix epoch; `None` where the column cannot be read as a time.
-    pub(crate) created_at_ms: Option<u64>,
-}
-
-/// What the database says of one sale.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Books {
-    pub(crate) total: i64,
-    pub(crate) sold: i64,
-    pub(crate) rows: Vec<Row>,
-}
-
-/// Reads an orders database from outside.
-#[derive(Debug, Clone)]
-pub(crate) struct Auditor {
-    path: PathBuf,
-}
-
-impl Auditor {
-    /// `url` is `sqlite://PATH`.
-    pub(crate) fn new(url: &str) -> Result<Self, String> {
-        if url.starts_with("mysql://") || url.starts_with("mariadb://") {
-            return Err(format!(
-                "{url}: this load tester audits sqlite:// databases only; mysql:// is not compiled in"
-            ));
-        }
-        match url.strip_prefix("sqlite://") {
-            Some(path) if !path.is_empty() => Ok(Self { path: path.into() }),
-            _ => Err(format!("{url}: give the orders database as sqlite://PATH")),
-        }
-    }
-
-    /// The rows of one sale at this moment, in one read transaction.
-    pub(crate) fn read(&self, sale: &str) -> Result<Books, String> {
-        self.try_read(sale).map_err(|error| format!("{}: {error}", self.path.display()))
-    }
-
-    fn try_read(&self, sale: &str) -> rusqlite::Result<Books> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        let transaction = connection.transaction()?;
-        let (total, sold) = transaction.query_row(
-            "SELECT total, sold FROM floodgate_sales WHERE sale_id = ?1",
-            [sale],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-        let mut select = transaction.prepare(
-            "SELECT order_id, user_id, units_held, status, created_at FROM floodgate_orders WHERE sale_id = ?1",
-        )?;
-        let rows = select
-            .query_map([sale], |row| {
-                Ok(Row {
-                    order_id: row.get(0)?,
-                    user_id: row.get(1)?,
-                    units_held: row.get(2)?,
-                    status: row.get(3)?,
-                    created_at_ms: created_at_ms(row.get_ref(4)?),
-                })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(Books { total, sold, rows })
-    }
-}
-
-/// Times may stand as RFC 3339 text or as Unix time in seconds, milliseconds or microseconds.
-fn created_at_ms(value: ValueRef<'_>) -> Option<u64> {
-    match value {
-        ValueRef::Text(text) => crate::clock::parse_ms(std::str::from_utf8(text).ok()?),
-        ValueRef::Integer(number) => {
-            let number = u64::try_from(number).ok()?;
-            Some(match number {
-                0..100_000_000_000 => number * 1_000,
-                100_000_000_000..100_000_000_000_000 => number,
-                _ => number / 1_000,
-            })
-        }
-        _ => None,
-    }
-}
+use crate::database::{Books, Row};
 
 /// Everything that the judgement looks at.
 pub(crate) struct Evidence<'a> {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::api::{Operator, Pass, Press, Refusal, Shop};
 use crate::arguments::BenchOptions;
-use crate::audit::Auditor;
+use crate::database::Auditor;
 use crate::process::Process;
 use crate::report::Latency;
 use crate::server::{SaleToOpen, Server, Setting, program};

@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::Operator;
 use crate::arguments::{CrashOptions, Ending};
-use crate::audit::{Audit, Auditor, Evidence, judge};
+use crate::audit::{Audit, Evidence, judge};
 use crate::claim::Claim;
 use crate::crowd::{Arrival, Plan};
+use crate::database::Auditor;
 use crate::player::Stage;
 use crate::progress::Progress;
 use crate::random::Random;
@@ -245,7 +246,7 @@ impl Hunt<'_> {
         let unanswered = claims.iter().map(|claim| u64::from(claim.unanswered)).sum();
         let executed_unanswered = claims.iter().filter(|claim| claim.executed_unanswered).count() as u64;
         self.claims.extend(claims);
-        let books = self.auditor.read(&self.sale).map_err(Failure::World)?;
+        let books = self.auditor.read(&self.sale).await.map_err(Failure::World)?;
         let audit = judge(&Evidence {
             claims: &self.claims,
             books: &books,

@@ -1,6 +1,7 @@
 //! A crowd from outside: open-loop arrivals against a target, then an audit of what it was promised.
 //!
-//! A black box: it knows the public interface (HTTP, two tables) and nothing of the other crates.
+//! A black box: it knows the public interface (HTTP, two tables) and nothing of the other crates. A target may be several
+//! gateways over one database.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -11,6 +12,7 @@ mod claim;
 mod clock;
 mod crash;
 mod crowd;
+mod database;
 #[cfg(test)]
 mod fake;
 mod html;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::api::{Operator, Shop};
+use crate::api::{Listener, Operator, Shop};
 use crate::http::Client;
 use crate::process::Process;
 use crate::random::Random;
@@ -184,7 +184,7 @@ orders_per_second_max = {orders_per_second_max}
     async fn ready(&mut self, started: Instant) -> Result<Duration, Failure> {
         let log = self.log();
         let client = Client::new(&self.admin_url, 1, Duration::from_secs(2)).map_err(Failure::World)?;
-        let operator = Operator::new(client, None);
+        let operator = Operator::new(vec![Listener { client, token: None }]);
         loop {
             if operator.ready().await {
                 return Ok(started.elapsed());
@@ -226,7 +226,8 @@ orders_per_second_max = {orders_per_second_max}
 
     /// The buyers' side through at most `sockets_max` connections.
     pub(crate) fn shop(&self, sockets_max: usize) -> Result<Shop, Failure> {
-        Client::new(&self.buyers_url, sockets_max, ANSWER_WITHIN).map(Shop::new).map_err(Failure::World)
+        let client = Client::new(&self.buyers_url, sockets_max, ANSWER_WITHIN).map_err(Failure::World)?;
+        Ok(Shop::new(vec![client]))
     }
 
     /// The operator's side, with the token that the server made at its first start.
@@ -234,7 +235,7 @@ orders_per_second_max = {orders_per_second_max}
         let client = Client::new(&self.admin_url, 4, ANSWER_WITHIN).map_err(Failure::World)?;
         let path = self.path().join("admin.token");
         let token = std::fs::read_to_string(&path).map_err(|error| Failure::world(path.display(), error))?;
-        Ok(Operator::new(client, Some(token.trim().to_owned())))
+        Ok(Operator::new(vec![Listener { client, token: Some(token.trim().to_owned()) }]))
     }
 
     pub(crate) fn signer(&self) -> Signer {

@@ -73,7 +73,7 @@ pub(crate) async fn run(options: &SpikeOptions) -> Result<bool, Failure> {
     };
     progress.done();
     let (figures, at_rest) = rested?;
-    let books = stand.auditor.read(&stand.sale).map_err(Failure::World)?;
+    let books = stand.auditor.read(&stand.sale).await.map_err(Failure::World)?;
 
     let counts = stage.tally.counts();
     let created: Vec<u64> = books.rows.iter().filter_map(|row| row.created_at_ms).collect();

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::api::{Figures, Operator, Pass, Refusal, Shop};
+use crate::api::{Figures, Listener, Operator, Pass, Refusal, Shop};
 use crate::arguments::SpikeOptions;
-use crate::audit::Auditor;
 use crate::clock;
 use crate::crowd::Arrival;
+use crate::database::Auditor;
 use crate::http::Client;
 use crate::server::{SaleToOpen, Server, Setting, program};
 use crate::token::Signer;
@@ -48,9 +48,9 @@ pub(crate) fn presale(users: u32, arrival: Arrival) -> Duration {
 
 impl Stand {
     pub(crate) async fn set_up(options: &SpikeOptions, seed: u64) -> Result<Self, Failure> {
-        match &options.target {
-            None => Self::own(options, seed).await,
-            Some(target) => Self::at(target, options, seed).await,
+        match options.target.as_slice() {
+            [] => Self::own(options, seed).await,
+            targets => Self::at(targets, options, seed).await,
         }
     }
 
@@ -82,21 +82,19 @@ impl Stand {
         })
     }
 
-    async fn at(target: &str, options: &SpikeOptions, seed: u64) -> Result<Self, Failure> {
+    async fn at(targets: &[String], options: &SpikeOptions, seed: u64) -> Result<Self, Failure> {
         let usage = |text: String| Failure::Usage(text);
-        let client = Client::new(target, options.connections as usize, ANSWER_WITHIN);
-        let shop = Shop::new(client.map_err(usage)?);
-        let auditor = Auditor::new(options.database_url.as_deref().unwrap_or_default()).map_err(usage)?;
+        let sockets_each = (options.connections as usize).div_ceil(targets.len());
+        let client = |target: &String| Client::new(target, sockets_each, ANSWER_WITHIN);
+        let shop = Shop::new(targets.iter().map(client).collect::<Result<_, _>>().map_err(usage)?);
+        let database_url = match (&options.database_url, &options.database_url_file) {
+            (None, file) => read(file.as_deref())?.trim().to_owned(),
+            (Some(url), _) => url.clone(),
+        };
+        let auditor = Auditor::new(&database_url).map_err(usage)?;
         let secret = read(options.jwt_secret_file.as_deref())?;
         let signer = Signer::new(&secret, options.jwt_issuer.clone(), options.jwt_audience.clone());
-        let operator = match &options.admin_url {
-            None => None,
-            Some(url) => {
-                let token = read(options.admin_token_file.as_deref())?.trim().to_owned();
-                let client = Client::new(url, 4, ANSWER_WITHIN).map_err(usage)?;
-                Some(Operator::new(client, Some(token)))
-            }
-        };
+        let operator = operator(options)?;
 
         let now = shop.time().await.map_err(Failure::World)?;
         let now_ms =
@@ -142,6 +140,34 @@ impl Stand {
             alone: true,
         })
     }
+}
+
+/// The admin listeners that were named: of each gateway its own, each with its own token or all with one.
+fn operator(options: &SpikeOptions) -> Result<Option<Operator>, Failure> {
+    let (urls, files) = (&options.admin_url, &options.admin_token_file);
+    if urls.is_empty() {
+        return Ok(None);
+    }
+    if urls.len() != options.target.len() {
+        return Err(Failure::Usage(format!(
+            "{} --target but {} --admin-url: the target is at rest when all of its gateways are, so name the admin listener of each",
+            options.target.len(),
+            urls.len()
+        )));
+    }
+    if files.len() != 1 && files.len() != urls.len() {
+        return Err(Failure::Usage(format!(
+            "{} --admin-url but {} --admin-token-file: give one for each, or one for all",
+            urls.len(),
+            files.len()
+        )));
+    }
+    let listeners = urls.iter().zip(files.iter().cycle()).map(|(url, file)| {
+        let token = read(Some(file))?.trim().to_owned();
+        let client = Client::new(url, 4, ANSWER_WITHIN).map_err(Failure::Usage)?;
+        Ok(Listener { client, token: Some(token) })
+    });
+    Ok(Some(Operator::new(listeners.collect::<Result<_, Failure>>()?)))
 }
 
 /// Learns how the target asks; stops at what a machine should not answer.
@@ -208,10 +234,10 @@ pub(crate) async fn rest(
 ) -> Result<(Option<Figures>, bool), Failure> {
     let until = Instant::now() + REST_WITHIN;
     let Some(operator) = operator else {
-        let mut seen = auditor.read(sale).map_err(Failure::World)?.rows.len();
+        let mut seen = auditor.read(sale).await.map_err(Failure::World)?.rows.len();
         while Instant::now() < until {
             sleep(Duration::from_secs(2)).await;
-            let now = auditor.read(sale).map_err(Failure::World)?.rows.len();
+            let now = auditor.read(sale).await.map_err(Failure::World)?.rows.len();
             if std::mem::replace(&mut seen, now) == now {
                 return Ok((None, true));
             }
