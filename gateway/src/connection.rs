@@ -13,9 +13,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::HOST;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::config::GatewayConfig;
+use crate::problem::Problem;
 
 /// What a listener's connections have in common.
 #[derive(Debug, Clone)]
@@ -241,12 +243,15 @@ async fn converse<H, F>(
     F: Future<Output = Response<Body>>,
 {
     let _over = Over(vitals.clone());
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         vitals.enter(Phase::Busy);
-        let answer = handler(peer, request);
+        let answer = if is_for_one_host(&request) { Some(handler(peer, request)) } else { None };
         let vitals = vitals.clone();
         async move {
-            let response = answer.await;
+            let response = match answer {
+                Some(answer) => answer.await,
+                None => Problem::BadRequest.because("a request names its host once"),
+            };
             vitals.enter(Phase::Idle);
             Ok::<_, Infallible>(response)
         }
@@ -261,6 +266,16 @@ async fn converse<H, F>(
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
+}
+
+/// HTTP/1.1 demands exactly one `Host` (RFC 9112, 3.2): where there are several, proxy and server may each believe another.
+fn is_for_one_host(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), None) => true,
+        (None, _) => request.version() < Version::HTTP_11,
+        _ => false,
+    }
 }
 
 /// A socket that tells its connection's deadline of what it reads and writes.

@@ -472,3 +472,23 @@ fn a_stale_sold_out_heals_by_itself() {
     });
     assert!(healed, "a held sold-out is doubted every 2 s");
 }
+
+#[test]
+fn a_request_names_its_host_once() {
+    let site = Site::start(Options::default());
+    for (head, status) in [
+        ("GET /api/v1/time HTTP/1.1\r\n\r\n", 400),
+        ("GET /api/v1/time HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET /api/v1/time HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        ("GET /api/v1/time HTTP/1.0\r\n\r\n", 200),
+        ("GET /api/v1/time HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+    ] {
+        let mut raw = site.connect();
+        raw.send(head.as_bytes());
+        let answer = raw.answer(true).expect("an answer");
+        assert_eq!(answer.status, status, "{head:?}");
+        if status == 400 {
+            answer.is(400, "bad-request");
+        }
+    }
+}

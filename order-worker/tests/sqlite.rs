@@ -192,3 +192,20 @@ async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
         assert!(plan.starts_with("SEARCH") && plan.contains(index) && !plan.contains("B-TREE"), "{plan}");
     }
 }
+
+#[test]
+fn a_file_that_is_no_database_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    std::fs::write(&path, "not a database at all, but long enough to be looked at as one: 0123456789")
+        .unwrap();
+    let now: stock::Now = Arc::new(|| 1);
+    for error in [
+        Database::open_sqlite(&path.display().to_string(), Executor::Inline, now).err().unwrap(),
+        Database::check_sqlite(&path.display().to_string()).err().unwrap(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("notes.txt") && error.contains("orders.database_url"), "{error}");
+    }
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"), "left as it was");
+}

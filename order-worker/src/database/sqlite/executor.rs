@@ -131,14 +131,29 @@ fn connect(path: &Path) -> Result<Connection, DatabaseError> {
             path.display()
         ))
     })?;
+    prepare(&connection).map_err(|error| named(path, error))?;
+    Ok(connection)
+}
+
+/// What is no database shows with the first statement, in words that do not say which file it is.
+fn named(path: &Path, error: rusqlite::Error) -> DatabaseError {
+    match error.into() {
+        DatabaseError::Broken(text) => DatabaseError::Broken(format!(
+            "{}: {text}: set orders.database_url to an SQLite file, or to one that is not there yet",
+            path.display()
+        )),
+        error => error,
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // FULL syncs the WAL at every commit: what was answered survives a power cut.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    Ok(connection)
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
 }
 
 /// The path in `sqlite://PATH`, `sqlite:PATH` or a plain path.
