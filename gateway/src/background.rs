@@ -56,7 +56,7 @@ impl Gateway {
 
     /// Learns the time and whether ledger and books would serve a purchase now.
     pub async fn look_at_health(&self) {
-        let answers = self.clock.refresh(&self.stock).await.is_ok();
+        let answers = self.clock.refresh(&self.stock).await.is_ok() && self.stock.ready().await.is_ok();
         self.health.ledger_answers.store(answers, Ordering::Relaxed);
 
         let now_ms = self.clock.now_ms();

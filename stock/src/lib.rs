@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub use config::{ServerUrl, SoldOutConfig, StockConfig};
 pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
+#[cfg(feature = "redis")]
+pub use ledger::RedisLedger;
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion};

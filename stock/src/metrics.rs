@@ -32,6 +32,7 @@ const UNIT_STATES: [UnitState; 4] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LedgerCall {
     Now,
+    Ready,
     Reserve,
     Grant,
     Confirm,
@@ -53,6 +54,7 @@ impl EncodeLabelValue for LedgerCall {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         let name = match self {
             Self::Now => "now",
+            Self::Ready => "ready",
             Self::Reserve => "reserve",
             Self::Grant => "grant",
             Self::Confirm => "confirm",

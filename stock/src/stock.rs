@@ -47,6 +47,11 @@ impl Stock {
         self.told(LedgerCall::Now, self.ledger.now_ms().await)
     }
 
+    /// See [`Ledger::ready`].
+    pub async fn ready(&self) -> Result<(), LedgerError> {
+        self.told(LedgerCall::Ready, self.ledger.ready().await)
+    }
+
     /// See [`Ledger::reserve`].
     pub async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
         self.metrics.batch_size.observe(batch.requests.len() as f64);

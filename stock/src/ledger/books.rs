@@ -331,14 +331,14 @@ impl Books {
     }
 }
 
-fn check_size(count: usize) -> Result<(), LedgerError> {
+pub(super) fn check_size(count: usize) -> Result<(), LedgerError> {
     if count > BATCH_MAX {
         return Err(LedgerError::Invalid(format!("{count} ids in one call, at most {BATCH_MAX} are taken")));
     }
     Ok(())
 }
 
-fn check_call(quantities: impl ExactSizeIterator<Item = u32>) -> Result<(), LedgerError> {
+pub(super) fn check_call(quantities: impl ExactSizeIterator<Item = u32>) -> Result<(), LedgerError> {
     check_size(quantities.len())?;
     for quantity in quantities {
         if quantity == 0 {

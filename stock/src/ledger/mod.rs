@@ -29,9 +29,13 @@
 
 mod books;
 mod embedded;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "simulation")]
 mod simulated;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisLedger;
 pub use embedded::EmbeddedLedger;
 #[cfg(feature = "simulation")]
 pub use simulated::{FaultPlan, SimulatedLedger, SimulatedServer};
@@ -43,6 +47,9 @@ use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId}
 pub enum Ledger {
     /// In this process's memory; dies with it.
     Embedded(EmbeddedLedger),
+    /// In Redis, shared by all processes.
+    #[cfg(feature = "redis")]
+    Redis(RedisLedger),
     /// Outside the simulated process, with seeded faults.
     #[cfg(feature = "simulation")]
     Simulated(SimulatedLedger),
@@ -53,6 +60,8 @@ macro_rules! adapter {
     ($self:ident.$method:ident($($argument:expr),*)) => {
         match $self {
             Ledger::Embedded(ledger) => ledger.$method($($argument),*),
+            #[cfg(feature = "redis")]
+            Ledger::Redis(ledger) => ledger.$method($($argument),*).await,
             #[cfg(feature = "simulation")]
             Ledger::Simulated(ledger) => ledger.$method($($argument),*).await,
         }
@@ -66,6 +75,16 @@ impl Ledger {
     /// Ledger time, milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, LedgerError> {
         adapter!(self.now_ms())
+    }
+
+    /// Whether a reservation could be written now: an adapter whose memory is full or whose server takes no writes says no,
+    /// though it still tells the time.
+    pub async fn ready(&self) -> Result<(), LedgerError> {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(ledger) => ledger.ready().await,
+            other => other.now_ms().await.map(drop),
+        }
     }
 
     /// Takes units for a batch of attempts, in their order. See the contract for the order of its checks.

@@ -25,5 +25,7 @@ mod flag;
 mod ledger;
 
 mod embedded;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "simulation")]
 mod simulated;

@@ -1,0 +1,12 @@
+#!lua flags=allow-oom
+-- Forgets a sale that the database marked settled.
+--
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- ARGV    1 identity
+-- result  OK, also when it is not known; or AMNESIA
+-- crash   All of it or nothing. Repeated, it changes nothing. UNLINK frees big keys off the main thread.
+local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch')
+if books[2] and books[1] ~= ARGV[1] then return {'AMNESIA'} end
+-- Writes from here on.
+redis.call('UNLINK', unpack(KEYS))
+return {'OK'}

@@ -1,0 +1,110 @@
+#!lua
+-- Takes units for a batch of attempts, in their order.
+--
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- ARGV    1 identity, 2 epoch, 3 deadline (ledger time, ms), 4 owner (8 bytes),
+--         5 MessagePack, one after the other: ids, users, quantities, metadata by place ({} or {[place] = text})
+-- result  OK, now (ms), remaining, flag counter, one letter an attempt, then for each R and N in their order what it needs:
+--         T taken, R pending already (its value in orders), C confirmed, U released, Z paused, S not started, E ended,
+--         L limit reached, N not enough (what is left), X sold out
+--         or UNKNOWN, AMNESIA, CLOSED, EPOCH epoch, LATE, INVALID
+-- crash   All of it or nothing. An answer that got lost: the same ids give the same answers.
+local call, byte = redis.call, string.byte
+local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'paused', 'starts_at_ms', 'ends_at_ms', 'per_user_limit',
+  'remaining', 'pending', 'flag_counter', 'gated')
+if not books[3] then return {'UNKNOWN'} end
+if books[1] ~= ARGV[1] then return {'AMNESIA'} end
+if books[2] ~= '1' then return {'CLOSED'} end
+if books[3] ~= ARGV[2] then return {'EPOCH', books[3]} end
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now > tonumber(ARGV[3]) then return {'LATE'} end
+
+local ids, users, quantities, metadata = cmsgpack.unpack(ARGV[5])
+local count = #ids
+if #users ~= count or #quantities ~= count or #ARGV[4] ~= 8 then return {'INVALID'} end
+local before, flag_counter = tonumber(books[8]), tonumber(books[10])
+if count == 0 then return {'OK', now, before, flag_counter, ''} end
+
+-- Says no to every new id, whoever asks.
+local refusal
+if books[4] == '1' then
+  refusal = 'Z'
+elseif now < tonumber(books[5]) then
+  refusal = 'S'
+elseif now >= tonumber(books[6]) then
+  refusal = 'E'
+end
+local limit, remaining = tonumber(books[7]), before
+local states = call('HMGET', KEYS[2], unpack(ids))
+local held = call('HMGET', KEYS[3], unpack(users))
+local head = 'p' .. ARGV[4] .. now .. ':'
+local mine, holding = {}, {}
+local answer, extras = {}, {}
+local orders, members, taken, buyers = {}, {}, {}, {}
+for place = 1, count do
+  local id = ids[place]
+  local state = mine[id] or states[place]
+  if state then
+    local kind = byte(state)
+    if kind == 112 then
+      answer[place] = 'R'
+      extras[#extras + 1] = state
+    elseif kind == 99 then
+      answer[place] = 'C'
+    else
+      answer[place] = 'U'
+    end
+  elseif refusal then
+    answer[place] = refusal
+  else
+    local user, quantity = users[place], quantities[place]
+    local units = (holding[user] or tonumber(held[place] or 0)) + quantity
+    if units > limit then
+      answer[place] = 'L'
+    elseif remaining <= 0 then
+      answer[place] = 'X'
+    elseif remaining < quantity then
+      answer[place] = 'N'
+      extras[#extras + 1] = remaining
+    else
+      answer[place] = 'T'
+      remaining = remaining - quantity
+      holding[user] = units
+      local value = head .. quantity .. ':' .. user
+      if metadata[place] then value = value .. '\0' .. metadata[place] end
+      mine[id] = value
+      local at = 2 * #taken + 1
+      orders[at], orders[at + 1] = id, value
+      members[at], members[at + 1] = '0', id .. ARGV[4]
+      taken[#taken + 1] = id
+      buyers[#buyers + 1] = user
+    end
+  end
+end
+
+if #taken > 0 then
+  local used = {}
+  if books[11] == '1' then
+    local passes = call('HMGET', KEYS[5], unpack(buyers))
+    for place = 1, #buyers do
+      if passes[place] and string.sub(passes[place], -16) == taken[place] then used[#used + 1] = buyers[place] end
+    end
+  end
+  if before > 0 and remaining <= 0 then flag_counter = flag_counter + 1 end
+  -- Writes from here on.
+  local units = {}
+  for user, sum in pairs(holding) do
+    units[#units + 1] = user
+    units[#units + 1] = sum
+  end
+  call('HSET', KEYS[2], unpack(orders))
+  call('HSET', KEYS[3], unpack(units))
+  call('ZADD', KEYS[4], unpack(members))
+  call('HSET', KEYS[1], 'remaining', remaining, 'pending', tonumber(books[9]) + before - remaining, 'flag_counter', flag_counter)
+  if #used > 0 then
+    call('HDEL', KEYS[5], unpack(used))
+    call('ZREM', KEYS[6], unpack(used))
+  end
+end
+return {'OK', now, remaining, flag_counter, table.concat(answer), unpack(extras)}

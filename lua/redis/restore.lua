@@ -1,0 +1,52 @@
+#!lua
+-- Merges promises of one log into a closed state: absent => pending.
+--
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- ARGV    1 identity, 2 epoch, 3 owner (8 bytes),
+--         4 MessagePack, one after the other: ids, users, quantities, times of reserving (decimal texts), metadata by place
+-- result  OK; or UNKNOWN, AMNESIA, EPOCH epoch, OPEN, INVALID
+-- crash   All of it or nothing. Repeated, it changes nothing. The sale stays closed until open.lua.
+local call = redis.call
+local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'open', 'remaining', 'pending', 'flag_counter')
+if not books[2] then return {'UNKNOWN'} end
+if books[1] ~= ARGV[1] then return {'AMNESIA'} end
+if books[2] ~= ARGV[2] then return {'EPOCH', books[2]} end
+if books[3] == '1' then return {'OPEN'} end
+local ids, users, quantities, times, metadata = cmsgpack.unpack(ARGV[4])
+local count, owner = #ids, ARGV[3]
+if #users ~= count or #quantities ~= count or #times ~= count or #owner ~= 8 then return {'INVALID'} end
+if count == 0 then return {'OK'} end
+
+local states = call('HMGET', KEYS[2], unpack(ids))
+local held = call('HMGET', KEYS[3], unpack(users))
+local before, remaining, flag_counter = tonumber(books[4]), tonumber(books[4]), tonumber(books[6])
+local mine, holding = {}, {}
+local orders, members = {}, {}
+for place = 1, count do
+  local id = ids[place]
+  if not states[place] and not mine[id] then
+    local user, quantity = users[place], quantities[place]
+    remaining = remaining - quantity
+    holding[user] = (holding[user] or tonumber(held[place] or 0)) + quantity
+    local value = 'p' .. owner .. times[place] .. ':' .. quantity .. ':' .. user
+    if metadata[place] then value = value .. '\0' .. metadata[place] end
+    mine[id] = true
+    orders[#orders + 1] = id
+    orders[#orders + 1] = value
+    members[#members + 1] = '0'
+    members[#members + 1] = id .. owner
+  end
+end
+if #orders == 0 then return {'OK'} end
+if (before <= 0) ~= (remaining <= 0) then flag_counter = flag_counter + 1 end
+local units = {}
+for user, sum in pairs(holding) do
+  units[#units + 1] = user
+  units[#units + 1] = sum
+end
+-- Writes from here on. Passes are only counted once it is open, and installing it forgot them: none can be used here.
+call('HSET', KEYS[2], unpack(orders))
+call('HSET', KEYS[3], unpack(units))
+call('ZADD', KEYS[4], unpack(members))
+call('HSET', KEYS[1], 'remaining', remaining, 'pending', tonumber(books[5]) + before - remaining, 'flag_counter', flag_counter)
+return {'OK'}

@@ -1,0 +1,90 @@
+#!lua flags=allow-oom
+-- Confirms (absent or pending => confirmed) or releases (absent, pending or confirmed => released) orders, as the database has them.
+-- Allowed while closed for a rebuild, and when memory is full: it makes values smaller.
+--
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- ARGV    1 identity, 2 target: c or r, 3 MessagePack, one after the other: ids, users, quantities
+-- result  OK, epoch, remaining, flag counter; or UNKNOWN, AMNESIA, INVALID
+-- crash   All of it or nothing. Repeated, it changes nothing.
+local call, sub, match = redis.call, string.sub, string.match
+local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'remaining', 'pending', 'confirmed', 'flag_counter', 'gated')
+if not books[2] then return {'UNKNOWN'} end
+if books[1] ~= ARGV[1] then return {'AMNESIA'} end
+local target = ARGV[2]
+local ids, users, quantities = cmsgpack.unpack(ARGV[3])
+local count = #ids
+if #users ~= count or #quantities ~= count or (target ~= 'c' and target ~= 'r') then return {'INVALID'} end
+local before, flag_counter = tonumber(books[3]), tonumber(books[6])
+if count == 0 then return {'OK', books[2], before, flag_counter} end
+
+local states = call('HMGET', KEYS[2], unpack(ids))
+local remaining, pending, confirmed = before, tonumber(books[4]), tonumber(books[5])
+local now_known, change = {}, {}
+local orders, gone, fresh, buyers = {}, {}, {}, {}
+for place = 1, count do
+  local id = ids[place]
+  local state = now_known[id] or states[place]
+  local kind = state and sub(state, 1, 1)
+  if kind ~= 'r' and kind ~= target then
+    if kind == 'p' then
+      local quantity, user = match(state, '^%d+:(%d+):([^%z]*)', 10)
+      remaining, pending = remaining + quantity, pending - quantity
+      change[user] = (change[user] or 0) - quantity
+      gone[#gone + 1] = id .. sub(state, 2, 9)
+    elseif kind == 'c' then
+      local quantity, user = match(state, '^(%d+):(.*)$', 2)
+      remaining, confirmed = remaining + quantity, confirmed - quantity
+      change[user] = (change[user] or 0) - quantity
+    else
+      fresh[#fresh + 1] = id
+      buyers[#buyers + 1] = users[place]
+    end
+    local value = 'r'
+    if target == 'c' then
+      local user, quantity = users[place], quantities[place]
+      remaining, confirmed = remaining - quantity, confirmed + quantity
+      change[user] = (change[user] or 0) + quantity
+      value = 'c' .. quantity .. ':' .. user
+    end
+    now_known[id] = value
+    orders[#orders + 1] = id
+    orders[#orders + 1] = value
+  end
+end
+if #orders == 0 then return {'OK', books[2], before, flag_counter} end
+
+local changed, units, nobody = {}, {}, {}
+for user, difference in pairs(change) do
+  if difference ~= 0 then changed[#changed + 1] = user end
+end
+if #changed > 0 then
+  local held = call('HMGET', KEYS[3], unpack(changed))
+  for place, user in ipairs(changed) do
+    local sum = tonumber(held[place] or 0) + change[user]
+    if sum > 0 then
+      units[#units + 1] = user
+      units[#units + 1] = sum
+    else
+      nobody[#nobody + 1] = user
+    end
+  end
+end
+local used = {}
+if books[7] == '1' and #fresh > 0 then
+  local passes = call('HMGET', KEYS[5], unpack(buyers))
+  for place = 1, #fresh do
+    if passes[place] and sub(passes[place], -16) == fresh[place] then used[#used + 1] = buyers[place] end
+  end
+end
+if (before <= 0) ~= (remaining <= 0) then flag_counter = flag_counter + 1 end
+-- Writes from here on.
+call('HSET', KEYS[2], unpack(orders))
+if #units > 0 then call('HSET', KEYS[3], unpack(units)) end
+if #nobody > 0 then call('HDEL', KEYS[3], unpack(nobody)) end
+if #gone > 0 then call('ZREM', KEYS[4], unpack(gone)) end
+if #used > 0 then
+  call('HDEL', KEYS[5], unpack(used))
+  call('ZREM', KEYS[6], unpack(used))
+end
+call('HSET', KEYS[1], 'remaining', remaining, 'pending', pending, 'confirmed', confirmed, 'flag_counter', flag_counter)
+return {'OK', books[2], remaining, flag_counter}

@@ -1,0 +1,348 @@
+//! Finding the primary, greeting it, and learning whether it may hold a ledger. It keeps no connection.
+//!
+//! A password never leaves this file: errors show addresses only.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo};
+
+use super::scripts;
+use crate::StockConfig;
+use crate::config::{ConfigError, RedisMode};
+
+/// How long the TCP connection and the login may take.
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long one command may take. What takes longer may still be carried out.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// The kernel gives up unacknowledged bytes after this.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Scripts with flags came with this version.
+const MAJOR_VERSION_MIN: u32 = 7;
+
+/// Why Redis cannot hold the ledger, now or at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RedisStartError {
+    /// The section `[stock]` cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No answer, or none in time.
+    #[error("Redis at {server} is out of reach: {reason}")]
+    Unreachable {
+        /// Where.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// It wants another login.
+    #[error("Redis at {server} refuses the login: {reason}; put user and password into stock.redis_urls")]
+    Login {
+        /// Where.
+        server: String,
+        /// What it said.
+        reason: String,
+    },
+    /// No Sentinel answers, or none knows the name.
+    #[error("no Sentinel names the primary of {master}: {reason}")]
+    NoPrimary {
+        /// `stock.sentinel_master`.
+        master: String,
+        /// What the last one said.
+        reason: String,
+    },
+    /// A replica: it takes no writes.
+    #[error(
+        "Redis at {server} is a replica; name the primary in stock.redis_urls, or use stock.redis_mode = \"sentinel\""
+    )]
+    Replica {
+        /// Where.
+        server: String,
+    },
+    /// It reads its data back in.
+    #[error("Redis at {server} is loading its data")]
+    Loading {
+        /// Where.
+        server: String,
+    },
+    /// It lacks what the scripts need.
+    #[error(
+        "Redis at {server} is version {version}; the ledger's scripts need {MAJOR_VERSION_MIN}.0 or newer"
+    )]
+    TooOld {
+        /// Where.
+        server: String,
+        /// What it is.
+        version: String,
+    },
+    /// It would throw reservations away when memory gets short.
+    #[error(
+        "Redis at {server} has maxmemory-policy {policy}, which throws stock away when memory gets short; set it to noeviction"
+    )]
+    Evicting {
+        /// Where.
+        server: String,
+        /// What is set.
+        policy: String,
+    },
+    /// A script does not work there.
+    #[error("Redis at {server}: script {script}: {problem}")]
+    Script {
+        /// Where.
+        server: String,
+        /// Which one.
+        script: &'static str,
+        /// What happened.
+        problem: String,
+    },
+    /// The operating system gives no thread.
+    #[error("no thread for the connection to Redis: {0}")]
+    Thread(String),
+}
+
+impl RedisStartError {
+    /// Whether waiting cannot help: somebody has to change something first.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Config(_)
+            | Self::Login { .. }
+            | Self::Replica { .. }
+            | Self::TooOld { .. }
+            | Self::Evicting { .. }
+            | Self::Script { .. }
+            | Self::Thread(_) => true,
+            Self::Unreachable { .. } | Self::NoPrimary { .. } | Self::Loading { .. } => false,
+        }
+    }
+}
+
+/// Where the primary is, or who knows.
+#[derive(Debug)]
+pub(super) struct Target {
+    addresses: Vec<ConnectionInfo>,
+    /// The primary's name, when `addresses` are Sentinels.
+    sentinel_master: Option<String>,
+    /// The Sentinel that answered last is asked first.
+    answered: AtomicUsize,
+}
+
+/// A primary that was greeted: its scripts are loaded and nothing speaks against it.
+pub(super) struct Primary {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) identity: String,
+    pub(super) server: String,
+}
+
+impl Target {
+    pub(super) fn new(config: &StockConfig) -> Result<Self, RedisStartError> {
+        config.check()?;
+        let parse = |url: &crate::config::ServerUrl| {
+            let settings =
+                redis::io::tcp::TcpSettings::default().set_nodelay(true).set_user_timeout(TCP_USER_TIMEOUT);
+            let parsed = url.reveal().into_connection_info().map_err(|error| ConfigError::Wrong {
+                key: "stock.redis_urls",
+                problem: format!("\"{url}\": {}", error.category()),
+            });
+            parsed.map(|info| info.set_tcp_settings(settings))
+        };
+        let addresses = config.redis_urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let sentinel_master =
+            (config.redis_mode == RedisMode::Sentinel).then(|| config.sentinel_master.clone());
+        Ok(Self { addresses, sentinel_master, answered: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn has_sentinels(&self) -> bool {
+        self.sentinel_master.is_some()
+    }
+
+    /// Where the primary is now. Sentinels are asked, one after the other.
+    pub(super) async fn primary(&self) -> Result<ConnectionInfo, RedisStartError> {
+        let Some(master) = &self.sentinel_master else {
+            return Ok(self.addresses[0].clone());
+        };
+        let first = self.answered.load(Ordering::Relaxed);
+        let mut reason = String::new();
+        for turn in 0..self.addresses.len() {
+            let place = (first + turn) % self.addresses.len();
+            let sentinel = &self.addresses[place];
+            match ask_sentinel(sentinel, master).await {
+                Ok(Some((host, port))) => {
+                    self.answered.store(place, Ordering::Relaxed);
+                    return Ok(sentinel.clone().set_addr(ConnectionAddr::Tcp(host, port)));
+                }
+                Ok(None) => reason = format!("{} does not know that name", sentinel.addr()),
+                Err(error) => reason = format!("{}: {error}", sentinel.addr()),
+            }
+        }
+        Err(RedisStartError::NoPrimary { master: master.clone(), reason })
+    }
+
+    /// Connects to the primary and learns who it is, before anything else is sent to it.
+    pub(super) async fn greet(&self) -> Result<Primary, RedisStartError> {
+        let address = self.primary().await?;
+        let server = address.addr().to_string();
+        let mut connection = connect(address).await.map_err(|error| unreachable(&server, &error))?;
+        let info: String = redis::cmd("INFO")
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| unreachable(&server, &error))?;
+        let info = Info { text: &info };
+        info.check(&server)?;
+        for script in scripts::all() {
+            let loaded: Result<String, _> =
+                redis::cmd("SCRIPT").arg("LOAD").arg(script.code).query_async(&mut connection).await;
+            match loaded {
+                Ok(sha) if sha == script.sha => {}
+                Ok(sha) => {
+                    let problem = format!("its SHA-1 is {sha} there, {} here", script.sha);
+                    return Err(RedisStartError::Script { server, script: script.name, problem });
+                }
+                Err(error) if error.code().is_some_and(|code| code != "LOADING") => {
+                    return Err(RedisStartError::Script {
+                        server,
+                        script: script.name,
+                        problem: error.to_string(),
+                    });
+                }
+                Err(error) => return Err(unreachable(&server, &error)),
+            }
+        }
+        Ok(Primary { connection, identity: info.identity(), server })
+    }
+}
+
+/// Who answers on this connection now, and whether it is a primary still.
+pub(super) async fn identity(connection: &mut MultiplexedConnection) -> Result<Option<String>, String> {
+    let info: Result<String, _> =
+        redis::cmd("INFO").arg("server").arg("replication").query_async(connection).await;
+    let info = info.map_err(|error| error.to_string())?;
+    let info = Info { text: &info };
+    Ok((info.value("role") == "master").then(|| info.identity()))
+}
+
+async fn connect(address: ConnectionInfo) -> Result<MultiplexedConnection, redis::RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECTION_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+    Client::open(address)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+async fn ask_sentinel(
+    sentinel: &ConnectionInfo,
+    master: &str,
+) -> Result<Option<(String, u16)>, redis::RedisError> {
+    // The login is the primary's: a Sentinel gets it only if it asks for one.
+    let open = sentinel.clone().set_redis_settings(redis::RedisConnectionInfo::default());
+    let with_login = || {
+        let settings = sentinel.redis_settings().clone().set_db(0);
+        sentinel.clone().set_redis_settings(settings)
+    };
+    let mut ask = redis::cmd("SENTINEL");
+    ask.arg("get-master-addr-by-name").arg(master);
+    let answer = match connect(open).await {
+        Ok(mut connection) => ask.query_async(&mut connection).await,
+        Err(error) => Err(error),
+    };
+    match answer {
+        Err(error) if error.code() == Some("NOAUTH") || error.kind() == ErrorKind::AuthenticationFailed => {
+            ask.query_async(&mut connect(with_login()).await?).await
+        }
+        answer => answer,
+    }
+}
+
+fn unreachable(server: &str, error: &redis::RedisError) -> RedisStartError {
+    let (server, reason) = (server.to_owned(), error.to_string());
+    match error.code() {
+        Some("LOADING") => RedisStartError::Loading { server },
+        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => RedisStartError::Login { server, reason },
+        _ if error.kind() == ErrorKind::AuthenticationFailed => RedisStartError::Login { server, reason },
+        _ => RedisStartError::Unreachable { server, reason },
+    }
+}
+
+/// The answer to INFO.
+struct Info<'a> {
+    text: &'a str,
+}
+
+impl Info<'_> {
+    fn value(&self, name: &str) -> &str {
+        let of = |line: &'_ str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+        self.text.lines().find(|line| of(line)).map_or("", |line| line[name.len() + 1..].trim())
+    }
+
+    /// A restart changes the first half, a promotion or another history the second one.
+    fn identity(&self) -> String {
+        format!("{}:{}", self.value("run_id"), self.value("master_replid"))
+    }
+
+    fn check(&self, server: &str) -> Result<(), RedisStartError> {
+        let server = server.to_owned();
+        let version = self.value("redis_version");
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_none_or(|major| major < MAJOR_VERSION_MIN) {
+            return Err(RedisStartError::TooOld { server, version: version.to_owned() });
+        }
+        if self.value("loading") == "1" {
+            return Err(RedisStartError::Loading { server });
+        }
+        if self.value("role") != "master" {
+            return Err(RedisStartError::Replica { server });
+        }
+        let policy = self.value("maxmemory_policy");
+        if policy != "noeviction" {
+            return Err(RedisStartError::Evicting { server, policy: policy.to_owned() });
+        }
+        if self.value("aof_enabled") != "1" {
+            tracing::warn!(
+                server,
+                "Redis keeps no append-only file: each restart loses every reservation, and the ledger is rebuilt from the \
+                 logs and the database; set appendonly yes"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:aa\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n\
+                        # Persistence\r\nloading:0\r\naof_enabled:1\r\n# Replication\r\nrole:master\r\nmaster_replid:bb\r\n";
+
+    #[test]
+    fn a_good_server_passes_and_tells_who_it_is() {
+        let info = Info { text: GOOD };
+        assert_eq!(info.check("here"), Ok(()));
+        assert_eq!(info.identity(), "aa:bb");
+    }
+
+    #[test]
+    fn what_speaks_against_a_server_is_named() {
+        for (good, bad, word) in [
+            ("redis_version:7.0.15", "redis_version:6.2.0", "6.2.0"),
+            ("loading:0", "loading:1", "loading"),
+            ("role:master", "role:slave", "replica"),
+            ("noeviction", "allkeys-lru", "allkeys-lru"),
+        ] {
+            let text = GOOD.replace(good, bad);
+            let error = Info { text: &text }.check("here").unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("here"), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_checked_without_showing_passwords() {
+        let config = |url: &str| {
+            let urls = [url];
+            let config = serde_json::json!({"backend": "redis", "redis_urls": urls});
+            Target::new(&serde_json::from_value(config).unwrap())
+        };
+        assert!(config("redis://:s3cret@127.0.0.1:6379/2").is_ok());
+        let error = config("redis://:s3cret@127.0.0.1:6379/two").unwrap_err().to_string();
+        assert!(error.contains("stock.redis_urls") && !error.contains("s3cret"), "{error}");
+    }
+}
