@@ -9,23 +9,23 @@ use gateway::catalog::{Catalog, CatalogSale};
 use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
 use order_worker::{AuditError, Database, DatabaseError, ReconcileError, audit, bring};
 use queue::Topic;
-use stock::{OrderId, SaleDefinition, SaleId, Stock, UserId};
+use stock::{OrderId, SaleDefinition, SaleId, Seat, Stock, UserId};
 
 /// See the module.
 pub(crate) struct RootBooks {
     database: Database,
     stock: Arc<Stock>,
     orders: Topic,
-    /// Of the ledger that this process rebuilt.
-    epoch: u64,
+    /// Says which life of the ledger purchases may name.
+    seat: Arc<Seat>,
     /// The gateway's, which is made after these books.
     catalog: OnceLock<Arc<Catalog>>,
 }
 
 impl RootBooks {
     /// Books that are offered nowhere yet.
-    pub(crate) fn new(database: Database, stock: Arc<Stock>, orders: Topic, epoch: u64) -> Self {
-        Self { database, stock, orders, epoch, catalog: OnceLock::new() }
+    pub(crate) fn new(database: Database, stock: Arc<Stock>, orders: Topic, seat: Arc<Seat>) -> Self {
+        Self { database, stock, orders, seat, catalog: OnceLock::new() }
     }
 
     /// From now on changes show in `catalog`.
@@ -36,6 +36,7 @@ impl RootBooks {
     /// Reads all sales into the gateway's memory. Sales that are settled are left out: nobody can buy there any more, and
     /// their orders are found by id.
     pub(crate) async fn refresh_catalog(&self) -> Result<(), DatabaseError> {
+        let epoch = self.seat.offered();
         let mut rows = self.database.sales().await?;
         rows.retain(|row| !row.settled);
         rows.sort_by_key(|row| (row.definition.starts_at, row.definition.id.clone()));
@@ -45,7 +46,7 @@ impl RootBooks {
                 version: row.version,
                 total: row.total,
                 paused_by: row.paused_by,
-                epoch: self.epoch,
+                epoch,
                 definition: row.definition,
             })
             .collect();
@@ -142,7 +143,7 @@ impl Books for RootBooks {
                 sold: books.sold,
                 backlog,
                 at_rest: backlog == 0 && books.at_rest.unwrap_or(row.settled),
-                epoch: ledger.map_or(self.epoch, |ledger| ledger.epoch),
+                epoch: ledger.map_or_else(|| self.seat.offered(), |ledger| ledger.epoch),
                 paused_by: row.paused_by,
             }))
         })

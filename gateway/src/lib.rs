@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use queue::Topic;
-use stock::{Now, Owner, Stock};
+use stock::{Now, Owner, Seat, Stock};
 
 use auth::Authenticator;
 use background::Health;
@@ -84,6 +84,8 @@ pub struct GatewayParts {
     pub topic: Topic,
     /// This instance: the id of its log directory.
     pub owner: Owner,
+    /// Its seat among the instances on the ledger.
+    pub seat: Arc<Seat>,
     /// The group whose offset tells what has been drained.
     pub drain_group: String,
     /// Orders a second to count with until a rate has been seen.
@@ -133,7 +135,19 @@ impl Gateway {
     /// The first configuration key that is wrong.
     pub fn new(parts: GatewayParts, registry: &mut Registry) -> Result<Self, ConfigError> {
         let GatewayParts {
-            gateway, admin, auth, gate, limits, stock, topic, owner, books, now, random, ..
+            gateway,
+            admin,
+            auth,
+            gate,
+            limits,
+            stock,
+            topic,
+            owner,
+            seat,
+            books,
+            now,
+            random,
+            ..
         } = parts;
         gateway.validate()?;
         limits.validate()?;
@@ -158,6 +172,7 @@ impl Gateway {
             stock: stock.clone(),
             topic,
             owner,
+            seat,
             catalog: catalog.clone(),
             passes: passes.clone(),
             limits: limits.clone(),

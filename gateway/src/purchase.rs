@@ -12,7 +12,7 @@ use std::time::Duration;
 use queue::Topic;
 use queue::failpoint::hit;
 use stock::ledger::ReserveRequest;
-use stock::{OrderId, Owner, Stock};
+use stock::{OrderId, Owner, Seat, Stock};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -145,6 +145,8 @@ pub struct PurchaseParts {
     pub topic: Topic,
     /// This instance.
     pub owner: Owner,
+    /// Its seat among the others: whatever may lead to a record enters it.
+    pub seat: Arc<Seat>,
     /// The sales on offer.
     pub catalog: Arc<Catalog>,
     /// Checks passes.

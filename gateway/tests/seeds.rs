@@ -176,6 +176,7 @@ impl World {
             stock: stock.clone(),
             topic: topic.clone(),
             owner: Owner(queue.instance()),
+            seat: seat_at(1),
             drain_group: support::DRAIN_GROUP.into(),
             drain_rate_hint: None,
             books: Arc::new(MapBooks::new(stock.clone())),
@@ -336,4 +337,12 @@ fn new_pass(gateway: &Gateway, user: u64) -> (String, OrderId) {
     let order_id = OrderId::new(BASE_MS, &sale, user);
     let user = format!("user-{user}").parse().expect("a user");
     (gateway.passes().issue(&Pass { sale, user, order_id, expires_at_ms: BASE_MS + 3_600_000 }), order_id)
+}
+
+/// A seat whose log is merged into the ledger of `epoch`.
+fn seat_at(epoch: u64) -> Arc<stock::Seat> {
+    let seat = stock::Seat::new();
+    seat.raise(epoch);
+    seat.offer(epoch);
+    Arc::new(seat)
 }

@@ -30,11 +30,12 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
     let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
     let epoch = resume_or_rebuild(&database, &stock, &instance.orders, instance.owner).await?;
+    instance.seat.offer(epoch);
     let foundation = Foundation { now, database, stock };
 
     // 3. The drain and what follows it, on a thread of their own: its commits block.
     let metrics = WorkerMetrics::new(&mut registry);
-    let buyers = Buyers::new(&config, &foundation, &instance, epoch, &mut registry).await?;
+    let buyers = Buyers::new(&config, &foundation, &instance, &mut registry).await?;
     let (stop, stopping) = watch::channel(false);
     let worker = WorkerParts {
         database: foundation.database.clone(),

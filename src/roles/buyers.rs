@@ -7,7 +7,7 @@ use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
 use order_worker::DRAIN_GROUP;
 use prometheus_client::registry::Registry;
-use stock::SaleId;
+use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
 
 use super::instance::Instance;
@@ -31,11 +31,11 @@ impl Buyers {
         config: &Config,
         foundation: &Foundation,
         instance: &Instance,
-        epoch: u64,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let Foundation { now, database, stock } = foundation.clone();
-        let books = Arc::new(RootBooks::new(database, stock.clone(), instance.orders.clone(), epoch));
+        let (orders, seat) = (instance.orders.clone(), instance.seat.clone());
+        let books = Arc::new(RootBooks::new(database, stock.clone(), orders, seat.clone()));
         let parts = GatewayParts {
             gateway: config.gateway.clone(),
             admin: config.admin.clone(),
@@ -45,6 +45,7 @@ impl Buyers {
             stock,
             topic: instance.orders.clone(),
             owner: instance.owner,
+            seat: seat.clone(),
             drain_group: DRAIN_GROUP.to_owned(),
             drain_rate_hint: Some(config.drain.orders_per_second_max),
             books: books.clone(),
@@ -55,7 +56,7 @@ impl Buyers {
         let gateway = Arc::new(gateway);
         books.offer_through(gateway.catalog().clone());
         books.refresh_catalog().await?;
-        let catalog = tokio::spawn(keep_catalog(books));
+        let catalog = tokio::spawn(keep_catalog(books, seat));
         Ok(Self { gateway, catalog })
     }
 
@@ -91,9 +92,12 @@ impl Buyers {
     }
 }
 
-async fn keep_catalog(books: Arc<RootBooks>) {
+/// Follows the rows, and at once an epoch that purchases may name.
+async fn keep_catalog(books: Arc<RootBooks>, seat: Arc<Seat>) {
+    let mut offers = seat.offers();
     loop {
-        tokio::time::sleep(CATALOG_INTERVAL).await;
+        // The seat is held here: its offers never end.
+        let _ = tokio::time::timeout(CATALOG_INTERVAL, offers.changed()).await;
         if let Err(error) = books.refresh_catalog().await {
             tracing::warn!(%error, "the sales could not be read again; those in memory stay");
         }

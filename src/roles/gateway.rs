@@ -27,10 +27,11 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 2. The ledger, which others may have completed long ago.
     let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
     let epoch = resume_or_rebuild(&database, &stock, &instance.orders, instance.owner).await?;
+    instance.seat.offer(epoch);
     let foundation = Foundation { now, database, stock };
 
     // 3. The buyers.
-    let buyers = Buyers::new(&config, &foundation, &instance, epoch, &mut registry).await?;
+    let buyers = Buyers::new(&config, &foundation, &instance, &mut registry).await?;
     let running = buyers.start(registry)?;
     buyers.greet(&config, &running, None);
     let ended = tokio::select! {

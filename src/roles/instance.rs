@@ -1,12 +1,13 @@
 //! This process's own log and its place in the registry of logs that may hold promises.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::{DRAIN_GROUP, Database, ORDERS_TOPIC};
 use prometheus_client::registry::Registry;
 use queue::{Queue, QueueError, Topic, TopicState};
 use stock::config::StockBackend;
-use stock::{Now, Owner};
+use stock::{Now, Owner, Seat};
 use tokio::time::{Instant, sleep};
 
 use super::StartError;
@@ -22,6 +23,7 @@ pub(super) struct Instance {
     queue: Queue,
     pub(super) orders: Topic,
     pub(super) owner: Owner,
+    pub(super) seat: Arc<Seat>,
 }
 
 impl Instance {
@@ -31,7 +33,7 @@ impl Instance {
         let orders = queue.topic(ORDERS_TOPIC)?;
         registry.register_collector(Box::new(order_worker::BacklogMetrics(orders.clone())));
         let owner = Owner(queue.instance());
-        Ok(Self { queue, orders, owner })
+        Ok(Self { queue, orders, owner, seat: Arc::default() })
     }
 
     /// Makes the workers' group: a log without it would keep no record for a worker that comes late.

@@ -10,6 +10,7 @@ pub mod ledger;
 mod metrics;
 pub mod reservation;
 pub mod sale;
+pub mod seat;
 mod stock;
 pub mod timestamp;
 
@@ -23,6 +24,7 @@ pub use ledger::RedisLedger;
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion};
+pub use seat::{Seat, UnderWay};
 pub use stock::Stock;
 pub use timestamp::Timestamp;
 

@@ -72,6 +72,7 @@ async fn unrest_of(inside: &Inside) -> Option<String> {
     for row in inside.database.sales().await.expect("the sales").into_iter().filter(|row| !row.settled) {
         let sale = row.definition.id.clone();
         match inside.stock.ledger().snapshot(&sale).await {
+            Err(LedgerError::UnknownSale(_)) if is_settled(inside, &sale).await => {}
             Err(error) => return Some(format!("the ledger does not show sale {sale}: {error}")),
             Ok(snapshot) if !snapshot.open => return Some(format!("sale {sale} is closed")),
             Ok(snapshot) if snapshot.pending > 0 => {
@@ -106,10 +107,15 @@ pub(crate) async fn check(world: &World, inside: &Inside, claims: &Claims, sold_
                 check_flag(world, inside, &sale, &snapshot);
                 check_ids(inside, &sale, &of_sale, claims).await;
             }
-            Err(LedgerError::UnknownSale(_)) if row.settled => {}
+            // It may have been settled since its row was read.
+            Err(LedgerError::UnknownSale(_)) if is_settled(inside, &sale).await => {}
             Err(error) => panic!("the ledger does not show sale {sale}: {error}"),
         }
     }
+}
+
+async fn is_settled(inside: &Inside, sale: &SaleId) -> bool {
+    inside.database.sale(sale).await.expect("the sale").is_none_or(|row| row.settled)
 }
 
 async fn all_rows(inside: &Inside) -> BTreeMap<OrderId, OrderRow> {

@@ -24,7 +24,9 @@ use order_worker::{
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, NewRecord, Queue, Storage, Topic, TopicState};
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
-use stock::{EmbeddedFlag, EmbeddedLedger, Flag, OrderId, Owner, SaleDefinition, SaleId, Stock, UserId};
+use stock::{
+    EmbeddedFlag, EmbeddedLedger, Flag, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId,
+};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -169,10 +171,13 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
     let epoch = resume_or_rebuild(&database, &stock, &topic, owner).await.map_err(text)?;
 
+    let seat = Arc::new(Seat::new());
+    seat.offer(epoch);
+
     // 3. The gateway and the drain.
-    let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), epoch));
+    let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));
     let drain = DrainConfig { batch_size_max: 16, ..DrainConfig::default() };
-    let parts = gateway_parts(stock.clone(), topic.clone(), owner, books.clone(), now, random);
+    let parts = gateway_parts(stock.clone(), topic.clone(), (owner, seat), books.clone(), now, random);
     let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);
     books.offer_through(gateway.catalog().clone());
     books.refresh_catalog().await.map_err(text)?;
@@ -192,7 +197,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
 fn gateway_parts(
     stock: Arc<Stock>,
     topic: Topic,
-    owner: Owner,
+    (owner, seat): (Owner, Arc<Seat>),
     books: Arc<RootBooks>,
     now: stock::Now,
     random: gateway::Random,
@@ -208,6 +213,7 @@ fn gateway_parts(
         stock,
         topic,
         owner,
+        seat,
         drain_group: DRAIN_GROUP.into(),
         drain_rate_hint: None,
         books,

@@ -6,6 +6,9 @@
 //! - after it, before the append: units pending for this owner that its log lacks. Recovery appends them at the next start.
 //! - after the append, before it is durable: the same, or a record that is there after all. Appending again is harmless.
 //! - durable, before the answer: an order that nobody was told of. The same pass, or `GET /orders/{id}`, finds it.
+//!
+//! A batch enters the seat's barrier before the ledger call and leaves it when each of its records is durable, or certain never
+//! to be: the log is not merged into a new life of the ledger in between.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,9 +18,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use queue::failpoint::hit;
-use queue::{Append, NewRecord, Permit};
+use queue::{Append, AppendError, NewRecord, Permit};
 use stock::ledger::{BATCH_MAX, ReserveAnswer, ReserveBatch, ReserveOutcome, ReserveRequest};
-use stock::{LedgerError, OrderId, Reservation, SaleId};
+use stock::{LedgerError, OrderId, Reservation, SaleId, UnderWay};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
@@ -112,13 +115,40 @@ struct Reserved {
     deadline_ms: u64,
     asked: Vec<Asked>,
     result: Result<ReserveAnswer, LedgerError>,
+    /// `None`: the barrier let nothing of its epoch begin.
+    under_way: Option<UnderWay>,
 }
 
 /// An attempt whose record is in the log's ring.
 struct Promised {
     order_id: OrderId,
-    append: Append,
+    append: Appending,
     told: Told,
+}
+
+/// A record in the log's ring.
+pub(super) struct Appending {
+    append: Append,
+    /// Whether its end will be believed; the record is there or not all the same.
+    heard: bool,
+}
+
+impl Appending {
+    /// Its position once it is durable. `None`: that will not be known, and it must be appended again. When this is ready,
+    /// nothing of it can reach the log any more, or `under_way` has been told so.
+    pub(super) async fn durable(self, under_way: &mut Option<UnderWay>) -> Option<queue::Position> {
+        match self.append.await {
+            Ok(position) => self.heard.then_some(position),
+            // A failed sync: the record may be found after the next start, so this process must not merge its log.
+            Err(AppendError::Uncertain) => {
+                if let Some(under_way) = under_way.take() {
+                    under_way.never_ends();
+                }
+                None
+            }
+            Err(AppendError::Closed | AppendError::RecordSize) => None,
+        }
+    }
 }
 
 impl Purchases {
@@ -139,9 +169,9 @@ impl Purchases {
                 Some(reserved) = calls.next() => {
                     self.lanes.finished(&reserved.sale.id);
                     let sale = reserved.sale.clone();
-                    let promised = decide(&self.parts, reserved);
+                    let (promised, under_way) = decide(&self.parts, reserved);
                     if !promised.is_empty() {
-                        promises.push(keep(&self.parts, sale, promised));
+                        promises.push(keep(&self.parts, sale, promised, under_way));
                     }
                 }
                 Some(()) = promises.next() => {}
@@ -165,7 +195,11 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
     }
     let batch =
         ReserveBatch { sale: sale.id.clone(), epoch: sale.epoch, deadline_ms, owner: parts.owner, requests };
-    let result = if hit("gateway.reserving") {
+    let under_way = parts.seat.enter(batch.epoch);
+    let result = if under_way.is_none() {
+        // A newer life has begun, and the catalog will name it in a moment.
+        Err(LedgerError::Closed)
+    } else if hit("gateway.reserving") {
         Err(LedgerError::Unavailable("failpoint".into()))
     } else {
         match timeout(LEDGER_ANSWER_MAX, parts.stock.reserve(&batch)).await {
@@ -174,20 +208,24 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
             Err(_) => Err(LedgerError::Uncertain("no answer in time".into())),
         }
     };
-    Reserved { sale, deadline_ms, asked, result }
+    Reserved { sale, deadline_ms, asked, result, under_way }
 }
 
 /// Answers what is decided, and appends what was taken: when this returns, every taken unit's record is in the log's ring.
-fn decide(parts: &PurchaseParts, reserved: Reserved) -> Vec<Promised> {
-    let Reserved { sale, deadline_ms, asked, result } = reserved;
+fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<UnderWay>) {
+    let Reserved { sale, deadline_ms, asked, result, under_way } = reserved;
     let outcomes = match result {
         Ok(answer) if answer.outcomes.len() == asked.len() => answer.outcomes,
         Ok(answer) => {
             tracing::error!(sale = %sale.id, asked = asked.len(), answered = answer.outcomes.len(),
                 "the ledger answered for another number of attempts than it was asked for");
-            return all_uncertain(parts, &sale, deadline_ms, asked);
+            all_uncertain(parts, &sale, deadline_ms, asked);
+            return (Vec::new(), under_way);
         }
-        Err(LedgerError::Uncertain(_)) => return all_uncertain(parts, &sale, deadline_ms, asked),
+        Err(LedgerError::Uncertain(_)) => {
+            all_uncertain(parts, &sale, deadline_ms, asked);
+            return (Vec::new(), under_way);
+        }
         // Nothing was taken: out of reach, rebuilding, another life, too late. Any of these may be over soon.
         Err(
             LedgerError::Unavailable(_)
@@ -200,14 +238,14 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> Vec<Promised> {
             for attempt in asked {
                 attempt.told.tell(parts, PurchaseAnswer::Busy);
             }
-            return Vec::new();
+            return (Vec::new(), under_way);
         }
         Err(error @ (LedgerError::Invalid(_) | LedgerError::Open)) => {
             tracing::error!(sale = %sale.id, %error, "the ledger does not take our batch: this is a bug");
             for attempt in asked {
                 attempt.told.tell(parts, PurchaseAnswer::Busy);
             }
-            return Vec::new();
+            return (Vec::new(), under_way);
         }
     };
 
@@ -245,17 +283,16 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> Vec<Promised> {
         };
         attempt.told.tell(parts, answer);
     }
-    promised
+    (promised, under_way)
 }
 
-fn all_uncertain(parts: &PurchaseParts, sale: &Sale, deadline_ms: u64, asked: Vec<Asked>) -> Vec<Promised> {
+fn all_uncertain(parts: &PurchaseParts, sale: &Sale, deadline_ms: u64, asked: Vec<Asked>) {
     // Only after the deadline is it certain that nothing more of the batch will be taken.
     parts.recovery.request(&sale.id, deadline_ms + 1);
     for attempt in asked {
         let order_id = attempt.order_id;
         attempt.told.tell(parts, PurchaseAnswer::Uncertain { order_id });
     }
-    Vec::new()
 }
 
 /// Puts the reservation into the log's ring. `None`: it could not be, and recovery has to.
@@ -264,7 +301,7 @@ pub(super) fn append(
     permit: Permit,
     payload_bytes: usize,
     reservation: &Reservation,
-) -> Option<Append> {
+) -> Option<Appending> {
     let payload = reservation.encode().ok()?;
     // What is remembered of a first attempt may be longer than this one's.
     let permit =
@@ -275,23 +312,26 @@ pub(super) fn append(
     let key = reservation.order_id.to_string();
     let record = NewRecord { key: key.as_bytes(), tag: "order", deliver_at_ms: None, payload: &payload };
     let append = parts.topic.append(permit, record);
-    if hit("gateway.appended") {
-        return None;
-    }
+    let heard = !hit("gateway.appended");
     parts.progress.begin(reservation.order_id);
-    Some(append)
+    Some(Appending { append, heard })
 }
 
-/// Waits until each record is durable, in log order, and only then answers.
-async fn keep(parts: &PurchaseParts, sale: Arc<Sale>, promised: Vec<Promised>) {
+/// Waits until each record is durable, in log order, and only then answers. The barrier is passed when all have ended.
+async fn keep(
+    parts: &PurchaseParts,
+    sale: Arc<Sale>,
+    promised: Vec<Promised>,
+    mut under_way: Option<UnderWay>,
+) {
     let mut unsure = false;
     for Promised { order_id, append, told } in promised {
-        let durable = append.await;
+        let durable = append.durable(&mut under_way).await;
         match durable {
-            Ok(position) => parts.progress.remember(order_id, position),
-            Err(_) => parts.progress.give_up(order_id),
+            Some(position) => parts.progress.remember(order_id, position),
+            None => parts.progress.give_up(order_id),
         }
-        let answer = if durable.is_ok() && !hit("gateway.durable") {
+        let answer = if durable.is_some() && !hit("gateway.durable") {
             PurchaseAnswer::Accepted { order_id, estimate: parts.progress.estimate(order_id) }
         } else {
             unsure = true;

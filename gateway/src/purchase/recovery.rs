@@ -1,8 +1,10 @@
-//! The owner's recovery: units that the ledger holds for this instance get their record into this instance's log.
+//! The recovery: units that the ledger holds for this instance, or for one that is taken for dead, get their record into this
+//! instance's log.
 //!
 //! It looks at every sale when it comes on offer (a crash may have come between ledger and log), once more when a batch of
-//! an earlier life of the process can no longer execute, and after every batch whose end is not known. Appending what the
-//! log holds already is harmless; forgetting one would leak its units.
+//! an earlier life of the process can no longer execute, and after every batch whose end is not known; for the dead every now
+//! and then. Appending what some log holds already is harmless, whoever comes back and appends it as well; forgetting one
+//! would leak its units. It never appends what a new life of the ledger may not know: see `Page`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use queue::Refused;
 use stock::ledger::BATCH_MAX;
-use stock::{LedgerError, SaleId};
+use stock::{LedgerError, OrderId, Owner, Reservation, SaleId, UnderWay};
 use tokio::sync::{Notify, watch};
 
 use super::{BATCH_DEADLINE_MS, PurchaseParts, batch};
@@ -20,6 +22,8 @@ use super::{BATCH_DEADLINE_MS, PurchaseParts, batch};
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Longest sleep towards a moment of ledger time before the ledger's clock is looked at again.
 const WAIT_STEP: Duration = Duration::from_millis(500);
+/// How often the reservations of the dead are looked at.
+const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which sales are to be looked at, and not before which ledger time.
 #[derive(Default)]
@@ -46,6 +50,8 @@ enum Unfinished {
     Queue(#[from] Refused),
     #[error("an append's end is not known")]
     Append,
+    #[error("the ledger is being rebuilt")]
+    Rebuilding,
 }
 
 impl Recovery {
@@ -94,7 +100,7 @@ pub async fn run(parts: Arc<PurchaseParts>, mut closing: watch::Receiver<bool>) 
     tokio::select! {
         biased;
         _ = closing.wait_for(|closing| *closing) => {}
-        () = recover_for_ever(&parts) => {}
+        _ = async { tokio::join!(recover_for_ever(&parts), look_after_orphans(&parts)) } => {}
     }
 }
 
@@ -169,21 +175,84 @@ async fn recover_when_due(
         }
         return Ok(None);
     }
-    recover(parts, sale).await?;
+    recover(parts, sale, parts.owner).await?;
     Ok(Some(ledger_ms))
 }
 
-/// Appends every reservation that the ledger holds for this owner and this log is not known to hold.
-async fn recover(parts: &PurchaseParts, sale: &SaleId) -> Result<(), Unfinished> {
+/// Appends what the ledger holds for instances that are taken for dead, as long as they are.
+async fn look_after_orphans(parts: &PurchaseParts) {
+    let mut orphans = parts.seat.orphans();
+    loop {
+        let owners = orphans.borrow_and_update().clone();
+        if owners.is_empty() {
+            if orphans.changed().await.is_err() {
+                // The seat outlives its parts.
+                return;
+            }
+            continue;
+        }
+        for sale in parts.catalog.offer_whole().sales() {
+            for owner in owners.iter().filter(|owner| **owner != parts.owner) {
+                if let Err(error) = recover(parts, &sale.id, *owner).await {
+                    tracing::warn!(sale = %sale.id, %owner, %error, "a dead instance's reservations are looked at again later");
+                }
+            }
+        }
+        tokio::time::sleep(ORPHANS_INTERVAL).await;
+    }
+}
+
+/// Appends every reservation that the ledger holds for `owner` and this log is not known to hold.
+async fn recover(parts: &PurchaseParts, sale: &SaleId, owner: Owner) -> Result<(), Unfinished> {
     let mut after = None;
     loop {
-        let page = match parts.stock.pending(sale, Some(parts.owner), after, BATCH_MAX).await {
-            Ok(page) => page,
-            Err(LedgerError::UnknownSale(_)) => return Ok(()),
+        let Some(page) = Page::read(parts, sale, owner, after).await? else { return Ok(()) };
+        after = page.next;
+        page.append(parts).await?;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Reservations, and the right to append them: the barrier was entered with an epoch before it was seen that the ledger lives
+/// in that one. What it holds then is known to that life, and a newer one waits for the appends.
+struct Page {
+    under_way: UnderWay,
+    reservations: Vec<Reservation>,
+    /// Where the next page begins; `None` after the last.
+    next: Option<OrderId>,
+}
+
+impl Page {
+    /// `None`: the ledger does not know the sale, and holds nothing of it.
+    async fn read(
+        parts: &PurchaseParts,
+        sale: &SaleId,
+        owner: Owner,
+        after: Option<OrderId>,
+    ) -> Result<Option<Self>, Unfinished> {
+        let epoch = parts.seat.offered();
+        let under_way = parts.seat.enter(epoch).ok_or(Unfinished::Rebuilding)?;
+        match parts.stock.snapshot(sale).await {
+            Ok(snapshot) if snapshot.epoch == epoch => {}
+            Ok(_) => return Err(Unfinished::Rebuilding),
+            Err(LedgerError::UnknownSale(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
-        };
+        }
+        let page = parts.stock.pending(sale, Some(owner), after, BATCH_MAX).await?;
+        let is_full = page.len() == BATCH_MAX;
+        let reservations: Vec<_> = page.into_iter().map(|(_, reservation)| reservation).collect();
+        let next = reservations.last().filter(|_| is_full).map(|last| last.order_id);
+        Ok(Some(Self { under_way, reservations, next }))
+    }
+
+    async fn append(self, parts: &PurchaseParts) -> Result<(), Unfinished> {
+        let Self { under_way, reservations, .. } = self;
+        let mut under_way = Some(under_way);
         let mut appends = Vec::new();
-        for (_, reservation) in &page {
+        let mut refused = None;
+        for reservation in &reservations {
             let order_id = reservation.order_id;
             if parts.progress.is_on_its_way(order_id) {
                 continue;
@@ -193,31 +262,30 @@ async fn recover(parts: &PurchaseParts, sale: &SaleId) -> Result<(), Unfinished>
                 reservation.user.as_str(),
                 reservation.metadata.as_deref(),
             );
-            let permit = parts.topic.try_permit(payload_bytes)?;
-            let append =
-                batch::append(parts, permit, payload_bytes, reservation).ok_or(Unfinished::Append)?;
-            appends.push((order_id, append));
-        }
-        // To the last one, whatever becomes of the first: none may be left as if on its way.
-        let mut unfinished = false;
-        for (order_id, append) in appends {
-            match append.await {
-                Ok(position) => {
-                    parts.progress.remember(order_id, position);
-                    parts.metrics.recovered.inc();
-                }
-                Err(_) => {
-                    parts.progress.give_up(order_id);
-                    unfinished = true;
+            let append = parts.topic.try_permit(payload_bytes).map_err(Unfinished::from).and_then(|permit| {
+                batch::append(parts, permit, payload_bytes, reservation).ok_or(Unfinished::Append)
+            });
+            match append {
+                Ok(append) => appends.push((order_id, append)),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
                 }
             }
         }
-        if unfinished {
-            return Err(Unfinished::Append);
+        // To the last one, whatever becomes of the first: none may be left as if on its way.
+        for (order_id, append) in appends {
+            match append.durable(&mut under_way).await {
+                Some(position) => {
+                    parts.progress.remember(order_id, position);
+                    parts.metrics.recovered.inc();
+                }
+                None => {
+                    parts.progress.give_up(order_id);
+                    refused = Some(Unfinished::Append);
+                }
+            }
         }
-        match page.last() {
-            Some((_, last)) if page.len() == BATCH_MAX => after = Some(last.order_id),
-            _ => return Ok(()),
-        }
+        refused.map_or(Ok(()), Err)
     }
 }

@@ -145,6 +145,7 @@ impl Site {
             stock: stock.clone(),
             topic: topic.clone(),
             owner: Owner(queue.instance()),
+            seat: seat_at(1),
             drain_group: DRAIN_GROUP.into(),
             drain_rate_hint: Some(2_000),
             books: books.clone(),
@@ -457,4 +458,12 @@ impl Books for MapBooks {
         }
         .boxed()
     }
+}
+
+/// A seat whose log is merged into the ledger of `epoch`.
+fn seat_at(epoch: u64) -> Arc<stock::Seat> {
+    let seat = stock::Seat::new();
+    seat.raise(epoch);
+    seat.offer(epoch);
+    Arc::new(seat)
 }
