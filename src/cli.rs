@@ -9,11 +9,15 @@ use crate::config::{Config, ConfigError};
 
 mod admin_client;
 mod audit;
+mod ledger;
+mod logs;
 mod migrate;
 mod orders;
 mod output;
 mod queue;
 mod sales;
+mod shared_ledger;
+mod stock;
 
 /// Floodgate: turns a flash sale's spike into a short queue of certain orders.
 ///
@@ -64,9 +68,12 @@ pub(crate) enum Once {
     Orders(orders::OrdersCommand),
     /// Compare ledger, queue and database of the running system; exit 1 if a unit or an order does not add up
     Audit(Json),
-    /// Show the stock ledger's books, or rebuild them
+    /// Show the stock ledger's books and who takes part, or rebuild it
     #[command(subcommand)]
-    Ledger(audit::LedgerCommand),
+    Ledger(ledger::LedgerCommand),
+    /// Deploy the scripts of a ledger in Redis
+    #[command(subcommand)]
+    Stock(stock::StockCommand),
     /// Show, check or apply the database's schema
     Migrate(migrate::Migrate),
     /// Look into the queue's log: topics, lag, records, damage, dead letters; and move what reads it
@@ -88,7 +95,8 @@ pub(crate) async fn run(command: Once, config: &Config) -> ExitCode {
         Once::Sales(command) => sales::run(command, config).await,
         Once::Orders(command) => orders::run(command, config).await,
         Once::Audit(json) => audit::run(config, json).await,
-        Once::Ledger(command) => audit::ledger(command, config).await,
+        Once::Ledger(command) => ledger::run(command, config).await,
+        Once::Stock(command) => stock::run(command, config).await,
         Once::Migrate(migrate) => migrate.run(config).await,
         Once::Queue(command) => queue::run(command, config).await,
     };

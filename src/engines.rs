@@ -126,6 +126,13 @@ pub(crate) async fn open_stock(
 ) -> Result<Stock, EngineError> {
     let ledger = match config.stock.backend {
         StockBackend::Embedded => Ledger::Embedded(EmbeddedLedger::new(now)),
+        #[cfg(feature = "redis")]
+        StockBackend::Redis => Ledger::Redis(
+            stock::RedisLedger::connect(&config.stock)
+                .await
+                .map_err(|error| EngineError { key: "stock.redis_urls", problem: error.to_string() })?,
+        ),
+        #[cfg(not(feature = "redis"))]
         StockBackend::Redis => return Err(absent("stock.backend")),
     };
     let flag = match config.sold_out.backend {

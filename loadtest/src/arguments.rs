@@ -65,7 +65,8 @@ pub(crate) struct SpikeOptions {
     /// work are solved as long as the whole crowd needs at most 2^31 hashes.
     #[arg(long, value_name = "URL", value_delimiter = ',', requires_all = ["database", "jwt_secret_file"], help_heading = "A target of your own")]
     pub(crate) target: Vec<String>,
-    /// The target's admin listener, of each gateway its own: publishes a fresh sale and shows the ledger's side of the audit.
+    /// The target's admin listener: publishes a fresh sale and shows the ledger's side of the audit. Of several gateways name all,
+    /// also behind a balancer: the target is at rest when each of them is.
     #[arg(long, value_name = "URL", value_delimiter = ',', requires_all = ["target", "admin_token_file"], help_heading = "A target of your own")]
     pub(crate) admin_url: Vec<String>,
     /// The file of admin.token_file: one for all gateways, or of each its own.

@@ -148,13 +148,6 @@ fn operator(options: &SpikeOptions) -> Result<Option<Operator>, Failure> {
     if urls.is_empty() {
         return Ok(None);
     }
-    if urls.len() != options.target.len() {
-        return Err(Failure::Usage(format!(
-            "{} --target but {} --admin-url: the target is at rest when all of its gateways are, so name the admin listener of each",
-            options.target.len(),
-            urls.len()
-        )));
-    }
     if files.len() != 1 && files.len() != urls.len() {
         return Err(Failure::Usage(format!(
             "{} --admin-url but {} --admin-token-file: give one for each, or one for all",

@@ -1,38 +1,33 @@
-//! `floodgate audit` and `floodgate ledger …`: do ledger, log and rows agree?
+//! `floodgate audit`: do ledger, logs and rows agree?
 //!
-//! The rows are read from the database; the embedded ledger lives in the running process and is asked through its admin
-//! listener. Without a running process there is no ledger to compare: the rows alone are audited, and it is said so.
+//! The rows are read from the database. A ledger in Redis is counted there, and every registered log that is on this machine is
+//! looked into; an embedded ledger lives in the running process and is asked through its admin listener. Without a running
+//! process there is none to compare: the rows alone are audited, and it is said so.
 
-use clap::Subcommand;
 use hyper::Method;
-use order_worker::{SaleAudit, audit};
+use order_worker::{Database, SaleAudit, audit};
 use serde::{Deserialize, Serialize};
 use stock::SaleId;
+use stock::config::StockBackend;
 
+use super::logs::{self, Log};
+use super::shared_ledger::{SharedBooks, SharedLedger};
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
 use crate::engines;
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum LedgerCommand {
-    /// Show the books of every sale that the ledger knows
-    Show(#[command(flatten)] Json),
-    /// Rebuild a shared ledger from database and logs: needs stock.backend = "redis", which comes with a later version
-    Rebuild,
-}
-
-/// What the admin listener says of one sale.
+/// The ledger's side of one sale, as the admin listener says it or as it was counted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Books {
-    total: u64,
-    remaining: i64,
-    pending: u64,
-    confirmed: u64,
-    sold: u64,
-    backlog: u64,
-    at_rest: bool,
-    epoch: u64,
-    paused_by: Option<String>,
+pub(super) struct Books {
+    pub(super) total: u64,
+    pub(super) remaining: i64,
+    pub(super) pending: u64,
+    pub(super) confirmed: u64,
+    pub(super) sold: u64,
+    pub(super) backlog: u64,
+    pub(super) at_rest: bool,
+    pub(super) epoch: u64,
+    pub(super) paused_by: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -40,34 +35,23 @@ struct Line {
     #[serde(flatten)]
     rows: SaleAudit,
     running: Option<Books>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_ledger: Option<SharedBooks>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logs: Vec<Log>,
 }
 
-async fn books(config: &Config, sale: &SaleId) -> Result<Books, Failure> {
+pub(super) async fn books(config: &Config, sale: &SaleId) -> Result<Books, Failure> {
     let answer = admin_client::call(config, Method::GET, &format!("/admin/v1/sales/{sale}"), None).await?;
     Ok(serde_json::from_value(answer)?)
 }
 
 pub(super) async fn run(config: &Config, json: Json) -> Result<(), Failure> {
     let database = engines::open_database_to_read(config).await?;
-    let mut lines = Vec::new();
-    let mut unreachable = None;
-    for mut rows in audit(&database, None, None, None).await?.sales {
-        let running = if unreachable.is_some() {
-            None
-        } else {
-            match books(config, &rows.sale).await {
-                Ok(books) => Some(books),
-                Err(Failure::Failed(why) | Failure::Usage(why)) => {
-                    unreachable = Some(why);
-                    None
-                }
-            }
-        };
-        if let Some(books) = &running {
-            rows.broken.extend(disagreements(books, &rows));
-        }
-        lines.push(Line { rows, running });
-    }
+    let (lines, gap) = match config.stock.backend {
+        StockBackend::Embedded => embedded(config, &database).await?,
+        StockBackend::Redis => shared(config, &database).await?,
+    };
     output::list(
         json,
         &lines,
@@ -88,14 +72,88 @@ pub(super) async fn run(config: &Config, json: Json) -> Result<(), Failure> {
             ]
         },
     )?;
-    if let Some(why) = unreachable {
-        eprintln!("floodgate: only the database was audited, not the ledger: {why}");
+    if let Some(gap) = gap {
+        eprintln!("floodgate: {gap}");
     }
     let broken = lines.iter().filter(|line| !line.rows.broken.is_empty()).count();
     if broken > 0 {
         return Err(Failure::Failed(format!("{broken} of {} sales do not add up", lines.len())));
     }
     Ok(())
+}
+
+/// Every sale's rows beside what the running process says, and what could not be audited.
+async fn embedded(config: &Config, database: &Database) -> Result<(Vec<Line>, Option<String>), Failure> {
+    let mut lines = Vec::new();
+    let mut unreachable = None;
+    for mut rows in audit(database, None, None, None).await?.sales {
+        let running = if unreachable.is_some() {
+            None
+        } else {
+            match books(config, &rows.sale).await {
+                Ok(books) => Some(books),
+                Err(Failure::Failed(why) | Failure::Usage(why)) => {
+                    unreachable = Some(format!("only the database was audited, not the ledger: {why}"));
+                    None
+                }
+            }
+        };
+        if let Some(books) = &running {
+            rows.broken.extend(disagreements(books, &rows));
+        }
+        lines.push(Line { rows, running, shared_ledger: None, logs: Vec::new() });
+    }
+    Ok((lines, unreachable))
+}
+
+/// Every sale's rows beside the shared ledger and the logs, and what could not be audited.
+async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Option<String>), Failure> {
+    let ledger = SharedLedger::connect(config).await?;
+    let logs = logs::registered(database).await?;
+    let mut lines = Vec::new();
+    for row in database.sales().await? {
+        // The ledger first and the rows later: what is confirmed has its row by then.
+        let counted = ledger.sale(&row.definition.id).await?;
+        let Some(mut rows) = audit(database, None, None, Some(&row.definition.id)).await?.sales.pop() else {
+            continue;
+        };
+        let backlog = logs::backlog(&logs);
+        let running = counted.as_ref().map(|counted| Books {
+            total: counted.total.unsigned_abs(),
+            remaining: counted.remaining,
+            pending: counted.pending.unsigned_abs(),
+            confirmed: counted.confirmed.unsigned_abs(),
+            sold: rows.sold,
+            backlog: backlog.unwrap_or(0),
+            at_rest: counted.open
+                && counted.pending == 0
+                && counted.conserved.is_some()
+                && rows.releases == 0
+                && backlog == Some(0),
+            epoch: counted.epoch,
+            paused_by: row.paused_by.clone(),
+        });
+        if let Some(books) = &running {
+            rows.broken.extend(disagreements(books, &rows));
+        }
+        match &counted {
+            Some(counted) => rows.broken.extend(counted.findings.iter().cloned()),
+            None if row.was_opened() && !row.settled => {
+                rows.broken.push("the ledger has forgotten this sale: a rebuild is due".into());
+            }
+            None => {}
+        }
+        lines.push(Line { rows, running, shared_ledger: counted, logs: logs.clone() });
+    }
+    let out_of_reach: Vec<_> =
+        logs.iter().filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect();
+    let gap = (!out_of_reach.is_empty()).then(|| {
+        format!(
+            "these logs were not audited, so nobody can tell whether all is at rest: {}",
+            out_of_reach.join("; ")
+        )
+    });
+    Ok((lines, gap))
 }
 
 /// What must hold between the ledger's books and the rows: conservation always, equality at rest.
@@ -112,48 +170,6 @@ fn disagreements(books: &Books, rows: &SaleAudit) -> Vec<String> {
         ));
     }
     broken
-}
-
-pub(super) async fn ledger(command: LedgerCommand, config: &Config) -> Result<(), Failure> {
-    let json = match command {
-        LedgerCommand::Show(json) => json,
-        LedgerCommand::Rebuild => {
-            return Err(Failure::Usage(
-                "the embedded ledger lives in the process and is rebuilt at each start: restart `floodgate`"
-                    .into(),
-            ));
-        }
-    };
-    #[derive(Serialize)]
-    struct SaleBooks {
-        sale: SaleId,
-        #[serde(flatten)]
-        books: Books,
-    }
-    let mut shown = Vec::new();
-    for row in
-        engines::open_database_to_read(config).await?.sales().await?.into_iter().filter(|row| !row.settled)
-    {
-        let books = books(config, &row.definition.id).await?;
-        shown.push(SaleBooks { sale: row.definition.id, books });
-    }
-    output::list(
-        json,
-        &shown,
-        ["SALE", "EPOCH", "TOTAL", "REMAINING", "PENDING", "CONFIRMED", "BACKLOG", "PAUSED BY"],
-        |line| {
-            [
-                line.sale.to_string(),
-                line.books.epoch.to_string(),
-                line.books.total.to_string(),
-                line.books.remaining.to_string(),
-                line.books.pending.to_string(),
-                line.books.confirmed.to_string(),
-                line.books.backlog.to_string(),
-                line.books.paused_by.clone().unwrap_or_default(),
-            ]
-        },
-    )
 }
 
 #[cfg(test)]

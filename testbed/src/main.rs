@@ -122,12 +122,14 @@ fn up(options: &Up) -> Result<(), Error> {
     println!("  export {}", environment.join(" "));
     println!("  {command} audit; {command} sales list; {command} queue lag");
     if matches!(options.challenge, Challenge::Off) {
+        let operator = |gateway: &testbed::Instance| format!("http://127.0.0.1:{}", gateway.admin_port());
+        let operators: Vec<String> = deployment.gateways().iter().map(operator).collect();
         println!("press its buttons:");
         println!(
-            "  cargo run --release -p loadtest -- spike --target {} --admin-url http://127.0.0.1:{} --admin-token-file {} \
+            "  cargo run --release -p loadtest --features mysql -- spike --target {} --admin-url {} --admin-token-file {} \
              --database-url {database} --jwt-secret-file {}",
             nginx.url(),
-            first.admin_port(),
+            operators.join(","),
             deployment.admin_token_file().display(),
             deployment.jwt_secret_file().display(),
         );

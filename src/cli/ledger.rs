@@ -1,0 +1,169 @@
+//! `floodgate ledger …`: the stock ledger's books, who takes part, and its rebuild.
+
+use clap::Subcommand;
+use hyper::Method;
+use serde::Serialize;
+use serde_json::json;
+use stock::SaleId;
+use stock::config::StockBackend;
+
+use super::audit::{Books, books};
+use super::shared_ledger::SharedLedger;
+use super::{Failure, Json, admin_client, logs, output};
+use crate::config::Config;
+use crate::engines;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Show the books of every sale that the ledger knows
+    ///
+    /// In Redis they are counted entry by entry, by another client than the one that sells; no process need run.
+    Show(#[command(flatten)] Json),
+    /// List the registered instances: logs that may hold promises, how far each is merged, and who has a lease
+    Instances(#[command(flatten)] Json),
+    /// Rebuild a shared ledger from database and logs: no unit is sold meanwhile
+    ///
+    /// Running processes rebuild by themselves when Redis has lost its memory; this is for a ledger that you do not trust. Each
+    /// gateway merges its own log; a dead one's is merged by a neighbour on its machine. A log that is out of reach for good
+    /// blocks the rebuild until it is left out.
+    Rebuild {
+        /// Leave out the log of this instance, as `ledger instances` lists it: its undrained promises are lost, and their units
+        /// sold again; says how many are known. Refused while the instance lives
+        #[arg(long, value_name = "LOG", value_parser = log_id)]
+        without: Option<u64>,
+    },
+}
+
+fn log_id(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| {
+        "a log is named by up to 16 hexadecimal digits, as `ledger instances` lists it".to_owned()
+    })
+}
+
+pub(super) async fn run(command: LedgerCommand, config: &Config) -> Result<(), Failure> {
+    match command {
+        LedgerCommand::Show(json) if config.stock.backend == StockBackend::Embedded => {
+            show_running(config, json).await
+        }
+        LedgerCommand::Show(json) => show_shared(config, json).await,
+        LedgerCommand::Instances(json) => instances(config, json).await,
+        LedgerCommand::Rebuild { without } => rebuild(config, without).await,
+    }
+}
+
+async fn show_running(config: &Config, json: Json) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct SaleBooks {
+        sale: SaleId,
+        #[serde(flatten)]
+        books: Books,
+    }
+    let mut shown = Vec::new();
+    let rows = engines::open_database_to_read(config).await?.sales().await?;
+    for row in rows.into_iter().filter(|row| !row.settled) {
+        let books = books(config, &row.definition.id).await?;
+        shown.push(SaleBooks { sale: row.definition.id, books });
+    }
+    output::list(
+        json,
+        &shown,
+        ["SALE", "EPOCH", "TOTAL", "REMAINING", "PENDING", "CONFIRMED", "BACKLOG", "SOLD OUT", "PAUSED BY"],
+        |line| {
+            [
+                line.sale.to_string(),
+                line.books.epoch.to_string(),
+                line.books.total.to_string(),
+                line.books.remaining.to_string(),
+                line.books.pending.to_string(),
+                line.books.confirmed.to_string(),
+                line.books.backlog.to_string(),
+                yes(line.books.remaining <= 0),
+                line.books.paused_by.clone().unwrap_or_default(),
+            ]
+        },
+    )
+}
+
+async fn show_shared(config: &Config, json: Json) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct SaleBooks {
+        sale: SaleId,
+        #[serde(flatten)]
+        books: super::shared_ledger::SharedBooks,
+    }
+    let ledger = SharedLedger::connect(config).await?;
+    let mut shown = Vec::new();
+    for row in engines::open_database_to_read(config).await?.sales().await? {
+        if let Some(books) = ledger.sale(&row.definition.id).await? {
+            shown.push(SaleBooks { sale: row.definition.id, books });
+        }
+    }
+    output::list(
+        json,
+        &shown,
+        [
+            "SALE",
+            "EPOCH",
+            "TOTAL",
+            "REMAINING",
+            "PENDING",
+            "CONFIRMED",
+            "RELEASED ORDERS",
+            "SOLD OUT",
+            "OPEN",
+            "PAUSED",
+            "FINDINGS",
+        ],
+        |line| {
+            let books = &line.books;
+            [
+                line.sale.to_string(),
+                books.epoch.to_string(),
+                books.total.to_string(),
+                books.remaining.to_string(),
+                books.pending.to_string(),
+                books.confirmed.to_string(),
+                books.released_orders.to_string(),
+                yes(books.sold_out),
+                yes(books.open),
+                yes(books.paused),
+                books.findings.join("; "),
+            ]
+        },
+    )
+}
+
+async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
+    let database = engines::open_database_to_read(config).await?;
+    let logs = logs::registered(&database).await?;
+    output::list(json, &logs, ["INSTANCE", "PLACE", "BACKLOG", "TROUBLE"], |log| {
+        [
+            log.instance.clone(),
+            log.place.clone(),
+            log.backlog.map_or_else(|| "?".to_owned(), |records| records.to_string()),
+            log.trouble.clone().unwrap_or_default(),
+        ]
+    })
+}
+
+async fn rebuild(config: &Config, without: Option<u64>) -> Result<(), Failure> {
+    if config.stock.backend == StockBackend::Embedded {
+        return Err(Failure::Usage(
+            "the embedded ledger lives in the process and is rebuilt at each start: restart `floodgate`"
+                .into(),
+        ));
+    }
+    let without = without.map(|log| format!("{log:016x}"));
+    let begun = admin_client::call(
+        config,
+        Method::POST,
+        "/admin/v1/ledger/rebuild",
+        Some(&json!({ "without": without })),
+    )
+    .await?;
+    output::one(Json { json: false }, &begun)
+}
+
+fn yes(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}

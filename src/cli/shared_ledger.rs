@@ -1,0 +1,77 @@
+//! The ledger that processes share, read on its own: by another client library than the one that sells, entry by entry.
+
+use serde::Serialize;
+use stock::SaleId;
+
+use super::Failure;
+use crate::config::Config;
+
+/// One sale as the shared ledger holds it, counted.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct SharedBooks {
+    pub(super) epoch: u64,
+    pub(super) total: i64,
+    pub(super) remaining: i64,
+    pub(super) pending: i64,
+    pub(super) confirmed: i64,
+    /// Orders whose units went back.
+    pub(super) released_orders: u64,
+    pub(super) sold_out: bool,
+    pub(super) open: bool,
+    pub(super) paused: bool,
+    /// Whether all adds up; none when the sale moved under the count.
+    pub(super) conserved: Option<bool>,
+    /// What does not.
+    pub(super) findings: Vec<String>,
+}
+
+#[cfg(feature = "redis")]
+pub(super) struct SharedLedger(stock::ledger::redis::RedisAudit);
+
+#[cfg(feature = "redis")]
+impl SharedLedger {
+    pub(super) async fn connect(config: &Config) -> Result<Self, Failure> {
+        Ok(Self(stock::ledger::redis::RedisAudit::connect(&config.stock).await?))
+    }
+
+    /// None if it has no such sale.
+    pub(super) async fn sale(&self, sale: &SaleId) -> Result<Option<SharedBooks>, Failure> {
+        let Some(audit) = self.0.sale(sale).await? else { return Ok(None) };
+        let mut findings = audit.findings.clone();
+        if audit.error_units() != 0 {
+            findings.push(format!(
+                "the ledger's remaining + pending + confirmed is {} units off its total {}",
+                audit.error_units(),
+                audit.total
+            ));
+        }
+        Ok(Some(SharedBooks {
+            epoch: audit.epoch,
+            total: audit.total,
+            remaining: audit.remaining,
+            pending: audit.pending,
+            confirmed: audit.confirmed,
+            released_orders: audit.counted.released_orders,
+            sold_out: audit.remaining <= 0,
+            open: audit.open,
+            paused: audit.paused,
+            conserved: if findings.is_empty() { audit.conserved() } else { Some(false) },
+            findings,
+        }))
+    }
+}
+
+/// Without an adapter nothing is shared: a value of this cannot be made.
+#[cfg(not(feature = "redis"))]
+pub(super) enum SharedLedger {}
+
+#[cfg(not(feature = "redis"))]
+impl SharedLedger {
+    pub(super) async fn connect(_: &Config) -> Result<Self, Failure> {
+        Err(Failure::Usage("a shared ledger needs the cargo feature `redis`".into()))
+    }
+
+    pub(super) async fn sale(&self, _: &SaleId) -> Result<Option<SharedBooks>, Failure> {
+        match *self {}
+    }
+}
