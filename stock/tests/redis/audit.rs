@@ -1,0 +1,91 @@
+//! The independent audit: it counts right, sees damage, and does not cry wolf.
+
+use stock::ledger::redis::RedisAudit;
+
+use super::*;
+
+async fn audit() -> RedisAudit {
+    RedisAudit::connect(&config(&SHARED.url())).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_counts_page_by_page() {
+    let sale = Sale::open(&connect(&SHARED.url()).await, 5_000).await;
+    for from in (0..3_000).step_by(500) {
+        assert_eq!(sale.take(from..from + 500).await, 500);
+    }
+    for from in (0..1_000).step_by(500) {
+        sale.ledger.confirm(sale.id(), &sale.settlements(from..from + 500)).await.unwrap();
+    }
+    sale.ledger.release(sale.id(), &sale.settlements(0..300)).await.unwrap();
+    let audit = audit().await;
+    let found = audit.sale(sale.id()).await.unwrap().unwrap();
+    assert_eq!(found.conserved(), Some(true), "{found:?}");
+    let counted = &found.counted;
+    assert_eq!(
+        (counted.pending_orders, counted.confirmed_orders, counted.released_orders),
+        (2_000, 700, 300)
+    );
+    assert_eq!((counted.users, counted.user_units, counted.indexed), (2_700, 2_700, 2_000));
+    assert_eq!((found.total, found.remaining, found.epoch, found.open), (5_000, 2_300, 1, true));
+    assert_eq!(audit.sale(&"nobody".parse().unwrap()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn it_sees_what_does_not_add_up() {
+    let ledger = connect(&SHARED.url()).await;
+    let audit = audit().await;
+    let orders: [(&str, &[&str], &str); 5] = [
+        ("books", &["HINCRBY", "KEY", "remaining", "1"], "is not remaining"),
+        ("books", &["HDEL", "KEY", "confirmed"], "no confirmed"),
+        ("users", &["HINCRBY", "KEY", "user-1", "1"], "user-1"),
+        ("pending", &["ZADD", "KEY", "0", "nobody"], "not pending"),
+        ("orders", &["HSET", "KEY", "nobody", "x"], "nobody can read"),
+    ];
+    for (kind, command, word) in orders {
+        let sale = Sale::open(&ledger, 10).await;
+        assert_eq!(sale.take([1, 2]).await, 2);
+        let key = format!("{{fg:{}}}:{kind}", sale.id());
+        let command: Vec<&str> =
+            command.iter().map(|part| if *part == "KEY" { &key } else { *part }).collect();
+        SHARED.command(&command).unwrap();
+        let found = audit.sale(sale.id()).await.unwrap().unwrap();
+        assert_eq!(found.conserved(), Some(false), "{command:?}: {found:?}");
+        assert!(
+            found.findings.iter().any(|finding| finding.contains(word)),
+            "{command:?}: {:?}",
+            found.findings
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_sale_that_moves_is_not_called_broken() {
+    let ledger = connect(&SHARED.url()).await;
+    let sale = Sale::open(&ledger, 1_000_000).await;
+    let audit = audit().await;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let traffic = async {
+        let mut from = 0;
+        while !stop.load(Ordering::Relaxed) {
+            sale.take(from..from + 100).await;
+            sale.ledger.confirm(sale.id(), &sale.settlements(from..from + 60)).await.unwrap();
+            sale.ledger.release(sale.id(), &sale.settlements(from + 40..from + 80)).await.unwrap();
+            from += 100;
+        }
+    };
+    let counting = async {
+        let mut moved = 0;
+        for _ in 0..50 {
+            let found = audit.sale(sale.id()).await.unwrap().unwrap();
+            assert_ne!(found.conserved(), Some(false), "{:?}", found.findings);
+            moved += u32::from(found.moving);
+        }
+        stop.store(true, Ordering::Relaxed);
+        moved
+    };
+    let ((), moved) = tokio::join!(traffic, counting);
+    assert!(moved > 0, "the traffic was there");
+    let found = audit.sale(sale.id()).await.unwrap().unwrap();
+    assert_eq!(found.conserved(), Some(true), "{found:?}");
+}

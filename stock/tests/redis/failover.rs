@@ -1,0 +1,65 @@
+//! Sentinel: a replica is promoted, up to date or lagging.
+
+use testbed::Sentinel;
+
+use super::*;
+
+async fn through_sentinels(sentinel: &Sentinel) -> Ledger {
+    let config = sentinel_config(&sentinel.sentinel_urls(), sentinel.master_name());
+    Ledger::Redis(RedisLedger::connect(&config).await.unwrap())
+}
+
+/// Every replica has what the primary had when this was asked.
+fn wait_for_replicas(sentinel: &Sentinel) {
+    let replicas = sentinel.replicas().len().to_string();
+    assert_eq!(sentinel.primary().command(&["WAIT", &replicas, "10000"]).unwrap().trim(), replicas);
+}
+
+async fn back_as_amnesia(sale: &Sale) {
+    let amnesia = async || (sale.snapshot().await == Err(LedgerError::Amnesia)).then_some(());
+    until("the promoted server is found", amnesia).await;
+}
+
+#[tokio::test]
+async fn a_promoted_replica_is_found_and_is_another_memory() {
+    let sentinel = Sentinel::start(1).unwrap();
+    let sale = Sale::open(&through_sentinels(&sentinel).await, 10).await;
+    assert_eq!(sale.take([1, 2]).await, 2);
+    wait_for_replicas(&sentinel);
+    sentinel.primary().kill().unwrap();
+    sentinel.wait_for_other_primary(sentinel.primary()).unwrap();
+    back_as_amnesia(&sale).await;
+    assert_eq!(sale.reserve([3]).await.unwrap_err(), LedgerError::Amnesia);
+    sale.install(2).await.unwrap();
+    sale.ledger.restore(sale.id(), 2, OWNER, &sale.reservations([1, 2])).await.unwrap();
+    sale.ledger.open(sale.id(), 2).await.unwrap();
+    assert_eq!(sale.units().await, (8, 2, 0));
+}
+
+#[tokio::test]
+async fn a_lagging_replica_never_serves_what_it_has() {
+    let sentinel = Sentinel::start(1).unwrap();
+    let primary = sentinel.primary();
+    let ledger = through_sentinels(&sentinel).await;
+    let sale = Sale::open(&ledger, 3).await;
+    assert_eq!(sale.take([1]).await, 1);
+    wait_for_replicas(&sentinel);
+    // From here on the replica may not follow: it loses its link and gets no other one.
+    primary.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]).unwrap();
+    primary.command(&["CLIENT", "KILL", "TYPE", "replica"]).unwrap();
+    let followers = || primary.info("connected_slaves").unwrap();
+    until("the replica has lost its link", async || (followers() == "0").then_some(())).await;
+    assert_eq!(sale.take([2, 3]).await, 2, "promised, and only the primary knows");
+    primary.kill().unwrap();
+    let promoted = sentinel.wait_for_other_primary(primary).unwrap();
+    back_as_amnesia(&sale).await;
+    let books = format!("{{fg:{}}}:books", sale.id());
+    let left = promoted.command(&["HGET", &books, "remaining"]).unwrap();
+    assert_eq!(left.trim(), "2", "it lags: it would sell these two again");
+    assert_eq!(sale.reserve([4]).await.unwrap_err(), LedgerError::Amnesia);
+    assert_eq!(sale.reserve([4, 5]).await.unwrap_err(), LedgerError::Amnesia);
+    sale.install(2).await.unwrap();
+    sale.ledger.restore(sale.id(), 2, OWNER, &sale.reservations([1, 2, 3])).await.unwrap();
+    sale.ledger.open(sale.id(), 2).await.unwrap();
+    assert_eq!(sale.units().await, (0, 3, 0));
+}
