@@ -20,12 +20,12 @@ fn open(executor: Executor) -> Fixture {
 
 mod on_threads {
     use super::*;
-    conformance::database_suite!(|| open(Executor::Thread));
+    conformance::database_suite!(async || open(Executor::Thread));
 }
 
 mod inline {
     use super::*;
-    conformance::database_suite!(|| open(Executor::Inline));
+    conformance::database_suite!(async || open(Executor::Inline));
 }
 
 #[tokio::test]

@@ -24,9 +24,12 @@
 pub mod books;
 pub mod intake;
 pub mod life;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod outbox;
 pub mod registry;
 pub mod sales;
+mod schema;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -36,10 +39,15 @@ use stock::{Now, SaleId};
 pub use books::SaleBooks;
 pub use intake::{Outcome, RejectReason, Settled};
 pub use life::{CancelOutcome, OrderRow, OrderStatus, Standing};
+#[cfg(feature = "mysql")]
+pub use mysql::mysql_schema_sql;
 pub use registry::Instance;
 pub use sales::{Published, SaleRow};
-pub use sqlite::{Executor, SchemaState, SharedConnection, StockClaim, schema_sql};
+pub use schema::SchemaState;
+pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
 
+#[cfg(feature = "mysql")]
+use mysql::MysqlDatabase;
 use sqlite::SqliteDatabase;
 
 /// The orders database behind its ports. Cheap to clone.
@@ -47,6 +55,9 @@ use sqlite::SqliteDatabase;
 pub enum Database {
     /// Embedded: one file in WAL mode.
     Sqlite(Arc<SqliteDatabase>),
+    /// MySQL or MariaDB: a server that many processes share.
+    #[cfg(feature = "mysql")]
+    Mysql(Arc<MysqlDatabase>),
 }
 
 /// What a call on the database can meet.
@@ -136,11 +147,50 @@ impl Database {
     }
 }
 
+#[cfg(feature = "mysql")]
+impl Database {
+    /// Connects to `mysql://USER:PASSWORD@HOST:PORT/DATABASE`. Its tables must be there already; nothing is changed.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Unavailable`] while the server is out of reach, [`DatabaseError::Schema`] when the tables do not fit,
+    /// [`DatabaseError::Broken`] when the address or the user's rights do not. None shows the password.
+    pub async fn open_mysql(url: &str) -> Result<Self, DatabaseError> {
+        MysqlDatabase::open(url, None).await.map(|mysql| Self::Mysql(Arc::new(mysql)))
+    }
+
+    /// For tests: the same, but before each transaction the clock of the server's session is set to `now` (`SET TIMESTAMP`), so
+    /// that the written times still come from the server.
+    ///
+    /// # Errors
+    /// As [`Self::open_mysql`].
+    pub async fn open_mysql_at(url: &str, now: Now) -> Result<Self, DatabaseError> {
+        MysqlDatabase::open(url, Some(now)).await.map(|mysql| Self::Mysql(Arc::new(mysql)))
+    }
+
+    /// How the tables stand to this program; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open_mysql`].
+    pub async fn check_mysql(url: &str) -> Result<SchemaState, DatabaseError> {
+        mysql::check(url).await
+    }
+
+    /// Brings the tables up to date; answers with the versions applied. May be repeated after a crash at any point.
+    ///
+    /// # Errors
+    /// As [`Self::open_mysql`].
+    pub async fn migrate_mysql(url: &str) -> Result<Vec<u32>, DatabaseError> {
+        mysql::migrate(url).await
+    }
+}
+
 /// Hands each method to the adapter.
 macro_rules! adapter {
     ($self:ident, $database:ident => $call:expr) => {
         match $self {
             Database::Sqlite($database) => $call,
+            #[cfg(feature = "mysql")]
+            Database::Mysql($database) => $call,
         }
     };
 }

@@ -1,8 +1,10 @@
 //! A database that outlives crashes, a ledger that does not, a clock in the test's hand.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 pub(crate) mod process;
+#[path = "../samples/mod.rs"]
+mod samples;
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -13,42 +15,11 @@ use order_worker::database::{Database, Executor, Published, SharedConnection};
 use order_worker::{Reconciler, Relay, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use stock::ledger::{ReserveBatch, ReserveOutcome, ReserveRequest, Snapshot};
-use stock::{
-    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, OrderId, Owner, Reservation, SaleDefinition, SaleId,
-    Stock, Timestamp,
-};
+use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Owner, Reservation, SaleId, Stock};
 
-/// 2026-11-11T12:00:00Z: when every test's clock starts, and its sales have begun.
-pub(crate) const START_MS: u64 = 1_794_398_400_000;
+pub(crate) use samples::*;
+
 pub(crate) const OWNER: Owner = Owner(7);
-
-pub(crate) fn sale_id(id: &str) -> SaleId {
-    id.parse().unwrap()
-}
-
-pub(crate) fn order_id(n: u64) -> OrderId {
-    OrderId::new(START_MS, &sale_id("any"), n)
-}
-
-pub(crate) fn definition(id: &str, total: u32, per_user_limit: u32) -> SaleDefinition {
-    SaleDefinition {
-        id: sale_id(id),
-        item_id: "item".into(),
-        title: "红包".into(),
-        description: String::new(),
-        currency: "CNY".into(),
-        price: 206_640,
-        list_price: 688_800,
-        total,
-        per_user_limit,
-        passes_per_unit: 0,
-        pay_within_s: 900,
-        starts_at: Timestamp(START_MS - 1_000),
-        ends_at: Timestamp(START_MS + 3_600_000),
-        rehearsal: false,
-        labels: [].into(),
-    }
-}
 
 pub(crate) struct World {
     pub(crate) connection: SharedConnection,
@@ -169,11 +140,6 @@ impl World {
         let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
     }
-}
-
-pub(crate) fn clock(now_ms: &Arc<AtomicU64>) -> Now {
-    let now_ms = now_ms.clone();
-    Arc::new(move || now_ms.load(Ordering::SeqCst))
 }
 
 /// Removes the thread's failpoint hook when it goes.

@@ -22,9 +22,9 @@ use tokio::sync::Notify;
 
 pub use claim::StockClaim;
 pub use executor::{Executor, SharedConnection};
-pub use schema::{SCHEMA_VERSION, SchemaState, schema_sql};
+pub use schema::schema_sql;
 
-use super::DatabaseError;
+use super::{DatabaseError, SchemaState};
 use executor::{Lane, Lanes};
 
 /// The adapter; see [`super::Database`] for what each method promises.

@@ -3,68 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::DatabaseError;
+use crate::database::SchemaState;
 
 /// Every version's statements, the first one first. A version that was released is never changed: add the next.
 const VERSIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
 
 /// The version that this program writes.
-pub const SCHEMA_VERSION: u32 = VERSIONS.len() as u32;
-
-/// How the tables stand to this program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SchemaState {
-    /// None of ours is there.
-    Missing,
-    /// Older than this program needs.
-    Outdated {
-        /// Their version.
-        found: u32,
-    },
-    /// As this program writes them.
-    Current,
-    /// One version newer, which by our promise this program can still work with.
-    NewerByOne,
-    /// Too new for this program.
-    TooNew {
-        /// Their version.
-        found: u32,
-    },
-}
-
-impl SchemaState {
-    /// Whether this program may work on them.
-    #[must_use]
-    pub fn is_usable(self) -> bool {
-        matches!(self, Self::Current | Self::NewerByOne)
-    }
-
-    fn of(found: Option<u32>) -> Self {
-        match found {
-            None => Self::Missing,
-            Some(found) if found < SCHEMA_VERSION => Self::Outdated { found },
-            Some(found) if found == SCHEMA_VERSION => Self::Current,
-            Some(found) if found == SCHEMA_VERSION + 1 => Self::NewerByOne,
-            Some(found) => Self::TooNew { found },
-        }
-    }
-}
-
-impl std::fmt::Display for SchemaState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing => write!(f, "missing; wanted is version {SCHEMA_VERSION}"),
-            Self::Outdated { found } => write!(f, "version {found}; wanted is {SCHEMA_VERSION}"),
-            Self::Current => write!(f, "version {SCHEMA_VERSION}, up to date"),
-            Self::NewerByOne => write!(f, "version {}, usable by this program", SCHEMA_VERSION + 1),
-            Self::TooNew { found } => {
-                write!(
-                    f,
-                    "version {found}, too new for this program, which writes {SCHEMA_VERSION}: upgrade it"
-                )
-            }
-        }
-    }
-}
+const SCHEMA_VERSION: u32 = VERSIONS.len() as u32;
 
 /// All statements, as `floodgate migrate --print` shows them.
 #[must_use]
@@ -74,7 +19,7 @@ pub fn schema_sql() -> String {
 
 /// How the tables stand.
 pub(super) fn check(connection: &Connection) -> Result<SchemaState, DatabaseError> {
-    Ok(SchemaState::of(found(connection)?))
+    Ok(SchemaState::of(found(connection)?, SCHEMA_VERSION))
 }
 
 fn found(connection: &Connection) -> Result<Option<u32>, DatabaseError> {

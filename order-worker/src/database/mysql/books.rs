@@ -1,0 +1,67 @@
+//! Sums over `floodgate_orders`.
+
+use stock::SaleId;
+
+use super::fault::Fault;
+use super::session::{Purpose, Session};
+use super::sql::{Text, get, parsed};
+use super::{MysqlDatabase, sales};
+use crate::database::{DatabaseError, SaleBooks};
+
+impl MysqlDatabase {
+    pub(in crate::database) async fn books(
+        &self,
+        sale: Option<SaleId>,
+    ) -> Result<Vec<SaleBooks>, DatabaseError> {
+        let all = async move |session: &mut Session| {
+            let sales = match &sale {
+                Some(sale) => vec![sale.clone()],
+                None => named_anywhere(session).await?,
+            };
+            let mut books = Vec::with_capacity(sales.len());
+            for sale in sales {
+                books.push(books_of(session, sale).await?);
+            }
+            Ok(books)
+        };
+        self.pool.run(Purpose::Sums, all).await
+    }
+
+    pub(in crate::database) async fn releases_outstanding(&self) -> Result<u64, DatabaseError> {
+        self.read(async |session| session.ask("SELECT COUNT(*) FROM floodgate_releases;").await?.value())
+            .await
+    }
+}
+
+async fn named_anywhere(session: &mut Session) -> Result<Vec<SaleId>, Fault> {
+    let named =
+        "SELECT sale_id FROM floodgate_sales UNION SELECT DISTINCT sale_id FROM floodgate_orders ORDER BY 1;";
+    session.transact(named).await?.rest().map(|mut row| parsed(&mut row, 0)).collect()
+}
+
+async fn books_of(session: &mut Session, sale: SaleId) -> Result<SaleBooks, Fault> {
+    let row = session.transact(&sales::select(&sale)).await?.row().map(sales::sale_row).transpose()?;
+    let per_user_limit = row.as_ref().map_or(0, |row| row.definition.per_user_limit);
+    let id = Text(sale.as_str());
+    let sums = format!(
+        "SELECT COUNT(*), COALESCE(SUM(units_held), 0), COALESCE(SUM(status = 'rejected'), 0)
+         FROM floodgate_orders FORCE INDEX (floodgate_orders_sale) WHERE sale_id = {id};
+         SELECT COUNT(*) FROM floodgate_releases WHERE sale_id = {id};
+         SELECT COUNT(*) FROM (SELECT 1 FROM floodgate_orders FORCE INDEX (floodgate_orders_user)
+                               WHERE sale_id = {id} AND units_held > 0
+                               GROUP BY user_id HAVING SUM(units_held) > {per_user_limit}) AS over_limit;"
+    );
+    let mut answers = session.transact(&sums).await?;
+    let mut orders =
+        answers.row().ok_or_else(|| DatabaseError::Broken("a sum over orders has no answer".into()))?;
+    Ok(SaleBooks {
+        total: row.as_ref().map(|row| row.total),
+        sold: row.as_ref().map_or(0, |row| u64::from(row.sold)),
+        orders: get(&mut orders, 0)?,
+        units_held: get(&mut orders, 1)?,
+        rejected: get(&mut orders, 2)?,
+        releases: answers.value()?,
+        users_over_limit: answers.value()?,
+        sale,
+    })
+}

@@ -1,0 +1,293 @@
+//! Promised orders become rows of `floodgate_orders`.
+//!
+//! Two round trips a batch: lock and read; write and commit. A third and fourth only when some of the orders have rows already.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use stock::{OrderId, Reservation, SaleId, Timestamp};
+
+use super::fault::Fault;
+use super::session::{NOW, Session, in_parts, now};
+use super::sql::{Answers, Text, TextOrNull, get, ids, list, parsed};
+use super::{MysqlDatabase, sales};
+use crate::database::{DatabaseError, OrderStatus, Outcome, RejectReason, SaleRow, Settled};
+
+/// ISO 4217's code for "no currency": of orders whose sale the database has not.
+const NO_CURRENCY: &str = "XXX";
+
+impl MysqlDatabase {
+    pub(in crate::database) async fn settle(
+        &self,
+        batch: Arc<[Reservation]>,
+    ) -> Result<Vec<Settled>, DatabaseError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let settled = self.write(async move |session| settle(session, &batch, None).await).await?;
+        if settled.iter().any(|settled| matches!(settled.outcome, Outcome::Rejected(_))) {
+            self.release_written.notify_one();
+        }
+        Ok(settled)
+    }
+
+    pub(in crate::database) async fn reject(
+        &self,
+        reservation: Reservation,
+        reason: RejectReason,
+    ) -> Result<Settled, DatabaseError> {
+        let bare = [Reservation { metadata: None, ..reservation }];
+        let mut settled = self.write(async move |session| settle(session, &bare, Some(reason)).await).await?;
+        self.release_written.notify_one();
+        settled.pop().ok_or_else(|| DatabaseError::Broken("a rejected order has no answer".into()))
+    }
+}
+
+/// A sale's row as it was when it was locked, and what an order that fits must be paid by.
+struct OpenSale {
+    row: SaleRow,
+    pay_by: String,
+}
+
+/// All that a batch is judged by, read behind the locks of its sales' rows.
+#[derive(Default)]
+struct Found {
+    now: String,
+    sales: BTreeMap<SaleId, OpenSale>,
+    /// Units that the batch's users hold.
+    held: HashMap<(SaleId, String), u64>,
+}
+
+/// What is about to be written, and the answer if it is.
+#[derive(Default)]
+struct Plan {
+    settled: Vec<Settled>,
+    orders: String,
+    releases: String,
+    /// Where it changes.
+    sold: BTreeMap<SaleId, u32>,
+}
+
+async fn settle(
+    session: &mut Session,
+    batch: &[Reservation],
+    reject: Option<RejectReason>,
+) -> Result<Vec<Settled>, Fault> {
+    // 1. Lock the sales, in the order of their ids, so that two batches wait for each other one way only; then read.
+    let mut users: BTreeMap<&SaleId, BTreeSet<&str>> = BTreeMap::new();
+    for reservation in batch {
+        users.entry(&reservation.sale).or_default().insert(reservation.user.as_str());
+    }
+    let found = Found::read(&users, session.transact(&lock_and_read(&users)).await?)?;
+
+    // 2. Judge and write as if no order had a row. If that is so, nothing else is asked. A crash before COMMIT leaves nothing, one
+    // after it everything, and the repetition finds its rows.
+    let plan = Plan::of(batch, &found, &HashMap::new(), reject);
+    match session.commit(plan.statements(&found.now)).await {
+        Ok(()) => return Ok(plan.settled),
+        Err(Fault::Duplicate(_)) => {}
+        Err(fault) => return Err(fault),
+    }
+
+    // 3. Some have rows. The locks are still ours: what was found still holds. Only an order that names two sales can come in
+    // between; then the key says so once more, and all begins anew.
+    let rows = existing(session, batch).await?;
+    let plan = Plan::of(batch, &found, &rows, reject);
+    if plan.orders.is_empty() {
+        session.commit_found().await?;
+    } else {
+        session.commit(plan.statements(&found.now)).await?;
+    }
+    Ok(plan.settled)
+}
+
+fn lock_and_read(users: &BTreeMap<&SaleId, BTreeSet<&str>>) -> String {
+    let mut statements: String = users.keys().map(|sale| sales::lock(sale)).collect();
+    statements.push_str(NOW);
+    for (sale, users) in users {
+        let users: Vec<_> = users.iter().collect();
+        statements += &in_parts(&users, |users| {
+            format!(
+                "SELECT sale_id, user_id, units_held FROM floodgate_orders FORCE INDEX (floodgate_orders_user)
+                 WHERE sale_id = {} AND user_id IN ({}) AND units_held > 0;",
+                Text(sale.as_str()),
+                list(users)
+            )
+        });
+    }
+    statements
+}
+
+impl Found {
+    fn read(users: &BTreeMap<&SaleId, BTreeSet<&str>>, mut answers: Answers) -> Result<Self, Fault> {
+        let mut rows = Vec::with_capacity(users.len());
+        for _ in users {
+            rows.extend(answers.row().map(sales::sale_row).transpose()?);
+        }
+        let now = now(&mut answers)?;
+        let mut found = Self { now: now.to_string(), ..Self::default() };
+        for row in rows {
+            let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000).to_string();
+            found.sales.insert(row.definition.id.clone(), OpenSale { pay_by, row });
+        }
+        for mut row in answers.rest() {
+            let holder = (parsed(&mut row, 0)?, get(&mut row, 1)?);
+            *found.held.entry(holder).or_default() += get::<u64>(&mut row, 2)?;
+        }
+        Ok(found)
+    }
+}
+
+impl Plan {
+    /// First fit in the order given. `rows` are the orders that have rows.
+    fn of(
+        batch: &[Reservation],
+        found: &Found,
+        rows: &HashMap<OrderId, Settled>,
+        reject: Option<RejectReason>,
+    ) -> Self {
+        let mut plan = Self { settled: Vec::with_capacity(batch.len()), ..Self::default() };
+        let mut held = found.held.clone();
+        let mut seen: HashMap<OrderId, usize> = HashMap::with_capacity(batch.len());
+        for reservation in batch {
+            let earlier = seen.get(&reservation.order_id).map(|&index| &plan.settled[index]);
+            if let Some(row) = rows.get(&reservation.order_id).or(earlier) {
+                plan.settled.push(Settled { outcome: Outcome::Duplicate, ..row.clone() });
+                continue;
+            }
+            seen.insert(reservation.order_id, plan.settled.len());
+            let sale = found.sales.get(&reservation.sale);
+            let verdict = match reject {
+                Some(reason) => Err(reason),
+                None => plan.judge(reservation, sale, &mut held),
+            };
+            plan.write(reservation, sale, verdict, &found.now);
+        }
+        plan
+    }
+
+    /// Whether it fits what is left behind those before it; then it takes its part.
+    fn judge(
+        &mut self,
+        reservation: &Reservation,
+        sale: Option<&OpenSale>,
+        held: &mut HashMap<(SaleId, String), u64>,
+    ) -> Result<(), RejectReason> {
+        let row = &sale.ok_or(RejectReason::UnknownSale)?.row;
+        let sold = self.sold.get(&reservation.sale).copied().unwrap_or(row.sold);
+        if reservation.quantity > row.total.saturating_sub(sold) {
+            return Err(RejectReason::NotEnough);
+        }
+        let holder = (reservation.sale.clone(), reservation.user.as_str().to_owned());
+        let held = held.entry(holder).or_default();
+        let would_hold = *held + u64::from(reservation.quantity);
+        if would_hold > u64::from(row.definition.per_user_limit) {
+            return Err(RejectReason::LimitReached);
+        }
+        *held = would_hold;
+        self.sold.insert(reservation.sale.clone(), sold + reservation.quantity);
+        Ok(())
+    }
+
+    /// Adds the row, with its release if it is rejected, and the answer.
+    fn write(
+        &mut self,
+        reservation: &Reservation,
+        sale: Option<&OpenSale>,
+        verdict: Result<(), RejectReason>,
+        now: &str,
+    ) {
+        let (status, units_held) = match verdict {
+            Ok(()) => (OrderStatus::Unpaid, reservation.quantity),
+            Err(_) => (OrderStatus::Rejected, 0),
+        };
+        let definition = sale.map(|sale| &sale.row.definition);
+        // Always there for what fits: a checked definition's price times its limit does.
+        let amount = definition
+            .filter(|_| verdict != Err(RejectReason::Unwritable))
+            .and_then(|definition| definition.price.checked_mul(u64::from(reservation.quantity)))
+            .filter(|&amount| i64::try_from(amount).is_ok());
+        let (order_id, now) = (reservation.order_id, Text(now));
+        let (sale_id, user_id) = (Text(reservation.sale.as_str()), Text(reservation.user.as_str()));
+        // Writing into a String does not fail.
+        let _ = write!(
+            self.orders,
+            "{}('{order_id}',{sale_id},{user_id},{},{units_held},{},{},'{status}',{},{},{now},{now},{},1)",
+            if self.orders.is_empty() { "" } else { "," },
+            reservation.quantity,
+            amount.unwrap_or(0),
+            Text(definition.map_or(NO_CURRENCY, |definition| &definition.currency)),
+            TextOrNull(verdict.err().map(RejectReason::as_str)),
+            TextOrNull(reservation.metadata.as_deref()),
+            TextOrNull(sale.filter(|_| verdict.is_ok()).map(|sale| sale.pay_by.as_str())),
+        );
+        if verdict.is_err() {
+            let _ = write!(
+                self.releases,
+                "{}('{order_id}',{sale_id},{user_id},{},{now})",
+                if self.releases.is_empty() { "" } else { "," },
+                reservation.quantity,
+            );
+        }
+        self.settled.push(Settled {
+            order_id,
+            sale: reservation.sale.clone(),
+            user: reservation.user.clone(),
+            quantity: reservation.quantity,
+            units_held,
+            status,
+            outcome: verdict.map_or_else(Outcome::Rejected, |()| Outcome::Inserted),
+        });
+    }
+
+    /// All that is to be written, `sold` last: the sale's row is locked already.
+    fn statements(&self, now: &str) -> String {
+        let mut statements = format!(
+            "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason,
+                                           metadata, created_at, updated_at, pay_by, version)
+             VALUES {};",
+            self.orders
+        );
+        if !self.releases.is_empty() {
+            statements += &release(&self.releases);
+        }
+        for (sale, sold) in &self.sold {
+            statements += &sales::update(sale, now, &format!("sold = {sold}"));
+        }
+        statements
+    }
+}
+
+/// What the rows of those orders of the batch say that have one.
+async fn existing(session: &mut Session, batch: &[Reservation]) -> Result<HashMap<OrderId, Settled>, Fault> {
+    let statements = in_parts(batch, |part| {
+        format!(
+            "SELECT order_id, sale_id, user_id, quantity, units_held, status FROM floodgate_orders
+             WHERE order_id IN ({});",
+            ids(part.iter().map(|reservation| &reservation.order_id))
+        )
+    });
+    let rows = session.transact(&statements).await?.rest();
+    let settled = rows.map(|mut row| {
+        let order_id = parsed(&mut row, 0)?;
+        let settled = Settled {
+            order_id,
+            sale: parsed(&mut row, 1)?,
+            user: parsed(&mut row, 2)?,
+            quantity: get(&mut row, 3)?,
+            units_held: get(&mut row, 4)?,
+            status: parsed(&mut row, 5)?,
+            outcome: Outcome::Duplicate,
+        };
+        Ok((order_id, settled))
+    });
+    settled.collect()
+}
+
+/// Outbox rows of orders that hold no units any more. An order enters such a state once.
+pub(super) fn release(rows: &str) -> String {
+    format!(
+        "INSERT INTO floodgate_releases (order_id, sale_id, user_id, quantity, created_at) VALUES {rows};"
+    )
+}

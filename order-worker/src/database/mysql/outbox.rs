@@ -1,0 +1,45 @@
+//! `floodgate_releases`.
+
+use stock::ledger::Settlement;
+use stock::{OrderId, SaleId};
+
+use super::MysqlDatabase;
+use super::session::in_parts;
+use super::sql::{get, ids, parsed};
+use crate::database::DatabaseError;
+
+impl MysqlDatabase {
+    pub(in crate::database) async fn releases(
+        &self,
+        after: Option<OrderId>,
+        rows: usize,
+    ) -> Result<Vec<(SaleId, Settlement)>, DatabaseError> {
+        self.read(async move |session| {
+            let page = format!(
+                "SELECT sale_id, order_id, user_id, quantity FROM floodgate_releases
+                 WHERE order_id > '{}' ORDER BY order_id LIMIT {rows};",
+                after.map(|order| order.to_string()).unwrap_or_default(),
+            );
+            let rows = session.ask(&page).await?.rest();
+            let releases = rows.map(|mut row| {
+                let row = &mut row;
+                let settlement =
+                    Settlement { order_id: parsed(row, 1)?, user: parsed(row, 2)?, quantity: get(row, 3)? };
+                Ok((parsed(row, 0)?, settlement))
+            });
+            releases.collect()
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn releases_done(&self, orders: Vec<OrderId>) -> Result<(), DatabaseError> {
+        if orders.is_empty() {
+            return Ok(());
+        }
+        // A crash before COMMIT leaves them, and the ledger hears of them again, which changes nothing there.
+        let done = in_parts(&orders, |part| {
+            format!("DELETE FROM floodgate_releases WHERE order_id IN ({});", ids(part))
+        });
+        self.write(async move |session| session.commit(done.clone()).await).await
+    }
+}
