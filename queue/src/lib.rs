@@ -16,7 +16,9 @@ use std::sync::Arc;
 pub use config::{QueueBackend, QueueConfig};
 #[cfg(feature = "simulation")]
 pub use disk::decode_anything;
-pub use disk::{DiskAppend, DiskGroup, DiskOptions, DiskPermit, DiskQueue, DiskTopic, Driver};
+pub use disk::{
+    BatchTrace, DiskAppend, DiskGroup, DiskOptions, DiskPermit, DiskQueue, DiskTopic, Driver, Trace,
+};
 pub use port::{
     Append, AppendBatch, AppendError, Capabilities, Group, InvalidPosition, KEY_BYTES_MAX, Lag, Message,
     NewRecord, PAYLOAD_BYTES_MAX, Permit, Position, Queue, QueueError, Refused, RetryLevels, TAG_BYTES_MAX,

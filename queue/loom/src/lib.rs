@@ -47,7 +47,7 @@ mod tests {
     fn next(ring: &Ring, consumer: &mut Consumer) -> (u64, u64) {
         block_on(poll_fn(|context| ring.poll_committed(consumer, context)));
         let mut words = Vec::new();
-        let gathered = ring.gather(consumer, u64::MAX, 1, |word| words.push(word));
+        let gathered = ring.gather(consumer, u64::MAX, 1, |run| words.extend_from_slice(run));
         assert_eq!((gathered.records, gathered.words), (1, FRAME_WORDS));
         ring.release(gathered);
         (words[0], words[1])
@@ -143,7 +143,7 @@ mod tests {
             loop {
                 block_on(poll_fn(|context| ring.poll_committed(&consumer, context)));
                 let gathered =
-                    ring.gather(&mut consumer, u64::MAX, 1, |word| records += u64::from(word == RECORD));
+                    ring.gather(&mut consumer, u64::MAX, 1, |run| records += u64::from(run.contains(&RECORD)));
                 ring.release(gathered);
                 if gathered.records == 0 {
                     if ring.is_drained(&consumer) {

@@ -9,6 +9,7 @@
 //! ## any => Poisoned
 //! A write or a sync failed. Nothing is tried again: after a failed sync the kernel counts lost pages as clean.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::format::BatchHeader;
 use super::topic::{OwnTopic, TopicShared, charge};
 use super::writer::{Writer, promised_bytes};
 use crate::failpoint;
-use crate::port::QueueError;
+use crate::port::{Position, QueueError};
 use crate::ring::{Consumer, Gathered};
 use crate::storage::Lock;
 
@@ -37,9 +38,38 @@ pub(crate) struct Committer {
 
 enum Phase {
     Idle,
-    Written { header: BatchHeader, gathered: Gathered, started: Instant },
+    Written { header: BatchHeader, gathered: Gathered, started: Instant, gathered_at: Instant },
     Poisoned,
     Ended,
+}
+
+/// When one batch passed its stages, by tokio's clock: which of them a slow acknowledgement was in.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchTrace {
+    /// Its first record.
+    pub first: Position,
+    /// How many follow each other from there.
+    pub records: u64,
+    /// What it takes on the disk.
+    pub bytes: u64,
+    /// The committer began to gather it.
+    pub started: Instant,
+    /// Everything that was in the ring is gathered; the write begins.
+    pub gathered_at: Instant,
+    /// Written and synced.
+    pub durable_at: Instant,
+    /// Published, waiters woken, its room in the ring given back.
+    pub released_at: Instant,
+}
+
+/// What is called, on the committer's thread, after each batch: it must not block.
+#[derive(Clone)]
+pub struct Trace(pub Arc<dyn Fn(&BatchTrace) + Send + Sync>);
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Trace")
+    }
 }
 
 /// What a step did.
@@ -61,7 +91,9 @@ impl Committer {
         let Some(own) = &topic.own else { return Step::Ended };
         let result = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => self.write(own),
-            Phase::Written { header, gathered, started } => self.settle(own, &header, gathered, started),
+            Phase::Written { header, gathered, started, gathered_at } => {
+                self.settle(own, &header, gathered, started, gathered_at)
+            }
             Phase::Poisoned => {
                 self.phase = Phase::Poisoned;
                 if !own.closed.load(Ordering::Acquire) {
@@ -119,16 +151,17 @@ impl Committer {
         let words_max = self.writer.body_room() as u64 / 8;
         let mut body = self.writer.body();
         let gathered =
-            own.ring.gather(&mut self.consumer, words_max, u64::from(u32::MAX), |word| body.push(word));
+            own.ring.gather(&mut self.consumer, words_max, u64::from(u32::MAX), |words| body.extend(words));
         debug_assert!(gathered.records > 0, "a segment takes at least one record");
         let now_ms = (self.topic.now)();
+        let gathered_at = Instant::now();
         let header = self
             .writer
             .write(gathered.records as u32, durable, now_ms)
             .map_err(|e| self.failed("write", e))?;
         let charged = charge(0) * gathered.records as i64 + (gathered.words * 8) as i64;
         own.room_bytes.fetch_add(charged - header.padded_bytes() as i64, Ordering::Relaxed);
-        self.phase = Phase::Written { header, gathered, started };
+        self.phase = Phase::Written { header, gathered, started, gathered_at };
         Ok(Step::Worked)
     }
 
@@ -140,9 +173,11 @@ impl Committer {
         header: &BatchHeader,
         gathered: Gathered,
         started: Instant,
+        gathered_at: Instant,
     ) -> Result<Step, QueueError> {
         self.writer.sync().map_err(|error| self.failed("sync", error))?;
-        own.metrics.sync_seconds.observe(started.elapsed().as_secs_f64());
+        let durable_at = Instant::now();
+        own.metrics.sync_seconds.observe((durable_at - gathered_at).as_secs_f64());
         self.writer.note(header)?;
         failpoint::hit("queue.publish");
         let last = header.next_sequence() - 1;
@@ -157,6 +192,17 @@ impl Committer {
         own.metrics.records.inc_by(gathered.records);
         own.metrics.batches.inc();
         own.metrics.written_bytes.inc_by(header.padded_bytes());
+        if let Some(trace) = &self.topic.trace {
+            trace.0(&BatchTrace {
+                first: Position(header.first_sequence),
+                records: gathered.records,
+                bytes: header.padded_bytes(),
+                started,
+                gathered_at,
+                durable_at,
+                released_at: Instant::now(),
+            });
+        }
         Ok(Step::Worked)
     }
 
@@ -166,9 +212,9 @@ impl Committer {
         if failpoint::hit("queue.roll") {
             return Err(self.failed("enter the next segment", io::Error::from_raw_os_error(libc::EIO)));
         }
-        if let Some(written) = self.writer.active_bytes() {
+        if let Some((written, bytes)) = self.writer.active_bytes() {
             // More may have been written than was promised of the segment; the next one's promise does not pay for it.
-            let promised = promised_bytes(own.segment_bytes, own.frame_bytes_max);
+            let promised = promised_bytes(bytes, own.frame_bytes_max);
             own.room_bytes.fetch_add(written as i64 - promised as i64, Ordering::Relaxed);
         }
         let next = own.prepared.lock().ready.pop_front();

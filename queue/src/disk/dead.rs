@@ -80,8 +80,8 @@ impl DeadLetters {
         let mut frame = Vec::with_capacity(words as usize);
         let first = encode_frame(&record, now_ms, |word| frame.push(word));
         let mut body = self.writer.body();
-        body.push(first);
-        frame.into_iter().for_each(|word| body.push(word));
+        body.extend(&[first]);
+        body.extend(&frame);
         let header = self.writer.write(1, self.durable, now_ms).map_err(fail)?;
         self.writer.sync().map_err(fail)?;
         self.writer.note(&header)?;

@@ -22,6 +22,10 @@ use crate::storage::Lock;
 /// Records looked at before other tasks of the thread get a turn.
 const SCAN_RECORDS_MAX: usize = 4096;
 
+/// How long and how often a group that begins waits for another one, or for a segment that goes.
+const BIRTH_TRY_AGAIN: Duration = Duration::from_millis(2);
+const BIRTH_TRIES_MAX: u32 = 1_000;
+
 /// A group of a disk log.
 #[derive(Debug)]
 pub struct DiskGroup {
@@ -53,12 +57,18 @@ impl DiskGroup {
         let lock = storage.lock(&lock_path).map_err(io("lock", &lock_path))?;
         let lock =
             lock.ok_or_else(|| QueueError::GroupHeld { topic: topic.name.clone(), group: name.to_owned() })?;
-        topic.files.refresh()?;
-        let start = topic.files.oldest().map_or(0, |oldest| oldest - 1);
-        let (slots, progress) = Slots::open(storage, &directory, topic.files.log_id, start)?;
-        storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
+        let (slots, progress) = {
+            // The owner must not retire the oldest segment between our look at it and the slots that hold it.
+            let births = wait_for(topic)?;
+            topic.files.refresh()?;
+            let start = topic.files.oldest().map_or(0, |oldest| oldest - 1);
+            let opened = Slots::open(storage, &directory, topic.files.log_id, start)?;
+            storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
+            topic.note_group(name, opened.1.finished.low());
+            drop(births);
+            opened
+        };
         let low = progress.finished.low();
-        topic.note_group(name, low);
         Ok(Self {
             topic: Arc::clone(topic),
             name: name.to_owned(),
@@ -294,4 +304,16 @@ impl DiskGroup {
             self.due.remove(&(due, sequence));
         }
     }
+}
+
+/// The lock under which groups begin. Others hold it for a rename or a few small writes.
+fn wait_for(topic: &TopicShared) -> Result<Lock, QueueError> {
+    let path = topic.births();
+    for _ in 0..BIRTH_TRIES_MAX {
+        if let Some(lock) = topic.storage().lock(&path).map_err(io("lock", &path))? {
+            return Ok(lock);
+        }
+        std::thread::sleep(BIRTH_TRY_AGAIN);
+    }
+    Err(io("lock", &path)(std::io::ErrorKind::TimedOut.into()))
 }

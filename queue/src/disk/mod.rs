@@ -42,6 +42,7 @@ use crate::port::QueueError;
 use crate::storage::{Lock, Storage, SyncMethod};
 use crate::{Now, Random};
 
+pub use self::committer::{BatchTrace, Trace};
 pub use self::dead::DeadLetter;
 pub(crate) use self::drive::block_on;
 pub use self::group::DiskGroup;
@@ -56,6 +57,15 @@ const UPKEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// Smallest segment, in bytes.
 const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+
+/// The most that [`DiskOptions::in_flight_max`] raises a topic's ring to.
+const RING_BYTES_MAX: usize = 256 << 20;
+
+/// The most that [`DiskOptions::in_flight_max`] raises a topic's ready segments to.
+const READY_BYTES_MAX: u64 = 1 << 30;
+
+/// Segments kept ready at least, if groups give back so many.
+const READY_SEGMENTS: usize = 4;
 
 /// Who runs the committers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +93,16 @@ pub struct DiskOptions {
     pub segment_bytes: u64,
     /// Memory for records that are not durable yet, a topic; rounded up to a power of two.
     pub ring_bytes: usize,
+    /// So many permits at once always find room in a topic's ring and on its prepared segments, each for a payload of
+    /// `in_flight_bytes`: `ring_bytes` is raised to it (at most to 256 MiB), and so are the segments kept ready (at most 1 GiB).
+    /// 0: what the ring and two segments happen to hold.
+    pub in_flight_max: usize,
+    /// See `in_flight_max`.
+    pub in_flight_bytes: usize,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
+    /// Told of every batch.
+    pub trace: Option<Trace>,
     pub(crate) sync: Option<SyncMethod>,
 }
 
@@ -99,7 +117,10 @@ impl DiskOptions {
             driver: Driver::Thread,
             segment_bytes: 32 << 20,
             ring_bytes: 16 << 20,
+            in_flight_max: 0,
+            in_flight_bytes: 0,
             backlog_max: 10_000_000,
+            trace: None,
             sync: None,
         }
     }

@@ -7,6 +7,7 @@
 //!   TOPIC/
 //!     topic              identity: magic, version, CRC32C, log id
 //!     mark               the page shared with consumers in other processes
+//!     births             held while a group begins or a segment goes
 //!     log/NUMBER.seg     segments, numbered in hexadecimal
 //!     groups/GROUP/      lock, offset.0, offset.1, dead/NUMBER.seg
 //! ```
@@ -25,10 +26,10 @@ use super::drive::Bell;
 use super::files::{LogFiles, corrupt, io};
 use super::format::{self, FORMAT_VERSION, read_u32, read_u64};
 use super::recovery::{Recovered, recover};
-use super::topic::{OwnTopic, Prepared, TopicShared};
+use super::topic::{OwnTopic, Prepared, TopicShared, charge};
 use super::watermark::Watermark;
 use super::writer::{self, Writer, promised_bytes};
-use super::{DiskOptions, offsets};
+use super::{DiskOptions, READY_BYTES_MAX, READY_SEGMENTS, RING_BYTES_MAX, offsets};
 use crate::failpoint;
 use crate::metrics::QueueMetrics;
 use crate::port::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, QueueError, TAG_BYTES_MAX};
@@ -263,12 +264,17 @@ pub(super) fn open_topic(
 
     let payload_bytes_max = PAYLOAD_BYTES_MAX.min(options.segment_bytes as usize / 8);
     let frame_bytes_max = 8 * format::frame_words(KEY_BYTES_MAX + TAG_BYTES_MAX, payload_bytes_max);
-    let ring_bytes = options.ring_bytes.next_power_of_two().max(frame_bytes_max as usize).next_power_of_two();
+    let frame_words = format::frame_words(KEY_BYTES_MAX + TAG_BYTES_MAX, options.in_flight_bytes.max(1));
+    let in_flight = options.in_flight_max.saturating_mul(8 * frame_words as usize).min(RING_BYTES_MAX);
+    let ring_bytes = options.ring_bytes.max(frame_bytes_max as usize).max(in_flight).next_power_of_two();
     let records_max = ring_bytes / RING_BYTES_A_RECORD;
     let body_bytes_max = BODY_BYTES_MAX.min(ring_bytes).max(frame_bytes_max as usize);
     let prepared = reclaim(&files, &recovered, options.segment_bytes)?;
     let promised = promised_bytes(options.segment_bytes, frame_bytes_max) as i64;
     let room_bytes = promised * prepared.ready.len() as i64;
+    let in_flight =
+        charge(frame_words).saturating_mul(options.in_flight_max as i64).min(READY_BYTES_MAX as i64);
+    let room_bytes_wanted = promised + promised.max(in_flight);
     let writer = Writer::new(Arc::clone(&files), method, &recovered, body_bytes_max);
     let topic = Arc::new(TopicShared {
         name: name.to_owned(),
@@ -288,6 +294,8 @@ pub(super) fn open_topic(
             slowest: AtomicU64::new(0),
             prepared: Mutex::new(prepared),
             segment_bytes: options.segment_bytes,
+            room_bytes_wanted,
+            ready_segments_max: READY_SEGMENTS.max((room_bytes_wanted / promised) as usize + 1),
             payload_bytes_max,
             frame_bytes_max,
             backlog_max: options.backlog_max,
@@ -297,6 +305,7 @@ pub(super) fn open_topic(
             has_ended: AtomicBool::new(false),
         }),
         mark,
+        trace: options.trace.clone(),
     });
     check_groups(&topic, &recovered)?;
     topic.publish_slowest();
@@ -340,6 +349,7 @@ pub(super) fn attach_topic(
         groups: Mutex::default(),
         own: None,
         mark: Some(Arc::new(mark)),
+        trace: None,
     };
     Ok(Arc::new(topic))
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::committer::Trace;
 use super::drive::Bell;
 use super::files::{LogFiles, io};
 use super::format::{self, BATCH_OVERHEAD_MAX};
@@ -50,6 +51,7 @@ pub(crate) struct TopicShared {
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
     pub(crate) mark: Option<Arc<SharedMark>>,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// The appending side of a topic.
@@ -70,6 +72,9 @@ pub(crate) struct OwnTopic {
     pub(crate) slowest: AtomicU64,
     pub(crate) prepared: Mutex<Prepared>,
     pub(crate) segment_bytes: u64,
+    /// Room at which a further segment is made.
+    pub(crate) room_bytes_wanted: i64,
+    pub(crate) ready_segments_max: usize,
     pub(crate) payload_bytes_max: usize,
     pub(crate) frame_bytes_max: u64,
     pub(crate) backlog_max: u64,
@@ -308,10 +313,9 @@ impl OwnTopic {
         Ok(sequence)
     }
 
-    /// Whether a further segment is to be made when so much room is left: less than two segments' worth. With the defaults
-    /// that is room for 14,000 to 21,000 permits of 300 bytes, each charged as if it came alone in its batch.
+    /// Whether a further segment is to be made when so much room is left.
     pub(crate) fn wants_segment(&self, room_bytes: i64) -> bool {
-        room_bytes < 2 * super::writer::promised_bytes(self.segment_bytes, self.frame_bytes_max) as i64
+        room_bytes < self.room_bytes_wanted
     }
 
     pub(crate) fn charge_max(&self) -> i64 {
@@ -376,6 +380,11 @@ impl TopicShared {
 
     pub(crate) fn group_directory(&self, name: &str) -> PathBuf {
         self.groups_directory().join(name)
+    }
+
+    /// The lock that is held while a group begins or a segment goes.
+    pub(crate) fn births(&self) -> PathBuf {
+        self.directory.join("births")
     }
 
     pub(crate) fn group_names(&self) -> Result<Vec<String>, QueueError> {

@@ -2,13 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use super::files::Segment;
 use super::offsets;
 use super::topic::{OwnTopic, TopicShared};
 use super::writer::{prepare, promised_bytes, recycle};
 use crate::failpoint;
-
-/// Segments ready beyond what the permits given so far need.
-const READY_SEGMENTS_MAX: usize = 4;
+use crate::storage::BLOCK_BYTES;
 
 /// One round for one topic: cheap when there is nothing to do.
 pub(crate) fn round(topic: &TopicShared) {
@@ -23,7 +22,7 @@ pub(crate) fn round(topic: &TopicShared) {
     while retire_oldest(topic, own) {}
     while !own.closed.load(Ordering::Acquire)
         && own.wants_segment(own.room_bytes.load(Ordering::Relaxed))
-        && own.prepared.lock().ready.len() < READY_SEGMENTS_MAX
+        && own.prepared.lock().ready.len() < own.ready_segments_max
     {
         if !make_segment(topic) {
             break;
@@ -32,22 +31,33 @@ pub(crate) fn round(topic: &TopicShared) {
 }
 
 /// Zeroes one more segment; `false` if the disk does not let us.
+///
+/// On a full disk without any segment ready a smaller one is tried: a log whose disk holds only the segment that is being
+/// written could otherwise never leave and reuse it, however far its groups are.
 pub(crate) fn make_segment(topic: &TopicShared) -> bool {
     let Some(own) = &topic.own else { return false };
-    let number = own.take_number();
-    match prepare(&topic.files, number, own.segment_bytes, topic.method) {
-        Ok(()) => {
-            own.metrics.segments_made.inc();
-            own.add_ready(number);
-            own.disk_full.store(false, Ordering::Relaxed);
-            true
-        }
-        Err(error) => {
-            if !own.disk_full.swap(true, Ordering::Relaxed) {
-                tracing::warn!(topic = topic.name, %error, "cannot make a segment; permits end when the last is used");
+    let smallest = (2 * own.frame_bytes_max + 4 * BLOCK_BYTES as u64).next_multiple_of(BLOCK_BYTES as u64);
+    let mut bytes = own.segment_bytes;
+    loop {
+        let number = own.take_number();
+        let error = match prepare(&topic.files, number, bytes, topic.method) {
+            Ok(()) => {
+                own.metrics.segments_made.inc();
+                own.add_ready(number, bytes);
+                own.disk_full.store(bytes < own.segment_bytes, Ordering::Relaxed);
+                return true;
             }
-            false
+            Err(error) => error,
+        };
+        let last_resort = own.prepared.lock().ready.is_empty();
+        bytes = (bytes / 4).next_multiple_of(BLOCK_BYTES as u64);
+        if error.kind() == std::io::ErrorKind::StorageFull && last_resort && bytes >= smallest {
+            continue;
         }
+        if !own.disk_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(topic = topic.name, %error, "cannot make a segment; permits end when the last is used");
+        }
+        return false;
     }
 }
 
@@ -58,22 +68,32 @@ fn retire_oldest(topic: &TopicShared, own: &OwnTopic) -> bool {
     if topic.groups.lock().is_empty() {
         return false;
     }
-    let slowest = own.slowest.load(Ordering::Relaxed);
+    if !topic.files.segments.read().get(1).is_some_and(|second| own.is_done_with(second)) {
+        return false;
+    }
+    // A group that begins at this moment, in this process or another, begins behind what goes: it comes first or waits.
+    let births = topic.births();
+    let Ok(Some(_births)) = topic.storage().lock(&births) else { return false };
+    if topic.storage().is_real() {
+        read_groups(topic);
+        topic.publish_slowest();
+    }
     let oldest = {
         let mut segments = topic.files.segments.write();
         match segments.get(1) {
-            Some(second) if second.first_sequence <= slowest + 1 => segments.remove(0),
+            Some(second) if own.is_done_with(second) => segments.remove(0),
             _ => return false,
         }
     };
     failpoint::hit("queue.retire");
-    let wanted =
-        own.wants_segment(own.room_bytes.load(Ordering::Relaxed)) && oldest.bytes == own.segment_bytes;
+    // Kept even when there is room enough for now: to zero another one later would cost as much writing as the log does.
+    let ready = own.prepared.lock().ready.len();
+    let wanted = ready < own.ready_segments_max && oldest.bytes == own.segment_bytes;
     let result = if wanted {
         let number = own.take_number();
         recycle(&topic.files, oldest.number, number).map(|()| {
             own.metrics.segments_recycled.inc();
-            own.add_ready(number);
+            own.add_ready(number, oldest.bytes);
         })
     } else {
         topic.storage().remove(&oldest.path)
@@ -112,16 +132,19 @@ impl OwnTopic {
         prepared.next_number - 1
     }
 
+    /// Whether all groups are past everything before this segment.
+    fn is_done_with(&self, second: &Segment) -> bool {
+        second.first_sequence <= self.slowest.load(Ordering::Relaxed) + 1
+    }
+
     /// Numbers are entered in rising order, so that the chain can be followed by them.
-    fn add_ready(&self, number: u64) {
-        let at = {
+    fn add_ready(&self, number: u64, bytes: u64) {
+        {
             let mut prepared = self.prepared.lock();
             let at = prepared.ready.partition_point(|(other, _)| *other < number);
-            prepared.ready.insert(at, (number, self.segment_bytes));
-            at
-        };
-        debug_assert!(at < READY_SEGMENTS_MAX * 2, "segments are only made when wanted");
-        let promised = promised_bytes(self.segment_bytes, self.frame_bytes_max);
+            prepared.ready.insert(at, (number, bytes));
+        }
+        let promised = promised_bytes(bytes, self.frame_bytes_max);
         self.room_bytes.fetch_add(promised as i64, Ordering::Relaxed);
     }
 }

@@ -10,8 +10,8 @@ use crate::failpoint;
 use crate::port::QueueError;
 use crate::storage::{Access, AlignedBuffer, BLOCK_BYTES, File, SyncMethod};
 
-/// Bytes of zeros written at once into a new segment.
-const ZEROES_BYTES: usize = 1 << 20;
+/// Bytes of zeros written at once into a new segment: few enough that a batch in between does not wait long.
+const ZEROES_BYTES: usize = 256 * 1024;
 
 /// The one writer of a log.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ impl Writer {
         segment.min(self.buffer.bytes().len()).saturating_sub(HEADER_BYTES)
     }
 
-    /// Bytes written into the active segment so far.
-    pub(crate) fn active_bytes(&self) -> Option<u64> {
-        self.active.as_ref().map(|active| active.offset)
+    /// Bytes written into the active segment so far, and its length.
+    pub(crate) fn active_bytes(&self) -> Option<(u64, u64)> {
+        self.active.as_ref().map(|active| (active.offset, active.bytes))
     }
 
     /// Goes on in a prepared segment, from its first byte.
@@ -151,9 +151,12 @@ pub(crate) struct BodyWords<'a> {
 }
 
 impl BodyWords<'_> {
-    pub(crate) fn push(&mut self, word: u64) {
-        self.body[*self.filled..*self.filled + 8].copy_from_slice(&word.to_le_bytes());
-        *self.filled += 8;
+    pub(crate) fn extend(&mut self, words: &[u64]) {
+        let place = &mut self.body[*self.filled..*self.filled + words.len() * 8];
+        for (bytes, word) in place.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        *self.filled += words.len() * 8;
     }
 }
 
