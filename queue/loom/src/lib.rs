@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn room_comes_back_zeroed_and_every_counter_wraps() {
+    fn room_comes_back_and_every_counter_wraps() {
         model_with(2, || {
             let ring = Arc::new(Ring::new(4, 2));
             let producer = {

@@ -96,7 +96,9 @@ fn retire_oldest(topic: &TopicShared, own: &OwnTopic) -> bool {
             own.add_ready(number, oldest.bytes);
         })
     } else {
-        topic.storage().remove(&oldest.path)
+        // Synced, since only then its blocks are free for another segment.
+        let removed = topic.storage().remove(&oldest.path);
+        removed.and_then(|()| topic.storage().sync_directory(&topic.files.directory))
     };
     let Err(error) = result else { return true };
     tracing::warn!(topic = topic.name, %error, segment = %oldest.path.display(), "cannot retire a segment");

@@ -188,8 +188,8 @@ pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMet
         files.storage.sync_directory(&files.directory)
     })();
     if result.is_err() {
-        // What cannot be removed now is removed at the next open.
-        let _ = files.storage.remove(&draft);
+        // What cannot be removed now is removed at the next open. Synced, since only then its blocks are free.
+        let _ = files.storage.remove(&draft).and_then(|()| files.storage.sync_directory(&files.directory));
     }
     result
 }

@@ -1,0 +1,154 @@
+//! Room: as many permits as were asked for, a disk with room for little, segments that go while a group begins.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use queue::{
+    DiskOptions, Driver, Faults, NewRecord, Permit, Queue, Refused, SimulatedDisk, Storage, Topic, TopicState,
+};
+
+fn simulated(disk: &SimulatedDisk) -> DiskOptions {
+    let mut options = DiskOptions::new("/queue", Arc::new(|| 1_000));
+    options.storage = Storage::Simulated(disk.clone());
+    options.driver = Driver::Driven;
+    options
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+async fn upkeep() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Every permit that there is.
+fn permits(topic: &Topic, bytes: usize) -> (Vec<Permit>, Refused) {
+    let mut held = Vec::new();
+    loop {
+        match topic.try_permit(bytes) {
+            Ok(permit) => held.push(permit),
+            Err(refused) => return (held, refused),
+        }
+    }
+}
+
+async fn append_all(topic: &Topic, permits: Vec<Permit>, bytes: usize) {
+    for permit in permits {
+        let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &vec![9; bytes] };
+        topic.append(permit, record).await.unwrap();
+    }
+}
+
+#[test]
+fn as_many_permits_as_asked_for_fit_at_any_time() {
+    const PERMITS: usize = 3_000;
+    const BYTES: usize = 1_408;
+    let disk = SimulatedDisk::new(1, Faults::default());
+    let mut options = simulated(&disk);
+    options.segment_bytes = 1 << 20;
+    options.ring_bytes = 1 << 20;
+    options.in_flight_max = PERMITS;
+    options.in_flight_bytes = BYTES;
+    runtime().block_on(async {
+        let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let script = async {
+            let mut group = topic.group("workers").unwrap();
+            for round in 0..4 {
+                upkeep().await;
+                let (mut held, refused) = permits(&topic, BYTES);
+                assert!(held.len() >= PERMITS, "{} permits in round {round}, then {refused}", held.len());
+                held.truncate(700);
+                append_all(&topic, held, BYTES).await;
+                group.commit(topic.end().unwrap()).await.unwrap();
+            }
+        };
+        tokio::select! { biased; () = script => {}, () = queue.run() => {} }
+    });
+}
+
+/// The segment that is being written cannot be reused before there is another one to go on in.
+#[test]
+fn a_disk_for_one_segment_takes_records_again_once_they_are_drained() {
+    let capacity_bytes = (1 << 20) + 400_000;
+    let disk = SimulatedDisk::new(1, Faults { capacity_bytes, ..Faults::default() });
+    let mut options = simulated(&disk);
+    options.segment_bytes = 1 << 20;
+    runtime().block_on(async {
+        let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let script = async {
+            let mut group = topic.group("workers").unwrap();
+            let mut appended = 0;
+            for round in 0..30 {
+                upkeep().await;
+                let (held, refused) = permits(&topic, 300);
+                assert_eq!(refused, Refused::DiskFull);
+                assert!(!held.is_empty(), "none in round {round}");
+                appended += held.len();
+                append_all(&topic, held, 300).await;
+                group.commit(topic.end().unwrap()).await.unwrap();
+            }
+            upkeep().await;
+            assert_eq!(topic.state(), TopicState::Writable);
+            // Far more than the disk holds: each is charged a block.
+            assert!(appended > 1_000, "{appended}");
+        };
+        tokio::select! { biased; () = script => {}, () = queue.run() => {} }
+    });
+}
+
+fn segments(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory.join("orders/log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Whoever begins a group, in whatever process, holds the lock `births`: the oldest segment must not go meanwhile, or the group
+/// would begin before the log does.
+#[test]
+fn a_segment_waits_for_a_group_that_begins() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = DiskOptions::new(directory.path(), Arc::new(|| 1_000));
+    options.segment_bytes = 64 * 1024;
+    options.driver = Driver::Driven;
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+        let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let script = async {
+            let mut group = topic.group("workers").unwrap();
+            let births = std::fs::File::open(directory.path().join("orders/births")).unwrap();
+            births.lock().unwrap();
+            let oldest = segments(directory.path()).remove(0);
+            for _ in 0..60 {
+                let permit = loop {
+                    match topic.try_permit(3_000) {
+                        Ok(permit) => break permit,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    }
+                };
+                append_all(&topic, vec![permit], 3_000).await;
+                group.commit(topic.end().unwrap()).await.unwrap();
+                upkeep().await;
+            }
+            assert_eq!(segments(directory.path()).remove(0), oldest, "it goes while a group may begin");
+            births.unlock().unwrap();
+            while segments(directory.path()).remove(0) == oldest {
+                // The next round of upkeep is at the next record's.
+                append_all(&topic, vec![topic.try_permit(1).unwrap()], 1).await;
+                group.commit(topic.end().unwrap()).await.unwrap();
+                upkeep().await;
+            }
+        };
+        tokio::select! { biased; () = script => {}, () = queue.run() => {} }
+    });
+}
