@@ -96,6 +96,9 @@ pub(crate) async fn open_database_to_read(config: &Config) -> Result<Database, D
     open_database(config, clock::system()).await
 }
 
+/// The longest order: its metadata, and its ids and fixed parts.
+const ORDER_BYTES_MAX: usize = gateway::purchase::METADATA_BYTES_MAX + 384;
+
 /// The queue's directory, locked for this process.
 pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> Result<Queue, QueueError> {
     Queue::open_disk(disk_options(config, now), registry)
@@ -114,6 +117,9 @@ pub(crate) fn attach_source(directory: &Path, now: Now) -> Result<Queue, QueueEr
 fn disk_options(config: &Config, now: Now) -> DiskOptions {
     let mut options = DiskOptions::new(&config.queue.directory, now);
     options.backlog_max = config.queue.backlog_max;
+    // A purchase that the limit lets in finds room in the log, whatever its metadata.
+    options.in_flight_max = config.limits.in_flight_max;
+    options.in_flight_bytes = ORDER_BYTES_MAX;
     options
 }
 
