@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -137,7 +137,7 @@ impl Collector for BacklogMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         // A log that cannot be read says so elsewhere; no figure is better than a wrong one.
         let Ok(lag) = self.0.lag(DRAIN_GROUP) else { return Ok(()) };
-        encode_backlogs(encoder, &[([], lag)])
+        encode_backlogs(encoder, &[(None, lag)])
     }
 }
 
@@ -155,29 +155,38 @@ impl LogBacklogs {
 impl Collector for LogBacklogs {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let logs = self.0.lock().clone();
-        let lag = |(log, orders): (String, Topic)| Some(([("log", log)], orders.lag(DRAIN_GROUP).ok()?));
+        let lag = |(log, orders): (String, Topic)| Some((Some(log), orders.lag(DRAIN_GROUP).ok()?));
         encode_backlogs(encoder, &logs.into_iter().filter_map(lag).collect::<Vec<_>>())
     }
 }
 
-fn encode_backlogs<const N: usize>(
+/// Of each log, with its label where there may be several.
+fn encode_backlogs(
     mut encoder: DescriptorEncoder<'_>,
-    lags: &[([(&str, String); N], Lag)],
+    lags: &[(Option<String>, Lag)],
 ) -> Result<(), std::fmt::Error> {
     if lags.is_empty() {
         return Ok(());
     }
     let help = "Promised orders that are not rows yet";
-    let mut metric = encoder.encode_descriptor("floodgate_backlog_orders", help, None, MetricType::Gauge)?;
-    for (labels, lag) in lags {
-        let orders = ConstGauge::new(i64::try_from(lag.records).unwrap_or(i64::MAX));
-        orders.encode(metric.encode_family(labels)?)?;
-    }
+    let metric = encoder.encode_descriptor("floodgate_backlog_orders", help, None, MetricType::Gauge)?;
+    encode_each(metric, lags, |lag| ConstGauge::new(i64::try_from(lag.records).unwrap_or(i64::MAX)))?;
     let (help, unit) = ("Age of the oldest of them", Some(&Unit::Seconds));
-    let mut metric = encoder.encode_descriptor("floodgate_backlog_age", help, unit, MetricType::Gauge)?;
-    for (labels, lag) in lags {
-        let age = ConstGauge::new(lag.age_ms as f64 / 1_000.0);
-        age.encode(metric.encode_family(labels)?)?;
+    let metric = encoder.encode_descriptor("floodgate_backlog_age", help, unit, MetricType::Gauge)?;
+    encode_each(metric, lags, |lag| ConstGauge::new(lag.age_ms as f64 / 1_000.0))
+}
+
+fn encode_each<G: EncodeMetric>(
+    mut metric: MetricEncoder<'_>,
+    lags: &[(Option<String>, Lag)],
+    gauge: impl Fn(&Lag) -> G,
+) -> Result<(), std::fmt::Error> {
+    for (log, lag) in lags {
+        match log {
+            Some(log) => gauge(lag).encode(metric.encode_family(&[("log", log.as_str())])?)?,
+            // The only one: a metric without labels is written once.
+            None => return gauge(lag).encode(metric),
+        }
     }
     Ok(())
 }
