@@ -33,9 +33,9 @@ pub(crate) async fn open_database(config: &Config, now: Now) -> Result<Database,
     let url = config.orders.database_url.reveal();
     match config.orders.backend {
         OrdersBackend::Sqlite => Database::open_sqlite(url, Executor::Thread, now),
-        OrdersBackend::Mysql | OrdersBackend::External => {
-            Err(DatabaseError::Broken(absent("orders.backend").to_string()))
-        }
+        #[cfg(feature = "mysql")]
+        OrdersBackend::Mysql => Database::open_mysql(url).await.map_err(|error| placed(config, error)),
+        _ => Err(DatabaseError::Broken(absent("orders.backend").to_string())),
     }
 }
 
@@ -57,9 +57,9 @@ pub(crate) async fn check_database(config: &Config) -> Result<SchemaState, Datab
     let url = config.orders.database_url.reveal();
     match config.orders.backend {
         OrdersBackend::Sqlite => Database::check_sqlite(url),
-        OrdersBackend::Mysql | OrdersBackend::External => {
-            Err(DatabaseError::Broken(absent("orders.backend").to_string()))
-        }
+        #[cfg(feature = "mysql")]
+        OrdersBackend::Mysql => Database::check_mysql(url).await.map_err(|error| placed(config, error)),
+        _ => Err(DatabaseError::Broken(absent("orders.backend").to_string())),
     }
 }
 
@@ -68,16 +68,29 @@ pub(crate) async fn migrate_database(config: &Config) -> Result<Vec<u32>, Databa
     let url = config.orders.database_url.reveal();
     match config.orders.backend {
         OrdersBackend::Sqlite => Database::migrate_sqlite(url),
-        OrdersBackend::Mysql | OrdersBackend::External => {
-            Err(DatabaseError::Broken(absent("orders.backend").to_string()))
-        }
+        #[cfg(feature = "mysql")]
+        OrdersBackend::Mysql => Database::migrate_mysql(url).await.map_err(|error| placed(config, error)),
+        _ => Err(DatabaseError::Broken(absent("orders.backend").to_string())),
+    }
+}
+
+/// Says where a server is that does not serve us, and which key leads to it. Never with the password.
+#[cfg(feature = "mysql")]
+fn placed(config: &Config, error: DatabaseError) -> DatabaseError {
+    let place = |text: String| format!("{text} (orders.database_url = \"{}\")", config.orders.database_url);
+    match error {
+        DatabaseError::Unavailable(text) => DatabaseError::Unavailable(place(text)),
+        DatabaseError::Broken(text) => DatabaseError::Broken(place(text)),
+        error => error,
     }
 }
 
 /// The whole schema as SQL.
 pub(crate) fn schema_sql(config: &Config) -> String {
     match config.orders.backend {
-        OrdersBackend::Sqlite | OrdersBackend::Mysql | OrdersBackend::External => order_worker::schema_sql(),
+        #[cfg(feature = "mysql")]
+        OrdersBackend::Mysql => order_worker::database::mysql_schema_sql(),
+        _ => order_worker::schema_sql(),
     }
 }
 
@@ -130,7 +143,16 @@ pub(crate) async fn open_stock(
     life: u64,
     registry: &mut Registry,
 ) -> Result<Stock, EngineError> {
-    let ledger = match config.stock.backend {
+    let ledger = open_ledger(config, now).await?;
+    let flag = match config.sold_out.backend {
+        SoldOutBackend::Embedded => Flag::Embedded(EmbeddedFlag::new(life)),
+        SoldOutBackend::Zookeeper => return Err(absent("sold_out.backend")),
+    };
+    Ok(Stock::new(ledger, flag, registry))
+}
+
+async fn open_ledger(config: &Config, now: Now) -> Result<Ledger, EngineError> {
+    Ok(match config.stock.backend {
         StockBackend::Embedded => Ledger::Embedded(EmbeddedLedger::new(now)),
         #[cfg(feature = "redis")]
         StockBackend::Redis => Ledger::Redis(
@@ -140,12 +162,7 @@ pub(crate) async fn open_stock(
         ),
         #[cfg(not(feature = "redis"))]
         StockBackend::Redis => return Err(absent("stock.backend")),
-    };
-    let flag = match config.sold_out.backend {
-        SoldOutBackend::Embedded => Flag::Embedded(EmbeddedFlag::new(life)),
-        SoldOutBackend::Zookeeper => return Err(absent("sold_out.backend")),
-    };
-    Ok(Stock::new(ledger, flag, registry))
+    })
 }
 
 /// Every buyer is a socket: takes as many descriptors as the system lets this user have.
