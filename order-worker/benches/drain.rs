@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use order_worker::{
-    DRAIN_GROUP, Database, DrainConfig, DrainStats, Executor, ORDERS_TOPIC, Worker, WorkerMetrics,
-    WorkerParts, rebuild,
+    DRAIN_GROUP, Database, DrainConfig, DrainStats, Executor, Member, MemberParts, MembershipMetrics,
+    ORDERS_TOPIC, OwnLog, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue, Topic};
@@ -120,7 +120,21 @@ async fn drain(orders_per_second_max: u32, batch_size_max: u32) {
     promise(&topic).await;
     let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
-    rebuild(&database, &stock, &topic, Owner(queue.instance())).await.unwrap();
+    let own = OwnLog {
+        topic: topic.clone(),
+        owner: Owner(queue.instance()),
+        place: "here".into(),
+        seat: Arc::default(),
+    };
+    let member = MemberParts {
+        database: database.clone(),
+        stock: stock.clone(),
+        own: Some(own),
+        logs: Arc::new(|_| None),
+        outliving: false,
+        metrics: MembershipMetrics::new(&mut registry),
+    };
+    Member::new(member).start().await.unwrap();
     let stats = Arc::new(DrainStats::new(orders_per_second_max));
     let config = DrainConfig { orders_per_second_max, batch_size_max, adaptive: true };
     let metrics = WorkerMetrics::new(&mut registry);

@@ -8,6 +8,7 @@ mod backoff;
 pub mod config;
 pub mod database;
 pub mod drain;
+pub mod membership;
 pub mod metrics;
 pub mod pace;
 pub mod rebuild;
@@ -19,8 +20,9 @@ pub use audit::{Audit, AuditError, SaleAudit, audit};
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
-pub use metrics::{BacklogMetrics, LogBacklogs, WorkerMetrics};
-pub use rebuild::{RebuildError, rebuild, resume_or_rebuild};
+pub use membership::{Member, MemberParts, OpenLog, OwnLog};
+pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerMetrics};
+pub use rebuild::RebuildError;
 pub use reconciler::{ReconcileError, Reconciler, bring};
 pub use relay::Relay;
 pub use stats::{DrainState, DrainStats};
@@ -39,11 +41,17 @@ pub const FAILPOINTS: &[&str] = &[
     "relay.read",
     "relay.released",
     "reconciler.looked_up",
+    "reconciler.claimed",
     "reconciler.marked_opened",
     "reconciler.settled",
     "rebuild.epoch",
+    "rebuild.claimed",
     "rebuild.installed",
+    "rebuild.settled",
     "rebuild.log",
+    "rebuild.reported",
+    "rebuild.neighbour",
     "rebuild.rows",
+    "rebuild.marked",
     "rebuild.opened",
 ];

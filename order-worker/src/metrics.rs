@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use std::time::Duration;
+
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -123,6 +125,65 @@ impl WorkerMetrics {
             metrics.reconciled.clone(),
         );
         metrics
+    }
+}
+
+/// Every metric of the membership. Clones count together.
+#[derive(Clone)]
+pub struct MembershipMetrics {
+    epoch: Gauge,
+    rebuild_duration: Histogram,
+    waiting_logs: Gauge,
+    orphaned_instances: Gauge,
+}
+
+impl MembershipMetrics {
+    /// Registers them all.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            epoch: Gauge::default(),
+            rebuild_duration: Histogram::new(DURATION_BUCKETS),
+            waiting_logs: Gauge::default(),
+            orphaned_instances: Gauge::default(),
+        };
+        registry.register(
+            "floodgate_ledger_epoch",
+            "Life of the stock ledger, as last seen",
+            metrics.epoch.clone(),
+        );
+        registry.register_with_unit(
+            "floodgate_ledger_rebuild_duration",
+            "From the notice of a lost or incomplete stock ledger until it was open",
+            Unit::Seconds,
+            metrics.rebuild_duration.clone(),
+        );
+        registry.register(
+            "floodgate_ledger_waiting_logs",
+            "Logs that a rebuild of the stock ledger waited for, as last seen",
+            metrics.waiting_logs.clone(),
+        );
+        registry.register(
+            "floodgate_orphaned_instances",
+            "Instances taken for dead, whose reservations this one looks after",
+            metrics.orphaned_instances.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn epoch(&self, epoch: u64) {
+        self.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn rebuilt(&self, took: Duration) {
+        self.rebuild_duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn waiting(&self, logs: usize) {
+        self.waiting_logs.set(i64::try_from(logs).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn orphans(&self, instances: usize) {
+        self.orphaned_instances.set(i64::try_from(instances).unwrap_or(i64::MAX));
     }
 }
 

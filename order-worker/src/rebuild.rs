@@ -1,9 +1,8 @@
-//! Rebuild of an empty ledger (at start, the embedded one always is): database and own log say what it must know.
+//! What a rebuilt ledger is made of: the promises of the logs and the rows of the database. Who does it when stands in
+//! [`crate::membership`].
 //!
-//! A new epoch first, so that nothing of the old life is taken for the new one. Every sale begins closed, which lets
-//! confirm, release and restore in but nobody's purchase. The log is merged from the drain's offset; the rows come last:
-//! whatever the drain moves from log to rows meanwhile is found in one of them. A crash at any point leaves a closed or
-//! incomplete ledger of an epoch that the next start replaces.
+//! A log is merged from the drain's offset. Draining it meanwhile is harmless: the rows come last, and what the drain moves
+//! from log to rows is found in one of them. Both merges can be repeated.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +11,8 @@ use stock::ledger::{BATCH_MAX, Settlement};
 use stock::reservation::DecodeError;
 use stock::{LedgerError, Owner, Reservation, SaleId, Stock};
 
-use crate::database::{Database, DatabaseError, SaleRow};
+use crate::database::{Database, DatabaseError, Instance};
 use crate::drain::DRAIN_GROUP;
-use crate::reconciler::{ReconcileError, bring};
 
 /// What keeps a ledger from being rebuilt. It stays closed.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +34,17 @@ pub enum RebuildError {
         /// Which version.
         error: DecodeError,
     },
+    /// Promises of these may be missing.
+    #[error("the stock ledger is not complete yet: {}", waiting_words(.0))]
+    Waiting(Vec<Instance>),
+    /// It must not be forgotten.
+    #[error(
+        "instance {0} is alive, its lease has not ended: stop it first (then its log is merged and nothing is at risk)"
+    )]
+    Alive(Owner),
+    /// Not in the registry.
+    #[error("no instance {0} is registered; `floodgate ledger show` lists those that are")]
+    UnknownInstance(Owner),
 }
 
 impl RebuildError {
@@ -44,97 +53,43 @@ impl RebuildError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database(error) => error.is_retryable(),
-            Self::Ledger(error) => error.is_retryable(),
+            // Another life has begun, or has not got so far: the next look tells.
+            Self::Ledger(LedgerError::Invalid(_)) => false,
+            Self::Ledger(_) | Self::Waiting(_) => true,
             Self::Queue(error) => error.is_retryable(),
-            Self::UnknownVersion { .. } => false,
+            Self::UnknownVersion { .. } | Self::Alive(_) | Self::UnknownInstance(_) => false,
         }
     }
 }
 
-/// Takes the ledger as it is if it has outlived this process, and rebuilds it otherwise; answers with its epoch. It has
-/// outlived us if it is open, at the database's epoch, for every sale that was ever opened and is not settled.
+fn waiting_words(instances: &[Instance]) -> String {
+    if instances.is_empty() {
+        return "sales are being installed".to_owned();
+    }
+    let logs: Vec<String> =
+        instances.iter().map(|instance| format!("{} ({})", instance.owner, instance.place)).collect();
+    format!(
+        "it waits for the logs of {}: start those instances, or give up what they promised with `floodgate ledger rebuild \
+         --without ID`",
+        logs.join(", ")
+    )
+}
+
+/// Merges what `orders`, the log of `owner`, promised and the drain has not finished into the closed ledger of `epoch`.
+/// Nothing of an older epoch may be appended to it any more.
 ///
 /// # Errors
-/// As [`rebuild`].
-pub async fn resume_or_rebuild(
+/// [`LedgerError::Open`]: the ledger was opened without it. Any error leaves some of it merged, which a repeat completes.
+pub(crate) async fn merge_log(
     database: &Database,
-    stock: &Stock,
-    orders: &Topic,
-    owner: Owner,
-) -> Result<u64, RebuildError> {
-    let epoch = database.epoch().await?;
-    // Before the first rebuild there is no epoch to bring a sale at.
-    if epoch == 0 {
-        return rebuild(database, stock, orders, owner).await;
-    }
-    for row in database.sales().await?.into_iter().filter(|row| !row.settled) {
-        let sale = &row.definition.id;
-        match bring(database, stock, sale).await {
-            Ok(()) | Err(ReconcileError::Ledger(LedgerError::UnknownSale(_))) => {}
-            Err(ReconcileError::Ledger(error)) => return Err(error.into()),
-            Err(ReconcileError::Database(error)) => return Err(error.into()),
-        }
-        match stock.snapshot(sale).await {
-            Ok(snapshot) if snapshot.open && snapshot.epoch == epoch => {}
-            Ok(_) | Err(LedgerError::UnknownSale(_)) => {
-                return rebuild(database, stock, orders, owner).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(epoch)
-}
-
-/// Rebuilds the ledger of every sale that is not settled from the rows and the log of `owner`, and opens it; answers with
-/// the new epoch. `orders` is the topic `floodgate-orders`. Nothing may append to it meanwhile; draining it is harmless.
-///
-/// # Errors
-/// [`RebuildError`]; the ledger is then closed or incomplete, and another call starts over with a newer epoch.
-pub async fn rebuild(
-    database: &Database,
-    stock: &Stock,
-    orders: &Topic,
-    owner: Owner,
-) -> Result<u64, RebuildError> {
-    // 1. A new life.
-    let epoch = database.next_epoch().await?;
-    queue::failpoint::hit("rebuild.epoch");
-
-    // 2. Every sale that may still matter, closed.
-    let sales: Vec<SaleRow> = database.sales().await?.into_iter().filter(|row| !row.settled).collect();
-    for row in &sales {
-        stock.install(&row.ledger_version(), epoch).await?;
-    }
-    queue::failpoint::hit("rebuild.installed");
-
-    // 3. What was promised and is not drained.
-    let promised = restore_log(stock, orders, owner, epoch, &sales).await?;
-    queue::failpoint::hit("rebuild.log");
-
-    // 4. What the database knows. After the log: an order that moved meanwhile is in both, and rows win.
-    let mut rows = 0;
-    for row in &sales {
-        rows += merge_rows(database, stock, &row.definition.id).await?;
-    }
-    queue::failpoint::hit("rebuild.rows");
-
-    // 5. Open; remembered first, so that an empty ledger never again passes for a beginning.
-    for row in &sales {
-        database.mark_opened(&row.definition.id, epoch).await?;
-        stock.open(&row.definition.id, epoch).await?;
-    }
-    queue::failpoint::hit("rebuild.opened");
-    tracing::info!(epoch, sales = sales.len(), promised, rows, "the stock ledger is rebuilt");
-    Ok(epoch)
-}
-
-async fn restore_log(
     stock: &Stock,
     orders: &Topic,
     owner: Owner,
     epoch: u64,
-    sales: &[SaleRow],
 ) -> Result<usize, RebuildError> {
+    // Read here, when the log has got its last record: every sale of a record was published before.
+    let mut sales = database.sales().await?;
+    sales.retain(|row| !row.settled);
     let mut after = match orders.committed(DRAIN_GROUP) {
         // No drain has ever come here: everything is promised still.
         Err(QueueError::UnknownGroup { .. }) => None,
@@ -168,7 +123,12 @@ async fn restore_log(
     }
 }
 
-async fn merge_rows(database: &Database, stock: &Stock, sale: &SaleId) -> Result<usize, RebuildError> {
+/// Merges the rows of `sale`: last, when all logs are merged.
+pub(crate) async fn merge_rows(
+    database: &Database,
+    stock: &Stock,
+    sale: &SaleId,
+) -> Result<usize, RebuildError> {
     let (mut after, mut rows) = (None, 0);
     loop {
         let page = database.orders(sale, after, BATCH_MAX).await?;

@@ -148,7 +148,9 @@ impl Reconciler {
         if row.ends_at.0 + SETTLE_AFTER_MS > (self.now)() {
             return Ok(());
         }
-        if self.stock.snapshot(sale).await?.pending > 0 || !self.database.mark_settled(sale).await? {
+        let snapshot = self.stock.snapshot(sale).await?;
+        // One that is closed may not know of every promise yet.
+        if !snapshot.open || snapshot.pending > 0 || !self.database.mark_settled(sale).await? {
             return Ok(());
         }
         // A crash here leaves a settled sale in a ledger that outlives us; a rebuild no longer installs it.
@@ -165,18 +167,21 @@ impl Reconciler {
 /// An operator's change is followed by this at once; the reconciler repeats it until both are equal.
 ///
 /// # Errors
-/// [`LedgerError::UnknownSale`] when the ledger has forgotten a sale that was open: that needs a rebuild.
+/// [`LedgerError::UnknownSale`] or [`LedgerError::Amnesia`] when the ledger has lost a sale that was open: the members rebuild it.
 pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<(), ReconcileError> {
+    // The ledger first and the row after it: a sale that the row calls never opened was never opened when this state was
+    // made, and holds no promise. See `membership`.
+    let held = stock.snapshot(sale).await;
     let Some(row) = database.sale(sale).await? else {
         return Err(DatabaseError::UnknownSale(sale.clone()).into());
     };
-    match stock.snapshot(sale).await {
+    match held {
         Ok(snapshot) => {
             if snapshot.version < row.version {
                 stock.push_sale(&row.ledger_version()).await?;
             }
-            let complete = !row.was_opened() || row.opened_epoch == Some(snapshot.epoch);
-            if !snapshot.open && complete && snapshot.epoch == database.epoch().await? {
+            let is_complete = !row.was_opened() || row.opened_epoch == Some(snapshot.epoch);
+            if !snapshot.open && is_complete {
                 open(database, stock, sale, snapshot.epoch).await?;
             }
             Ok(())
@@ -187,6 +192,12 @@ pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<
                 // Before the first rebuild there is no life to open it in, and none to remember.
                 return Err(LedgerError::Closed.into());
             }
+            // A crash after the claim, or an install whose end is not known, leaves it missing: a member then begins a new epoch.
+            if !database.claim_install(sale, epoch).await? {
+                // Somebody else is bringing it.
+                return Ok(());
+            }
+            queue::failpoint::hit("reconciler.claimed");
             stock.install(&row.ledger_version(), epoch).await?;
             open(database, stock, sale, epoch).await
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use order_worker::database::{Database, SharedConnection};
 use order_worker::{
-    DRAIN_GROUP, DrainConfig, DrainStats, ORDERS_TOPIC, Worker, WorkerMetrics, WorkerParts, rebuild,
+    DRAIN_GROUP, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog,
+    Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, Storage, Topic};
@@ -56,7 +57,21 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
     promise(&topic, u64::from(limit) * SECONDS).await;
-    rebuild(&database, &stock, &topic, Owner(queue.instance())).await.unwrap();
+    let own = OwnLog {
+        topic: topic.clone(),
+        owner: Owner(queue.instance()),
+        place: "here".into(),
+        seat: Arc::default(),
+    };
+    let member = MemberParts {
+        database: database.clone(),
+        stock: stock.clone(),
+        own: Some(own),
+        logs: Arc::new(|_| None),
+        outliving: false,
+        metrics: MembershipMetrics::new(&mut registry),
+    };
+    Member::new(member).start().await.unwrap();
     let (shutdown, down) = watch::channel(false);
     let parts = WorkerParts {
         database,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use order_worker::{DRAIN_GROUP, DrainStats, Worker, WorkerMetrics, WorkerParts, resume_or_rebuild};
+use order_worker::{DRAIN_GROUP, DrainStats, Worker, WorkerMetrics, WorkerParts};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
@@ -29,9 +29,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
     let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
-    let epoch = resume_or_rebuild(&database, &stock, &instance.orders, instance.owner).await?;
-    instance.seat.offer(epoch);
     let foundation = Foundation { now, database, stock };
+    let mut member = instance.member(&config, &foundation, &mut registry);
+    member.start().await?;
 
     // 3. The drain and what follows it, on a thread of their own: its commits block.
     let metrics = WorkerMetrics::new(&mut registry);
@@ -46,7 +46,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
     };
     let drain = Worker::new(worker, stopping.clone()).run();
-    let mut worker = WorkerThread::start(orders::follow(foundation.clone(), metrics, drain, stopping))?;
+    let mut worker =
+        WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drain, stopping))?;
 
     // 4. The buyers.
     let running = buyers.start(registry)?;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use order_worker::resume_or_rebuild;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use super::buyers::Buyers;
 use super::ending;
@@ -26,9 +26,11 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 2. The ledger, which others may have completed long ago.
     let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
-    let epoch = resume_or_rebuild(&database, &stock, &instance.orders, instance.owner).await?;
-    instance.seat.offer(epoch);
     let foundation = Foundation { now, database, stock };
+    let mut member = instance.member(&config, &foundation, &mut registry);
+    member.start().await?;
+    let (stop, stopping) = watch::channel(false);
+    let membership = tokio::spawn(async move { member.run(stopping).await });
 
     // 3. The buyers.
     let buyers = Buyers::new(&config, &foundation, &instance, &mut registry).await?;
@@ -42,6 +44,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 4. The end.
     let finished = buyers.finish(running).await;
+    stop.send_replace(true);
+    // It can only have ended, or panicked and said so.
+    let _ = membership.await;
     instance.leave(&foundation.database, ended.is_ok() && finished).await;
     ended
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::{DRAIN_GROUP, Database, ORDERS_TOPIC};
+use order_worker::membership::{logs_on_this_machine, place_of};
+use order_worker::{DRAIN_GROUP, Database, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog};
 use prometheus_client::registry::Registry;
 use queue::{Queue, QueueError, Topic, TopicState};
 use stock::config::StockBackend;
 use stock::{Now, Owner, Seat};
 use tokio::time::{Instant, sleep};
 
-use super::StartError;
+use super::{Foundation, StartError};
 use crate::config::Config;
 use crate::engines;
 
@@ -48,7 +49,7 @@ impl Instance {
     /// Registers before the first promise. Refuses a database that is not the one that this log was drained into, and a
     /// second ledger in memory over one database.
     pub(super) async fn register(&self, config: &Config, database: &Database) -> Result<(), StartError> {
-        let place = config.queue.directory.display().to_string();
+        let place = place_of(&config.queue.directory);
         if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
             return Err(StartError::ForeignDatabase {
                 database: config.orders.database_url.to_string(),
@@ -68,6 +69,17 @@ impl Instance {
             }
         }
         Ok(())
+    }
+
+    /// This process's part among those on its ledger.
+    pub(super) fn member(&self, config: &Config, foundation: &Foundation, registry: &mut Registry) -> Member {
+        let own = OwnLog {
+            topic: self.orders.clone(),
+            owner: self.owner,
+            place: place_of(&config.queue.directory),
+            seat: self.seat.clone(),
+        };
+        Member::new(MemberParts { own: Some(own), ..member_parts(config, foundation, registry) })
     }
 
     /// The end of this process's log. `well`: everything that was reserved has been finished.
@@ -109,5 +121,17 @@ impl Instance {
             }
             sleep(LAST_DRAIN_LOOK).await;
         }
+    }
+}
+
+/// What takes part among the processes on a ledger, without a log of its own.
+pub(super) fn member_parts(config: &Config, foundation: &Foundation, registry: &mut Registry) -> MemberParts {
+    MemberParts {
+        database: foundation.database.clone(),
+        stock: foundation.stock.clone(),
+        own: None,
+        logs: logs_on_this_machine(foundation.now.clone()),
+        outliving: config.stock.backend != StockBackend::Embedded,
+        metrics: MembershipMetrics::new(registry),
     }
 }

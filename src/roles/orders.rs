@@ -1,8 +1,9 @@
-//! What follows promised orders: the drain, and beside it relay and reconciler, which keep ledger and database equal.
+//! What follows promised orders: the drain, and beside it relay and reconciler, which keep ledger and database equal, and the
+//! membership, which keeps the ledger complete.
 
 use std::future::Future;
 
-use order_worker::{DrainError, Reconciler, Relay, WorkerMetrics};
+use order_worker::{DrainError, Member, Reconciler, Relay, WorkerMetrics};
 use tokio::sync::watch;
 
 use super::Foundation;
@@ -12,19 +13,29 @@ use super::Foundation;
 pub(super) async fn follow(
     foundation: Foundation,
     metrics: WorkerMetrics,
+    mut member: Member,
     drain: impl Future<Output = Result<(), DrainError>>,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), DrainError> {
     let Foundation { now, database, stock } = foundation;
     let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
     let reconciler = Reconciler::new(database, stock, now, metrics);
+    // Of its own: it gives its lease back after the drain has ended.
+    let membership = tokio::spawn({
+        let stopping = stopping.clone();
+        async move { member.run(stopping).await }
+    });
     let beside = async {
         tokio::join!(relay.run(stopping.clone()), reconciler.run(stopping));
         std::future::pending().await
     };
-    tokio::select! {
+    let drained: Result<(), DrainError> = tokio::select! {
         biased;
         drained = drain => drained,
         never = beside => never,
-    }
+    };
+    drained?;
+    // It can only have ended, or panicked and said so.
+    let _ = membership.await;
+    Ok(())
 }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use order_worker::WorkerMetrics;
+use order_worker::{Member, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use super::instance::member_parts;
 use super::probes::Probes;
 use super::sources::Sources;
 use super::worker_thread::WorkerThread;
@@ -28,7 +29,9 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let (stop, stopping) = watch::channel(false);
     let sources = Arc::new(Sources::new(&config, &foundation, &metrics, &mut registry, stopping.clone()));
     let drains = sources.clone().drain_all();
-    let mut worker = WorkerThread::start(orders::follow(foundation.clone(), metrics, drains, stopping))?;
+    let member = Member::new(member_parts(&config, &foundation, &mut registry));
+    let mut worker =
+        WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drains, stopping))?;
 
     // 3. Until the end.
     let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;

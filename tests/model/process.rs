@@ -18,17 +18,17 @@ use gateway::pass::Pass;
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
-    DRAIN_GROUP, Database, DrainConfig, DrainStats, ORDERS_TOPIC, Reconciler, Relay, Worker, WorkerMetrics,
-    WorkerParts, resume_or_rebuild,
+    DRAIN_GROUP, Database, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC,
+    OpenLog, OwnLog, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, NewRecord, Queue, Storage, Topic, TopicState};
+use queue::{DiskOptions, Driver, NewRecord, Queue, SimulatedDisk, Storage, Topic, TopicState};
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
 use stock::{
     EmbeddedFlag, EmbeddedLedger, Flag, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::books::RootBooks;
 use crate::world::{Mode, World};
@@ -91,6 +91,7 @@ pub(crate) struct Inside {
     pub(crate) database: Database,
     pub(crate) stock: Arc<Stock>,
     pub(crate) topic: Topic,
+    seat: Arc<Seat>,
     gateway: Arc<Gateway>,
     purchases: Purchases,
 }
@@ -140,6 +141,7 @@ struct Process {
     books: Arc<RootBooks>,
     epoch: u64,
     worker: WorkerParts,
+    member: Member,
 }
 
 /// The start of the binary: database → queue → sales published → ledger rebuilt, or found to have outlived us.
@@ -150,17 +152,11 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
 
     // 1. What outlives the process.
     let database = Database::over_connection(world.database.clone(), now.clone()).map_err(text)?;
-    let mut options = DiskOptions::new(format!("/instance-{instance}"), now.clone());
-    options.storage = Storage::Simulated(world.disks[instance].clone());
-    options.driver = Driver::Driven;
-    options.random = random.clone();
-    options.segment_bytes = SEGMENT_BYTES;
-    options.ring_bytes = RING_BYTES;
-    let queue = Queue::open_disk(options, &mut registry).map_err(text)?;
+    let queue =
+        Queue::open_disk(queue_options(&queue_parts(world, instance)), &mut registry).map_err(text)?;
     let topic = queue.topic(ORDERS_TOPIC).map_err(text)?;
     let group = topic.group(DRAIN_GROUP).map_err(text)?;
     let owner = Owner(queue.instance());
-    database.register_instance(owner.0, "simulated").await.map_err(text)?;
     database.publish(&world.sale).await.map_err(text)?;
 
     // 2. The ledger's memory.
@@ -169,15 +165,23 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         Mode::Outliving => Ledger::Simulated(world.server.connect()),
     };
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
-    let epoch = resume_or_rebuild(&database, &stock, &topic, owner).await.map_err(text)?;
-
     let seat = Arc::new(Seat::new());
-    seat.offer(epoch);
+    let own = OwnLog { topic: topic.clone(), owner, place: instance.to_string(), seat: seat.clone() };
+    let mut member = Member::new(MemberParts {
+        database: database.clone(),
+        stock: stock.clone(),
+        own: Some(own),
+        logs: neighbours(world, instance),
+        outliving: world.mode == Mode::Outliving,
+        metrics: MembershipMetrics::new(&mut registry),
+    });
+    let epoch = member.start().await.map_err(text)?;
 
     // 3. The gateway and the drain.
     let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));
     let drain = DrainConfig { batch_size_max: 16, ..DrainConfig::default() };
-    let parts = gateway_parts(stock.clone(), topic.clone(), (owner, seat), books.clone(), now, random);
+    let parts =
+        gateway_parts(stock.clone(), topic.clone(), (owner, seat.clone()), books.clone(), now, random);
     let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);
     books.offer_through(gateway.catalog().clone());
     books.refresh_catalog().await.map_err(text)?;
@@ -190,8 +194,40 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         metrics: WorkerMetrics::new(&mut registry),
     };
     let purchases = gateway.purchases();
-    let inside = Rc::new(Inside { database, stock, topic, gateway, purchases });
-    Ok(Process { inside, queue, books, epoch, worker })
+    let inside = Rc::new(Inside { database, stock, topic, seat, gateway, purchases });
+    Ok(Process { inside, queue, books, epoch, worker, member })
+}
+
+/// What a log's directory is opened with.
+type QueueParts = (usize, SimulatedDisk, stock::Now, gateway::Random);
+
+fn queue_parts(world: &World, instance: usize) -> QueueParts {
+    (instance, world.disks[instance].clone(), world.now.clone(), world.random.source())
+}
+
+fn queue_options((instance, disk, now, random): &QueueParts) -> DiskOptions {
+    let mut options = DiskOptions::new(format!("/instance-{instance}"), now.clone());
+    options.storage = Storage::Simulated(disk.clone());
+    options.driver = Driver::Driven;
+    options.random = random.clone();
+    options.segment_bytes = SEGMENT_BYTES;
+    options.ring_bytes = RING_BYTES;
+    options
+}
+
+/// How a process takes the log of a machine that is down, where it can reach it.
+fn neighbours(world: &World, instance: usize) -> OpenLog {
+    if !world.neighbours_in_reach {
+        return Arc::new(|_| None);
+    }
+    let options: Vec<_> = (0..world.disks.len()).map(|neighbour| queue_parts(world, neighbour)).collect();
+    Arc::new(move |registered| {
+        let neighbour: usize = registered.place.parse().ok()?;
+        // Our own lock is ours.
+        let parts = options.get(neighbour).filter(|_| neighbour != instance)?;
+        let queue = Queue::open_disk(queue_options(parts), &mut Registry::default()).ok()?;
+        (queue.instance() == registered.owner.0).then_some(queue)
+    })
 }
 
 fn gateway_parts(
@@ -225,7 +261,7 @@ fn gateway_parts(
 impl Process {
     /// Runs every part, always in the same order, and answers calls.
     async fn serve(self, world: &World, calls: mpsc::UnboundedReceiver<Call>, stop: &Notify) -> Stop {
-        let Self { inside, queue, books, worker, .. } = self;
+        let Self { inside, queue, books, worker, mut member, .. } = self;
         let (closing, closed) = watch::channel(false);
         let (database, stock, metrics) =
             (inside.database.clone(), inside.stock.clone(), worker.metrics.clone());
@@ -241,7 +277,11 @@ impl Process {
             lasts(relay.run(closed.clone())),
             lasts(reconciler.run(closed.clone())),
         ]);
-        let mut lasting = Parts(vec![lasts(queue.run()), part(keep_watch(&books, &inside.topic))]);
+        let mut lasting = Parts(vec![
+            lasts(queue.run()),
+            lasts(member.run(closed)),
+            part(keep_watch(&books, &inside.seat, &inside.topic)),
+        ]);
         let ended = {
             let mut ended = std::pin::pin!(async {
                 tokio::select! {
@@ -309,9 +349,10 @@ impl Parts<'_> {
 }
 
 /// Keeps the catalog as the rows are. A log that takes no more has the process started again, as readiness would.
-async fn keep_watch(books: &RootBooks, topic: &Topic) -> Result<(), String> {
+async fn keep_watch(books: &RootBooks, seat: &Seat, topic: &Topic) -> Result<(), String> {
+    let mut offers = seat.offers();
     loop {
-        sleep(Duration::from_secs(1)).await;
+        let _ = timeout(Duration::from_secs(1), offers.changed()).await;
         if topic.state() == TopicState::Poisoned {
             return Err("the log is poisoned".into());
         }

@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// Whether the ledger's server may lose its memory between two processes.
     pub(crate) forgetful: Cell<bool>,
+    /// Whether a process can take the log of a machine that is down.
+    pub(crate) neighbours_in_reach: bool,
 }
 
 impl World {
@@ -60,6 +62,7 @@ impl World {
             sale,
             trace: Trace::new(),
             forgetful: Cell::new(forgetful),
+            neighbours_in_reach: random.chance(500),
             random,
         }
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use order_worker::database::OrderStatus;
 use order_worker::{
-    Audit, DRAIN_GROUP, Database, DrainConfig, DrainError, DrainStats, ORDERS_TOPIC, RebuildError, Worker,
-    WorkerParts, audit, rebuild,
+    Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MembershipMetrics,
+    ORDERS_TOPIC, OwnLog, RebuildError, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue, Topic};
 use stock::ledger::ReserveOutcome;
-use stock::{Owner, SaleId, Stock};
+use stock::{Owner, SaleId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -45,8 +45,25 @@ impl Process {
     }
 
     pub(crate) async fn rebuild(&self) -> Result<u64, RebuildError> {
-        let owner = Owner(self.queue.instance());
-        rebuild(&self.world.database, &self.world.stock, &self.topic, owner).await
+        self.member(false).start().await
+    }
+
+    /// Its part among the instances on the ledger; it takes no dead neighbour's log.
+    pub(crate) fn member(&self, outliving: bool) -> Member {
+        let own = OwnLog {
+            topic: self.topic.clone(),
+            owner: Owner(self.queue.instance()),
+            place: "here".into(),
+            seat: Arc::default(),
+        };
+        Member::new(MemberParts {
+            database: self.world.database.clone(),
+            stock: self.world.stock.clone(),
+            own: Some(own),
+            logs: Arc::new(|_| None),
+            outliving,
+            metrics: MembershipMetrics::new(&mut Registry::default()),
+        })
     }
 
     /// What the gateway does: reserve, append, durable.
@@ -117,11 +134,5 @@ impl Process {
 
     pub(crate) async fn status(&self, n: u64) -> Option<(OrderStatus, Option<String>)> {
         self.world.database.order(order_id(n)).await.unwrap().map(|row| (row.status, row.reason))
-    }
-
-    /// What [`rebuild`] takes, for a task of its own.
-    pub(crate) fn rebuild_parts(&self) -> (Database, Arc<Stock>, Topic, Owner) {
-        let owner = Owner(self.queue.instance());
-        (self.world.database.clone(), self.world.stock.clone(), self.topic.clone(), owner)
     }
 }

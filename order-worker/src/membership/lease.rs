@@ -1,0 +1,73 @@
+//! The lease, and who is taken for dead.
+//!
+//! A lease guards nothing: whoever is taken for dead and is not appends what others append as well, which is harmless. It only
+//! says whose reservations somebody else should look after.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use stock::{Owner, Stock};
+use tokio::time::{Instant, sleep};
+
+use super::OwnLog;
+use crate::database::Database;
+use crate::metrics::MembershipMetrics;
+use crate::rebuild::RebuildError;
+
+/// How long a lease lasts by the ledger's clock.
+pub(super) const LEASE_MS: u64 = 5_000;
+/// How often it is renewed.
+const INTERVAL: Duration = Duration::from_millis(LEASE_MS / 3);
+
+/// Renews the lease of `own` and tells its seat whose reservations to look after, for ever.
+pub(super) async fn keep(
+    database: Database,
+    stock: Arc<Stock>,
+    own: Option<OwnLog>,
+    metrics: MembershipMetrics,
+    forgotten: Arc<AtomicBool>,
+) {
+    let Some(own) = own else { return std::future::pending().await };
+    let mut absent = BTreeMap::new();
+    loop {
+        let looked = look(&database, &stock, &own, &mut absent).await;
+        match looked {
+            Ok(Some(orphans)) => {
+                metrics.orphans(orphans.len());
+                own.seat.look_after(&orphans);
+            }
+            Ok(None) => forgotten.store(true, Ordering::Relaxed),
+            // The rounds say so too: one voice is enough.
+            Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+/// Renews, and answers whose reservations are ours to look after; `None`: the registry lacks our log.
+async fn look(
+    database: &Database,
+    stock: &Stock,
+    own: &OwnLog,
+    absent: &mut BTreeMap<Owner, Instant>,
+) -> Result<Option<Vec<Owner>>, RebuildError> {
+    stock.renew_lease(own.owner, LEASE_MS).await?;
+    let (_, leases) = stock.leases().await?;
+    let is_leased = |owner: Owner| leases.iter().any(|(leased, _)| *leased == owner);
+    let registered: Vec<Owner> = database.instances().await?.iter().map(|instance| instance.owner).collect();
+    if !registered.contains(&own.owner) {
+        return Ok(None);
+    }
+    // A ledger that forgot everything forgot all leases: whoever lives renews long before this.
+    absent.retain(|owner, _| registered.contains(owner) && !is_leased(*owner));
+    for owner in registered.iter().filter(|owner| !is_leased(**owner)) {
+        absent.entry(*owner).or_insert_with(Instant::now);
+    }
+    // One after the other, so that usually one alone does it.
+    let rank = registered.iter().filter(|owner| is_leased(**owner) && **owner < own.owner).count();
+    let patience = Duration::from_millis(LEASE_MS) * (1 + u32::try_from(rank).unwrap_or(u32::MAX - 1));
+    let orphans = absent.iter().filter(|(owner, since)| **owner != own.owner && since.elapsed() >= patience);
+    Ok(Some(orphans.map(|(owner, _)| *owner).collect()))
+}

@@ -1,0 +1,178 @@
+//! What an operator sees of the instances and the ledger's life, and may do: begin a new one, with or without a log.
+
+use serde::Serialize;
+use stock::ledger::BATCH_MAX;
+use stock::{LedgerError, Owner, SaleId, Stock};
+
+use crate::database::{Database, SaleRow};
+use crate::rebuild::RebuildError;
+
+/// The ledger's life and everybody's part in it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// In force.
+    pub epoch: u64,
+    /// Of every sale that is not settled.
+    pub sales: Vec<SaleStatus>,
+    /// Everybody registered.
+    pub instances: Vec<InstanceStatus>,
+    /// Ids of the instances whose log a rebuild still waits for.
+    pub waiting_for: Vec<String>,
+}
+
+/// One sale.
+#[derive(Debug, Clone, Serialize)]
+pub struct SaleStatus {
+    /// Which.
+    pub sale: SaleId,
+    /// The epoch at which somebody took the right to install it.
+    pub installed_epoch: Option<u64>,
+    /// The latest epoch whose ledger was complete for it.
+    pub opened_epoch: Option<u64>,
+    /// `open`, `closed`, `absent`, `amnesia` or `unreachable`.
+    pub ledger: &'static str,
+    /// The ledger's, where it has one.
+    pub ledger_epoch: Option<u64>,
+}
+
+/// One instance.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceStatus {
+    /// The log's id, 16 hexadecimal digits.
+    pub owner: String,
+    /// Where its log is.
+    pub place: String,
+    /// The latest epoch that holds what it promised before.
+    pub merged_epoch: u64,
+    /// Until its lease ends; `None`: it has none, or the ledger cannot be asked.
+    pub lease_left_ms: Option<u64>,
+}
+
+/// Everybody's standing. Without a ledger only what the database knows.
+///
+/// # Errors
+/// The database's.
+pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status, RebuildError> {
+    let epoch = database.epoch().await?;
+    let mut sales = Vec::new();
+    for row in unsettled(database).await? {
+        let sale = row.definition.id;
+        let (ledger, ledger_epoch) = match stock {
+            None => ("unreachable", None),
+            Some(stock) => match stock.ledger().snapshot(&sale).await {
+                Ok(snapshot) => (if snapshot.open { "open" } else { "closed" }, Some(snapshot.epoch)),
+                Err(LedgerError::UnknownSale(_)) => ("absent", None),
+                Err(LedgerError::Amnesia) => ("amnesia", None),
+                Err(_) => ("unreachable", None),
+            },
+        };
+        let (installed_epoch, opened_epoch) = (row.installed_epoch, row.opened_epoch);
+        sales.push(SaleStatus { sale, installed_epoch, opened_epoch, ledger, ledger_epoch });
+    }
+    let leases = match stock {
+        Some(stock) => stock.ledger().leases().await.ok(),
+        None => None,
+    };
+    let lease_left_ms = |owner: Owner| {
+        let (now_ms, leases) = leases.as_ref()?;
+        let (_, until_ms) = leases.iter().find(|(leased, _)| *leased == owner)?;
+        Some(until_ms.saturating_sub(*now_ms))
+    };
+    let instances = database.instances().await?.into_iter().map(|instance| InstanceStatus {
+        lease_left_ms: lease_left_ms(instance.owner),
+        owner: instance.owner.to_string(),
+        place: instance.place,
+        merged_epoch: instance.merged_epoch,
+    });
+    let instances: Vec<InstanceStatus> = instances.collect();
+    let lagging = instances.iter().filter(|instance| instance.merged_epoch < epoch);
+    let waiting_for = lagging.map(|instance| instance.owner.clone()).collect();
+    Ok(Status { epoch, sales, instances, waiting_for })
+}
+
+/// Begins a new life of the ledger: the running processes notice within a second and rebuild it. Answers with its epoch.
+///
+/// # Errors
+/// The database's.
+pub async fn begin_rebuild(database: &Database) -> Result<u64, RebuildError> {
+    let epoch = database.epoch().await?;
+    Ok(database.next_epoch_after(epoch).await?)
+}
+
+/// What is given up with an instance's log. `None`: unknown, since the ledger has forgotten it or cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct AtRisk {
+    /// Orders that may have been promised and are not rows.
+    pub orders: Option<u64>,
+    /// Their units.
+    pub units: Option<u64>,
+}
+
+/// What a rebuild without `owner`'s log would give up.
+///
+/// # Errors
+/// The database's.
+pub async fn at_risk(
+    database: &Database,
+    stock: Option<&Stock>,
+    owner: Owner,
+) -> Result<AtRisk, RebuildError> {
+    let unknown = AtRisk { orders: None, units: None };
+    let Some(stock) = stock else { return Ok(unknown) };
+    let (mut orders, mut units) = (0, 0);
+    for row in unsettled(database).await? {
+        let sale = &row.definition.id;
+        // Only an open ledger remembers every promise; a closed one may lack just this log's.
+        match stock.ledger().snapshot(sale).await {
+            Ok(snapshot) if snapshot.open => {}
+            Err(LedgerError::UnknownSale(_)) if !row.was_opened() => continue,
+            Ok(_) | Err(_) => return Ok(unknown),
+        }
+        let mut after = None;
+        loop {
+            let Ok(page) = stock.ledger().pending(sale, Some(owner), after, BATCH_MAX).await else {
+                return Ok(unknown);
+            };
+            orders += page.len() as u64;
+            units += page.iter().map(|(_, reservation)| u64::from(reservation.quantity)).sum::<u64>();
+            match page.last() {
+                Some((_, last)) if page.len() == BATCH_MAX => after = Some(last.order_id),
+                _ => break,
+            }
+        }
+    }
+    Ok(AtRisk { orders: Some(orders), units: Some(units) })
+}
+
+/// Forgets an instance whose log is out of reach, and begins a new life of the ledger without it. What its log promised and
+/// nobody drained may be sold again; should it come back, it is merged like any other.
+///
+/// The new epoch comes first: a crash after it leaves a rebuild that waits for this instance, and the call is repeated.
+///
+/// # Errors
+/// [`RebuildError::Alive`] while its lease lasts; [`RebuildError::UnknownInstance`]; the database's.
+pub async fn forget_instance(
+    database: &Database,
+    stock: Option<&Stock>,
+    owner: Owner,
+) -> Result<AtRisk, RebuildError> {
+    if !database.instances().await?.iter().any(|instance| instance.owner == owner) {
+        return Err(RebuildError::UnknownInstance(owner));
+    }
+    if let Some(stock) = stock
+        && let Ok((_, leases)) = stock.ledger().leases().await
+        && leases.iter().any(|(leased, _)| *leased == owner)
+    {
+        return Err(RebuildError::Alive(owner));
+    }
+    let at_risk = at_risk(database, stock, owner).await?;
+    begin_rebuild(database).await?;
+    database.deregister_instance(owner.0).await?;
+    Ok(at_risk)
+}
+
+async fn unsettled(database: &Database) -> Result<Vec<SaleRow>, RebuildError> {
+    let mut rows = database.sales().await?;
+    rows.retain(|row| !row.settled);
+    Ok(rows)
+}

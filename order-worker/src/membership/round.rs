@@ -1,0 +1,326 @@
+//! One round of one process: what the database and the ledger say now, and the next step that is missing. See the table in
+//! the module above; the steps have its numbers.
+//!
+//! Never repeats an install, never opens what it has not seen complete by the database.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use queue::failpoint::hit;
+use stock::{LedgerError, Owner, SaleId};
+use tokio::time::{Instant, timeout};
+
+use super::Member;
+use crate::database::{Instance, SaleRow};
+use crate::drain::ORDERS_TOPIC;
+use crate::rebuild::{RebuildError, merge_log, merge_rows};
+
+/// A sale that was claimed and is missing for so long was not installed, or is lost again.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(1);
+/// Whoever did not begin the epoch leaves steps 4 to 6 for so long to whoever did.
+const OPEN_PATIENCE: Duration = Duration::from_millis(500);
+/// Longest stay at the barrier within one round.
+const BARRIER_LOOK: Duration = Duration::from_millis(200);
+/// Between two tries to take the same dead instance's log.
+const LOCK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How the ledger stands after a round.
+pub(super) enum Standing {
+    /// Open for every sale, our own log merged.
+    Open,
+    /// A step was done: look again at once.
+    Again,
+    /// Something is missing, maybe the merges of these.
+    Rebuilding { waiting_for: Vec<Instance> },
+}
+
+impl Standing {
+    fn rebuilding() -> Self {
+        Self::Rebuilding { waiting_for: Vec::new() }
+    }
+}
+
+/// What this process has seen of one epoch.
+pub(super) struct View {
+    pub(super) epoch: u64,
+    pub(super) since: Instant,
+    /// This process noticed the loss and is first in turn to open.
+    began: bool,
+    /// Sales whose state of this epoch was seen, or installed here.
+    seen: BTreeSet<SaleId>,
+    /// Sales that are missing, and since when.
+    missing: BTreeMap<SaleId, Instant>,
+    /// Our own log is merged.
+    merged: bool,
+    /// Since when all logs are.
+    complete_since: Option<Instant>,
+    /// When each dead instance's log was last tried.
+    tried: BTreeMap<Owner, Instant>,
+}
+
+impl View {
+    pub(super) fn of(epoch: u64, began: bool) -> Self {
+        Self {
+            epoch,
+            since: Instant::now(),
+            began,
+            seen: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            merged: false,
+            complete_since: None,
+            tried: BTreeMap::new(),
+        }
+    }
+}
+
+/// How a sale stands in the ledger.
+enum Place {
+    Open,
+    /// Installed at our epoch, and waits for the merges.
+    Closed,
+    /// Not there at our epoch; somebody is about to install it.
+    Missing,
+    /// We have just installed or opened it, or it is gone: look again.
+    Again,
+    /// It was there at our epoch and is no longer.
+    Lost,
+}
+
+impl Member {
+    pub(super) async fn round(&mut self) -> Result<Standing, RebuildError> {
+        // The epoch before everything else: nothing of an older one begins here any more.
+        let epoch = match self.database.epoch().await? {
+            0 => self.begin_after(0).await?,
+            epoch => epoch,
+        };
+        self.look_at(epoch, false);
+
+        // 1, 2, and 6 for what is complete.
+        let (mut closed, mut is_missing, mut again) = (Vec::new(), false, false);
+        for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
+            match self.place(&row).await? {
+                Place::Open => {}
+                Place::Closed => closed.push(row.definition.id),
+                Place::Missing => is_missing = true,
+                Place::Again => again = true,
+                Place::Lost => {
+                    tracing::warn!(sale = %row.definition.id, epoch, "the stock ledger has lost its memory");
+                    self.begin_after(epoch).await?;
+                    return Ok(Standing::Again);
+                }
+            }
+        }
+        if again {
+            return Ok(Standing::Again);
+        }
+        if is_missing {
+            return Ok(Standing::rebuilding());
+        }
+
+        // 3. Every sale is installed, so that our promises have a place to go to.
+        if !self.merge_own().await? {
+            return Ok(Standing::rebuilding());
+        }
+        if closed.is_empty() {
+            return Ok(Standing::Open);
+        }
+
+        // 3'. and whether all the others have done so.
+        let waiting_for = self.merge_dead().await?;
+        self.metrics.waiting(waiting_for.len());
+        if self.view.epoch != epoch || !waiting_for.is_empty() {
+            return Ok(Standing::Rebuilding { waiting_for });
+        }
+        let complete_since = *self.view.complete_since.get_or_insert_with(Instant::now);
+        if !self.view.began && complete_since.elapsed() < OPEN_PATIENCE {
+            return Ok(Standing::rebuilding());
+        }
+
+        // 4, 5, 6.
+        for sale in closed {
+            let rows = merge_rows(&self.database, &self.stock, &sale).await?;
+            hit("rebuild.rows");
+            self.open(&sale).await?;
+            tracing::info!(%sale, epoch, rows, "the stock ledger is rebuilt");
+        }
+        Ok(Standing::Again)
+    }
+
+    // ## any epoch => the next one
+    pub(super) async fn begin_after(&mut self, epoch: u64) -> Result<u64, RebuildError> {
+        // A crash before the write leaves the loss to be noticed again; one after it leaves an epoch that nobody has begun to
+        // install, which is the next round's first step, whoever's.
+        let next = self.database.next_epoch_after(epoch).await?;
+        hit("rebuild.epoch");
+        self.look_at(next, true);
+        Ok(next)
+    }
+
+    fn look_at(&mut self, epoch: u64, began: bool) {
+        if self.view.epoch != epoch {
+            self.view = View::of(epoch, began);
+            self.metrics.epoch(epoch);
+        }
+        if let Some(own) = &self.own {
+            own.seat.raise(epoch);
+        }
+    }
+
+    /// `row` was read before the ledger is asked here.
+    async fn place(&mut self, row: &SaleRow) -> Result<Place, RebuildError> {
+        let (sale, epoch) = (&row.definition.id, self.view.epoch);
+        match self.stock.snapshot(sale).await {
+            Ok(snapshot) if snapshot.epoch > epoch => {
+                // A newer life, of which the next round reads. Or the database was put back to an older state: then it catches up.
+                if self.database.epoch().await? == epoch {
+                    self.begin_after(epoch).await?;
+                }
+                Ok(Place::Again)
+            }
+            Ok(snapshot) if snapshot.epoch == epoch => {
+                self.view.seen.insert(sale.clone());
+                self.view.missing.remove(sale);
+                if snapshot.open {
+                    return Ok(Place::Open);
+                }
+                // Read after its state was seen: what was never opened until now holds no promise.
+                match self.database.sale(sale).await? {
+                    Some(row) if row.settled => Ok(Place::Again),
+                    Some(row) if !row.was_opened() || row.opened_epoch == Some(epoch) => {
+                        self.open(sale).await?;
+                        Ok(Place::Again)
+                    }
+                    Some(_) => Ok(Place::Closed),
+                    None => Ok(Place::Again),
+                }
+            }
+            Ok(_) | Err(LedgerError::UnknownSale(_) | LedgerError::Amnesia) => self.missing(row).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A sale that the ledger does not hold at our epoch.
+    async fn missing(&mut self, row: &SaleRow) -> Result<Place, RebuildError> {
+        let (sale, epoch) = (&row.definition.id, self.view.epoch);
+        if self.database.sale(sale).await?.is_none_or(|row| row.settled) {
+            // Settled a moment ago, and forgotten by the ledger as it should be.
+            return Ok(Place::Open);
+        }
+        // What was said before the ledger was asked: it was there.
+        if row.opened_epoch == Some(epoch) || self.view.seen.contains(sale) {
+            return Ok(Place::Lost);
+        }
+        // A crash between claim and install, or an install whose end is not known, leaves it missing: nobody installs it at this
+        // epoch any more, and after a while everybody's patience ends.
+        if self.database.claim_install(sale, epoch).await? {
+            hit("rebuild.claimed");
+            self.stock.install(&row.ledger_version(), epoch).await?;
+            hit("rebuild.installed");
+            self.view.seen.insert(sale.clone());
+            return Ok(Place::Again);
+        }
+        let since = self.view.missing.entry(sale.clone()).or_insert_with(Instant::now);
+        Ok(if since.elapsed() > INSTALL_PATIENCE { Place::Lost } else { Place::Missing })
+    }
+
+    /// Whether our own log is merged into this epoch, or there is none.
+    async fn merge_own(&mut self) -> Result<bool, RebuildError> {
+        let Some(own) = self.own.clone() else { return Ok(true) };
+        if self.view.merged {
+            return Ok(true);
+        }
+        let epoch = self.view.epoch;
+        let instances = self.database.instances().await?;
+        let is_merged = match instances.iter().find(|instance| instance.owner == own.owner) {
+            Some(instance) => instance.merged_epoch >= epoch,
+            None => {
+                // Forgotten, but alive: from here on a rebuild waits for us again.
+                self.database.register_instance(own.owner.0, &own.place).await?;
+                false
+            }
+        };
+        if !is_merged {
+            if timeout(BARRIER_LOOK, own.seat.settled(epoch)).await.is_err() {
+                return Ok(false);
+            }
+            hit("rebuild.settled");
+            match merge_log(&self.database, &self.stock, &own.topic, own.owner, epoch).await {
+                Ok(promised) => tracing::info!(epoch, promised, "our log is merged"),
+                // It was opened without us, and we hold promises that it does not know.
+                Err(RebuildError::Ledger(LedgerError::Open)) => {
+                    self.begin_after(epoch).await?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            hit("rebuild.log");
+            self.database.report_merged(own.owner.0, epoch).await?;
+            hit("rebuild.reported");
+        }
+        self.view.merged = true;
+        own.seat.offer(epoch);
+        Ok(true)
+    }
+
+    /// Merges what logs of dead instances are in reach; the instances that are still to be waited for.
+    async fn merge_dead(&mut self) -> Result<Vec<Instance>, RebuildError> {
+        let epoch = self.view.epoch;
+        let mut waiting_for = self.database.instances().await?;
+        waiting_for.retain(|instance| instance.merged_epoch < epoch);
+        if waiting_for.is_empty() {
+            return Ok(waiting_for);
+        }
+        let (_, leases) = self.stock.leases().await?;
+        let mut left = Vec::new();
+        for instance in waiting_for {
+            let is_leased = leases.iter().any(|(owner, _)| *owner == instance.owner);
+            if is_leased || !self.merge_dead_one(&instance).await? {
+                left.push(instance);
+            }
+        }
+        Ok(left)
+    }
+
+    async fn merge_dead_one(&mut self, instance: &Instance) -> Result<bool, RebuildError> {
+        let epoch = self.view.epoch;
+        let is_early = |tried: &Instant| tried.elapsed() < LOCK_INTERVAL;
+        if self.view.tried.get(&instance.owner).is_some_and(is_early) {
+            return Ok(false);
+        }
+        self.view.tried.insert(instance.owner, Instant::now());
+        // With its lock nobody appends to it, and what its process had not made durable is gone.
+        let Some(queue) = (self.logs)(instance) else { return Ok(false) };
+        let merged = match queue.topic(ORDERS_TOPIC) {
+            Ok(topic) => merge_log(&self.database, &self.stock, &topic, instance.owner, epoch).await,
+            Err(error) => Err(error.into()),
+        };
+        hit("rebuild.neighbour");
+        let reported = match merged {
+            Ok(promised) => {
+                tracing::info!(owner = %instance.owner, epoch, promised, "a dead instance's log is merged");
+                // Before the lock is given up: its own process would begin to append.
+                self.database.report_merged(instance.owner.0, epoch).await.map_err(RebuildError::from)
+            }
+            Err(error) => Err(error),
+        };
+        tokio::join!(queue.run(), queue.shutdown());
+        match reported {
+            Ok(()) => Ok(true),
+            Err(RebuildError::Ledger(LedgerError::Open)) => {
+                self.begin_after(epoch).await?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    // ## Closed and complete => Open
+    async fn open(&self, sale: &SaleId) -> Result<(), RebuildError> {
+        // Before it opens: were the ledger lost afterwards, an empty one must not pass for a beginning.
+        self.database.mark_opened(sale, self.view.epoch).await?;
+        hit("rebuild.marked");
+        self.stock.open(sale, self.view.epoch).await?;
+        hit("rebuild.opened");
+        Ok(())
+    }
+}
