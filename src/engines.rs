@@ -146,6 +146,15 @@ pub(crate) async fn open_stock(
     let ledger = open_ledger(config, now).await?;
     let flag = match config.sold_out.backend {
         SoldOutBackend::Embedded => Flag::Embedded(EmbeddedFlag::new(life)),
+        #[cfg(feature = "zookeeper")]
+        SoldOutBackend::Zookeeper => {
+            let connected = stock::ZooKeeperFlag::connect(&config.sold_out, life).await;
+            Flag::ZooKeeper(
+                connected
+                    .map_err(|error| EngineError { key: "sold_out.zookeeper", problem: error.to_string() })?,
+            )
+        }
+        #[cfg(not(feature = "zookeeper"))]
         SoldOutBackend::Zookeeper => return Err(absent("sold_out.backend")),
     };
     Ok(Stock::new(ledger, flag, registry))

@@ -116,7 +116,8 @@ impl Admin {
     fn ready(&self) -> Reply {
         let lacks = self.gateway.not_ready();
         let status = if lacks.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json_reply(status, &json!({"ready": lacks.is_empty(), "lacks": lacks}))
+        let notes = self.gateway.ready_notes();
+        json_reply(status, &json!({"ready": lacks.is_empty(), "lacks": lacks, "notes": notes}))
     }
 
     fn metrics(&self) -> Reply {

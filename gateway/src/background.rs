@@ -118,4 +118,14 @@ impl Gateway {
         ];
         lacks.iter().filter(|(lacking, _)| *lacking).map(|(_, what)| *what).collect()
     }
+
+    /// What an operator should know although purchases succeed.
+    #[must_use]
+    pub fn ready_notes(&self) -> Vec<&'static str> {
+        let notes = [(
+            !self.stock.flag().in_touch(),
+            "the sold-out flag's store is out of touch: purchases of sold-out sales ask the stock ledger",
+        )];
+        notes.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what).collect()
+    }
 }

@@ -365,6 +365,8 @@ fn probes_and_metrics() {
     let site = Site::start(Options::default());
     site.await_ready();
     assert_eq!(site.admin().get("/healthz", &[]).status, 200);
+    let ready = site.admin().get("/readyz", &[]).json();
+    assert_eq!(ready, serde_json::json!({"ready": true, "lacks": [], "notes": []}));
     let (pass, _) = site.pass("alice");
     assert_eq!(site.buy(&pass, "{}").status, 202);
     let metrics = site.admin().get("/metrics", &[]).text();

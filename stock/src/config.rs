@@ -239,13 +239,13 @@ pub enum SoldOutBackend {
 pub struct SoldOutConfig {
     /// How the flag travels.
     pub backend: SoldOutBackend,
-    /// Servers and root node.
-    pub zookeeper: String,
+    /// Servers and root, with a login before them if ZooKeeper is to keep others out.
+    pub zookeeper: ServerUrl,
 }
 
 impl Default for SoldOutConfig {
     fn default() -> Self {
-        Self { backend: SoldOutBackend::default(), zookeeper: "127.0.0.1:2181/floodgate".into() }
+        Self { backend: SoldOutBackend::default(), zookeeper: "127.0.0.1:2181/floodgate".to_owned().into() }
     }
 }
 
@@ -257,29 +257,23 @@ impl SoldOutConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         match self.backend {
             SoldOutBackend::Embedded => Ok(()),
-            SoldOutBackend::Zookeeper if cfg!(feature = "zookeeper") => self.check_zookeeper(),
-            SoldOutBackend::Zookeeper => Err(ConfigError::NotCompiledIn {
-                key: "sold_out.backend",
-                backend: "zookeeper",
-                feature: "zookeeper",
-            }),
+            SoldOutBackend::Zookeeper => self.check_zookeeper(),
         }
     }
 
+    #[cfg(feature = "zookeeper")]
     fn check_zookeeper(&self) -> Result<(), ConfigError> {
-        let (servers, root) = self.zookeeper.split_once('/').unwrap_or((&self.zookeeper, ""));
-        let is_server = |server: &str| {
-            server
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
-        if servers.split(',').all(is_server) && !root.ends_with('/') && !root.contains("//") {
-            return Ok(());
-        }
-        Err(wrong(
-            "sold_out.zookeeper",
-            "write HOST:PORT,HOST:PORT/ROOT, such as \"127.0.0.1:2181/floodgate\"",
-        ))
+        crate::flag::zookeeper::check_address(self.zookeeper.reveal())
+            .map_err(|problem| wrong("sold_out.zookeeper", problem))
+    }
+
+    #[cfg(not(feature = "zookeeper"))]
+    fn check_zookeeper(&self) -> Result<(), ConfigError> {
+        Err(ConfigError::NotCompiledIn {
+            key: "sold_out.backend",
+            backend: "zookeeper",
+            feature: "zookeeper",
+        })
     }
 }
 
@@ -360,7 +354,8 @@ mod tests {
             ("a:1,/x", false),
             ("a:1/x/", false),
         ] {
-            let config = SoldOutConfig { backend: SoldOutBackend::Zookeeper, zookeeper: zookeeper.into() };
+            let config =
+                SoldOutConfig { backend: SoldOutBackend::Zookeeper, zookeeper: zookeeper.to_owned().into() };
             assert_eq!(config.check().is_ok(), good, "{zookeeper}");
         }
     }

@@ -17,6 +17,8 @@ pub mod timestamp;
 use std::sync::Arc;
 
 pub use config::{ServerUrl, SoldOutConfig, StockConfig};
+#[cfg(feature = "zookeeper")]
+pub use flag::ZooKeeperFlag;
 pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]

@@ -92,6 +92,83 @@ struct CallLabels {
     outcome: &'static str,
 }
 
+/// What became of a state that was to be written for other processes.
+#[cfg(feature = "zookeeper")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FlagWrite {
+    /// It stands there now.
+    Written,
+    /// Something newer stood there.
+    Superseded,
+    /// The sale is settled: nothing stands there.
+    Removed,
+    /// The store would not take it; it is tried again.
+    Refused,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    outcome: &'static str,
+}
+
+/// What the flag's adapter counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FlagMetrics {
+    pub(crate) in_touch: Gauge,
+    pub(crate) waiting: Gauge,
+    pub(crate) sessions: Counter,
+    pub(crate) unreadable: Counter,
+    writes: Family<WriteLabels, Counter>,
+}
+
+impl FlagMetrics {
+    /// In touch with everybody there is.
+    pub(crate) fn of_one_process() -> Self {
+        let metrics = Self::default();
+        metrics.in_touch.set(1);
+        metrics
+    }
+
+    #[cfg(feature = "zookeeper")]
+    pub(crate) fn count(&self, write: FlagWrite) {
+        let outcome = match write {
+            FlagWrite::Written => "written",
+            FlagWrite::Superseded => "superseded",
+            FlagWrite::Removed => "removed",
+            FlagWrite::Refused => "refused",
+        };
+        self.writes.get_or_create(&WriteLabels { outcome }).inc();
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "floodgate_flag_in_touch",
+            "1 while sold-out flags of other processes are heard; at 0 every purchase asks the ledger",
+            self.in_touch.clone(),
+        );
+        registry.register(
+            "floodgate_flag_waiting",
+            "Sales whose newest flag other processes have not been told",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "floodgate_flag_sessions",
+            "Sessions begun with the flag's store",
+            self.sessions.clone(),
+        );
+        registry.register(
+            "floodgate_flag_unreadable",
+            "Flags read that a newer version wrote",
+            self.unreadable.clone(),
+        );
+        registry.register(
+            "floodgate_flag_writes",
+            "Flags written to the store by outcome",
+            self.writes.clone(),
+        );
+    }
+}
+
 /// What [`crate::Stock`] counts.
 #[derive(Debug)]
 pub(crate) struct StockMetrics {

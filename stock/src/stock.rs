@@ -1,7 +1,7 @@
 //! Ledger and flag together: the only thing that the other crates call.
 //!
 //! Every flag state that a ledger's answer brings along is published if it is newer than the one known here. A flag that
-//! cannot be published never fails the call that brought it: it is a hint, and the next answer brings it again.
+//! others do not hear never fails the call that brought it: it is a hint, and who does not know asks the ledger.
 
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
@@ -27,6 +27,7 @@ impl Stock {
     /// Joins the two and registers this crate's metrics.
     #[must_use]
     pub fn new(ledger: Ledger, flag: Flag, registry: &mut Registry) -> Self {
+        flag.register(registry);
         Self { ledger, flag, metrics: StockMetrics::register(registry), doubt: Notify::new() }
     }
 
@@ -190,7 +191,7 @@ impl Stock {
         }
         if let Err(error) = self.flag.publish(sale, state).await {
             self.metrics.flag_publish_errors.inc();
-            tracing::warn!(%sale, %error, "the sold-out flag was not published; the next answer of the ledger brings it again");
+            tracing::warn!(%sale, %error, "others do not hear the sold-out flag yet: they ask the ledger");
         }
     }
 }

@@ -51,6 +51,24 @@ impl EmbeddedFlag {
         }
     }
 
+    /// Unknown from now on; the cell stays the sale's.
+    #[cfg(feature = "zookeeper")]
+    pub(super) fn forget_state(&self, sale: &SaleId) {
+        let cell = self.shared.cells.read().get(sale).cloned();
+        if cell.is_some_and(|cell| cell.clear()) {
+            self.bump();
+        }
+    }
+
+    /// Every sale is unknown from now on, in one change.
+    #[cfg(feature = "zookeeper")]
+    pub(super) fn forget_states(&self) {
+        let known = self.shared.cells.read().values().filter(|cell| cell.clear()).count();
+        if known > 0 {
+            self.bump();
+        }
+    }
+
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.version.subscribe()
     }

@@ -2,8 +2,11 @@
 //!
 //! Every adapter
 //! - MUST apply a state only if its version is newer than the one it holds (compare epoch, then counter);
-//! - MUST answer *unknown* for a sale it has heard nothing of, and for every sale while it is out of touch;
+//! - MUST answer *unknown* for a sale it has heard nothing of, and for every sale from the moment it is out of touch, but for
+//!   what this very process publishes from then on;
 //! - MUST make a published state visible to `read` on every thread of the process before `publish` returns;
+//! - MUST NOT let `publish` wait for a store: what the store has not heard yet is kept, the latest state of each sale, and
+//!   written as soon as it is in touch, unless something newer stands there;
 //! - MUST never block, allocate or lock in [`FlagCell::read`];
 //! - MUST raise the feed's version after each applied change, never before it can be read, and wake the subscribers;
 //! - MUST answer *unknown* again for a forgotten sale, also through cells handed out before.
@@ -12,6 +15,8 @@
 
 mod cell;
 mod embedded;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,16 +24,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use prometheus_client::registry::Registry;
+
 pub use cell::FlagCell;
 pub use embedded::EmbeddedFlag;
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::ZooKeeperFlag;
 
 use crate::SaleId;
+use crate::metrics::FlagMetrics;
 
 /// The adapters.
 #[derive(Debug, Clone)]
 pub enum Flag {
     /// Within this process.
     Embedded(EmbeddedFlag),
+    /// Through ZooKeeper.
+    #[cfg(feature = "zookeeper")]
+    ZooKeeper(ZooKeeperFlag),
 }
 
 impl Flag {
@@ -37,26 +50,34 @@ impl Flag {
     pub fn cell(&self, sale: &SaleId) -> Arc<FlagCell> {
         match self {
             Self::Embedded(flag) => flag.cell(sale),
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => flag.cell(sale),
         }
     }
 
-    /// Makes a state known. Newer wins, an older or equal one changes nothing.
+    /// Makes a state known: in this process before it returns, to the others as soon as the store has taken it, which is not
+    /// waited for. Newer wins, an older or equal one changes nothing.
     ///
     /// # Errors
-    /// [`FlagError`]: this process knows it all the same, others may not.
+    /// [`FlagError`]: this process knows it all the same; others may not until the store is back in touch, or the ledger
+    /// tells them.
     pub async fn publish(&self, sale: &SaleId, state: FlagState) -> Result<(), FlagError> {
         match self {
             Self::Embedded(flag) => {
                 flag.publish(sale, state);
                 Ok(())
             }
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => flag.publish(sale, state),
         }
     }
 
-    /// Forgets a settled sale in this process.
+    /// Forgets a settled sale: in this process at once, in the store as soon as it is in touch, and then in the others.
     pub fn forget(&self, sale: &SaleId) {
         match self {
             Self::Embedded(flag) => flag.forget(sale),
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => flag.forget(sale),
         }
     }
 
@@ -65,6 +86,8 @@ impl Flag {
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         match self {
             Self::Embedded(flag) => flag.subscribe(),
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => flag.subscribe(),
         }
     }
 
@@ -73,6 +96,26 @@ impl Flag {
     pub fn feed(&self) -> EdgeFeed {
         match self {
             Self::Embedded(flag) => flag.feed(),
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => flag.feed(),
+        }
+    }
+
+    /// Whether other processes' states are heard now. Out of touch nothing is lost but speed: unknown asks the ledger.
+    #[must_use]
+    pub fn in_touch(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => *flag.touch().borrow(),
+        }
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        match self {
+            Self::Embedded(_) => FlagMetrics::of_one_process().register(registry),
+            #[cfg(feature = "zookeeper")]
+            Self::ZooKeeper(flag) => flag.metrics().register(registry),
         }
     }
 }

@@ -29,3 +29,5 @@ mod embedded;
 mod redis;
 #[cfg(feature = "simulation")]
 mod simulated;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
