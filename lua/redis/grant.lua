@@ -1,7 +1,7 @@
 #!lua
 -- The gate's consent to hand out one more pass. Only unexpired, unused passes count, against passes_per_unit × remaining.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 epoch, 3 user, 4 id (16 bytes) that a new pass would name, 5 when it expires (ledger time, ms)
 -- result  OK, remaining, flag counter, then G granted; H the user holds one (when it expires, its id); F gate full; X sold out
 --         or UNKNOWN, AMNESIA, CLOSED, EPOCH epoch, INVALID
@@ -20,7 +20,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local remaining, flag_counter = tonumber(books[5]), tonumber(books[6])
 
 if books[7] == '1' then
-  local pass = call('HGET', KEYS[5], user)
+  local pass = call('HGET', KEYS[6], user)
   local until_ms = pass and match(pass, '^%d+')
   if until_ms and tonumber(until_ms) > now then
     return {'OK', remaining, flag_counter, 'H', until_ms, string.sub(pass, -16)}
@@ -29,19 +29,19 @@ end
 if remaining <= 0 then return {'OK', remaining, flag_counter, 'X'} end
 local per_unit = tonumber(books[4])
 if per_unit == 0 or call('HEXISTS', KEYS[2], id) == 1 then return {'OK', remaining, flag_counter, 'G'} end
-local live = call('ZCOUNT', KEYS[6], '(' .. now, '+inf')
+local live = call('ZCOUNT', KEYS[7], '(' .. now, '+inf')
 if live >= per_unit * remaining then return {'OK', remaining, flag_counter, 'F'} end
 -- What expired does not count and is swept a little at a time.
-local expired = call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, EXPIRED_MAX)
+local expired = call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, EXPIRED_MAX)
 -- Writes from here on.
 if #expired > 0 then
-  call('HDEL', KEYS[5], unpack(expired))
-  call('ZREM', KEYS[6], unpack(expired))
+  call('HDEL', KEYS[6], unpack(expired))
+  call('ZREM', KEYS[7], unpack(expired))
 end
 -- One that expires before it begins counts for nobody.
 if tonumber(expires) > now then
-  call('HSET', KEYS[5], user, expires .. ':' .. id)
-  call('ZADD', KEYS[6], expires, user)
+  call('HSET', KEYS[6], user, expires .. ':' .. id)
+  call('ZADD', KEYS[7], expires, user)
   if books[7] ~= '1' then call('HSET', KEYS[1], 'gated', 1) end
 end
 return {'OK', remaining, flag_counter, 'G'}

@@ -1,7 +1,7 @@
 #!lua
 -- Replaces whatever is held of the sale, also what another server's memory left here, by an empty closed state of a newer epoch.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 epoch, 3 version, 4 total, 5 starts_at_ms, 6 ends_at_ms, 7 per_user_limit, 8 passes_per_unit, 9 paused
 -- result  OK (also when this epoch is installed already); or EPOCH epoch (a newer one is), AMNESIA (this one is, on another
 --         server), INVALID

@@ -1,7 +1,7 @@
 #!lua
 -- Takes units for a batch of attempts, in their order.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 epoch, 3 deadline (ledger time, ms), 4 owner (8 bytes),
 --         5 MessagePack, one after the other: ids, users, quantities, metadata by place ({} or {[place] = text})
 -- result  OK, now (ms), remaining, flag counter, one letter an attempt, then for each R and N in their order what it needs:
@@ -39,72 +39,75 @@ local limit, remaining = tonumber(books[7]), before
 local states = call('HMGET', KEYS[2], unpack(ids))
 local held = call('HMGET', KEYS[3], unpack(users))
 local head = 'p' .. ARGV[4] .. now .. ':'
+-- What this batch itself has done so far, by id and by user.
 local mine, holding = {}, {}
-local answer, extras = {}, {}
-local orders, members, taken, buyers = {}, {}, {}, {}
+-- Letters are kept from the first attempt on that is not taken.
+local answer, extras = nil, {}
+local orders, units, taken, buyers, wins = {}, {}, {}, {}, 0
 for place = 1, count do
   local id = ids[place]
-  local state = mine[id] or states[place]
+  local state = states[place] or mine[id]
+  local letter
   if state then
     local kind = byte(state)
     if kind == 112 then
-      answer[place] = 'R'
+      letter = 'R'
       extras[#extras + 1] = state
     elseif kind == 99 then
-      answer[place] = 'C'
+      letter = 'C'
     else
-      answer[place] = 'U'
+      letter = 'U'
     end
   elseif refusal then
-    answer[place] = refusal
+    letter = refusal
   else
     local user, quantity = users[place], quantities[place]
-    local units = (holding[user] or tonumber(held[place] or 0)) + quantity
-    if units > limit then
-      answer[place] = 'L'
+    local sum = (holding[user] or held[place] or 0) + quantity
+    if sum > limit then
+      letter = 'L'
     elseif remaining <= 0 then
-      answer[place] = 'X'
+      letter = 'X'
     elseif remaining < quantity then
-      answer[place] = 'N'
+      letter = 'N'
       extras[#extras + 1] = remaining
     else
-      answer[place] = 'T'
       remaining = remaining - quantity
-      holding[user] = units
-      local value = head .. quantity .. ':' .. user
+      holding[user] = sum
+      -- A number becomes text slowly, and nearly all are 1.
+      local value = head .. (quantity == 1 and '1:' or quantity .. ':') .. user
       if metadata[place] then value = value .. '\0' .. metadata[place] end
       mine[id] = value
-      local at = 2 * #taken + 1
-      orders[at], orders[at + 1] = id, value
-      members[at], members[at + 1] = '0', id .. ARGV[4]
-      taken[#taken + 1] = id
-      buyers[#buyers + 1] = user
+      wins = wins + 1
+      taken[wins], buyers[wins] = id, user
+      orders[2 * wins - 1], orders[2 * wins] = id, value
+      -- A user who comes twice stands here twice; the later sum wins.
+      units[2 * wins - 1], units[2 * wins] = user, sum == 1 and '1' or sum
     end
   end
+  if letter and not answer then
+    answer = {}
+    for earlier = 1, place - 1 do answer[earlier] = 'T' end
+  end
+  if answer then answer[place] = letter or 'T' end
 end
 
-if #taken > 0 then
+if wins > 0 then
   local used = {}
   if books[11] == '1' then
-    local passes = call('HMGET', KEYS[5], unpack(buyers))
-    for place = 1, #buyers do
+    local passes = call('HMGET', KEYS[6], unpack(buyers))
+    for place = 1, wins do
       if passes[place] and string.sub(passes[place], -16) == taken[place] then used[#used + 1] = buyers[place] end
     end
   end
   if before > 0 and remaining <= 0 then flag_counter = flag_counter + 1 end
   -- Writes from here on.
-  local units = {}
-  for user, sum in pairs(holding) do
-    units[#units + 1] = user
-    units[#units + 1] = sum
-  end
   call('HSET', KEYS[2], unpack(orders))
   call('HSET', KEYS[3], unpack(units))
-  call('ZADD', KEYS[4], unpack(members))
+  call('RPUSH', KEYS[5], ARGV[4] .. table.concat(taken))
   call('HSET', KEYS[1], 'remaining', remaining, 'pending', tonumber(books[9]) + before - remaining, 'flag_counter', flag_counter)
   if #used > 0 then
-    call('HDEL', KEYS[5], unpack(used))
-    call('ZREM', KEYS[6], unpack(used))
+    call('HDEL', KEYS[6], unpack(used))
+    call('ZREM', KEYS[7], unpack(used))
   end
 end
-return {'OK', now, remaining, flag_counter, table.concat(answer), unpack(extras)}
+return {'OK', now, remaining, flag_counter, answer and table.concat(answer) or string.rep('T', count), unpack(extras)}

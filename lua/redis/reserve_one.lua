@@ -1,7 +1,7 @@
 #!lua
 -- Takes units for one attempt: what reserve.lua does, without its tables. Cheaper where hardly anyone waits.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 epoch, 3 deadline (ledger time, ms), 4 owner (8 bytes), 5 id (16 bytes), 6 user, 7 quantity,
 --         8 (optional) metadata
 -- result  As of reserve.lua with one attempt.
@@ -36,7 +36,7 @@ if remaining < quantity then return {'OK', now, remaining, flag_counter, 'N', re
 
 local used = false
 if books[11] == '1' then
-  local pass = call('HGET', KEYS[5], user)
+  local pass = call('HGET', KEYS[6], user)
   used = pass and string.sub(pass, -16) == id
 end
 remaining = remaining - quantity
@@ -45,11 +45,11 @@ local value = 'p' .. owner .. now .. ':' .. ARGV[7] .. ':' .. user
 if ARGV[8] then value = value .. '\0' .. ARGV[8] end
 -- Writes from here on.
 call('HSET', KEYS[2], id, value)
-call('HSET', KEYS[3], user, units)
-call('ZADD', KEYS[4], 0, id .. owner)
+call('HSET', KEYS[3], user, units == 1 and '1' or units)
+call('RPUSH', KEYS[5], owner .. id)
 call('HSET', KEYS[1], 'remaining', remaining, 'pending', tonumber(books[9]) + quantity, 'flag_counter', flag_counter)
 if used then
-  call('HDEL', KEYS[5], user)
-  call('ZREM', KEYS[6], user)
+  call('HDEL', KEYS[6], user)
+  call('ZREM', KEYS[7], user)
 end
 return {'OK', now, remaining, flag_counter, 'T'}

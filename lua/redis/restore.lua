@@ -1,7 +1,7 @@
 #!lua
 -- Merges promises of one log into a closed state: absent => pending.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 epoch, 3 owner (8 bytes),
 --         4 MessagePack, one after the other: ids, users, quantities, times of reserving (decimal texts), metadata by place
 -- result  OK; or UNKNOWN, AMNESIA, EPOCH epoch, OPEN, INVALID
@@ -21,7 +21,7 @@ local states = call('HMGET', KEYS[2], unpack(ids))
 local held = call('HMGET', KEYS[3], unpack(users))
 local before, remaining, flag_counter = tonumber(books[4]), tonumber(books[4]), tonumber(books[6])
 local mine, holding = {}, {}
-local orders, members = {}, {}
+local orders, taken = {}, {}
 for place = 1, count do
   local id = ids[place]
   if not states[place] and not mine[id] then
@@ -33,8 +33,7 @@ for place = 1, count do
     mine[id] = true
     orders[#orders + 1] = id
     orders[#orders + 1] = value
-    members[#members + 1] = '0'
-    members[#members + 1] = id .. owner
+    taken[#taken + 1] = id
   end
 end
 if #orders == 0 then return {'OK'} end
@@ -47,6 +46,6 @@ end
 -- Writes from here on. Passes are only counted once it is open, and installing it forgot them: none can be used here.
 call('HSET', KEYS[2], unpack(orders))
 call('HSET', KEYS[3], unpack(units))
-call('ZADD', KEYS[4], unpack(members))
+call('RPUSH', KEYS[5], owner .. table.concat(taken))
 call('HSET', KEYS[1], 'remaining', remaining, 'pending', tonumber(books[5]) + before - remaining, 'flag_counter', flag_counter)
 return {'OK'}

@@ -2,7 +2,7 @@
 -- Confirms (absent or pending => confirmed) or releases (absent, pending or confirmed => released) orders, as the database has them.
 -- Allowed while closed for a rebuild, and when memory is full: it makes values smaller.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 passes, 6 expiry
+-- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 target: c or r, 3 MessagePack, one after the other: ids, users, quantities
 -- result  OK, epoch, remaining, flag counter; or UNKNOWN, AMNESIA, INVALID
 -- crash   All of it or nothing. Repeated, it changes nothing.
@@ -71,20 +71,22 @@ if #changed > 0 then
 end
 local used = {}
 if books[7] == '1' and #fresh > 0 then
-  local passes = call('HMGET', KEYS[5], unpack(buyers))
+  local passes = call('HMGET', KEYS[6], unpack(buyers))
   for place = 1, #fresh do
     if passes[place] and sub(passes[place], -16) == fresh[place] then used[#used + 1] = buyers[place] end
   end
 end
+-- What is still in fresh stays there and is left out when it is filed.
+local indexed = #gone > 0 and call('EXISTS', KEYS[4]) == 1
 if (before <= 0) ~= (remaining <= 0) then flag_counter = flag_counter + 1 end
 -- Writes from here on.
 call('HSET', KEYS[2], unpack(orders))
 if #units > 0 then call('HSET', KEYS[3], unpack(units)) end
 if #nobody > 0 then call('HDEL', KEYS[3], unpack(nobody)) end
-if #gone > 0 then call('ZREM', KEYS[4], unpack(gone)) end
+if indexed then call('ZREM', KEYS[4], unpack(gone)) end
 if #used > 0 then
-  call('HDEL', KEYS[5], unpack(used))
-  call('ZREM', KEYS[6], unpack(used))
+  call('HDEL', KEYS[6], unpack(used))
+  call('ZREM', KEYS[7], unpack(used))
 end
 call('HSET', KEYS[1], 'remaining', remaining, 'pending', pending, 'confirmed', confirmed, 'flag_counter', flag_counter)
 return {'OK', books[2], remaining, flag_counter}

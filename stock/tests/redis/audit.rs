@@ -26,7 +26,12 @@ async fn it_counts_page_by_page() {
         (counted.pending_orders, counted.confirmed_orders, counted.released_orders),
         (2_000, 700, 300)
     );
-    assert_eq!((counted.users, counted.user_units, counted.indexed), (2_700, 2_700, 2_000));
+    assert_eq!((counted.users, counted.user_units, counted.fresh), (2_700, 2_700, 3_000));
+    // Whoever lists files the fresh ids in the index.
+    let page = sale.ledger.pending(sale.id(), None, None, 7).await.unwrap();
+    assert_eq!(page.len(), 7);
+    let filed = audit.sale(sale.id()).await.unwrap().unwrap();
+    assert_eq!((filed.counted.indexed, filed.counted.fresh, filed.conserved()), (2_000, 0, Some(true)));
     assert_eq!((found.total, found.remaining, found.epoch, found.open), (5_000, 2_300, 1, true));
     assert_eq!(audit.sale(&"nobody".parse().unwrap()).await.unwrap(), None);
 }
@@ -35,7 +40,8 @@ async fn it_counts_page_by_page() {
 async fn it_sees_what_does_not_add_up() {
     let ledger = connect(&SHARED.url()).await;
     let audit = audit().await;
-    let orders: [(&str, &[&str], &str); 5] = [
+    let orders: [(&str, &[&str], &str); 6] = [
+        ("fresh", &["DEL", "KEY"], "2 pending ids are not"),
         ("books", &["HINCRBY", "KEY", "remaining", "1"], "is not remaining"),
         ("books", &["HDEL", "KEY", "confirmed"], "no confirmed"),
         ("users", &["HINCRBY", "KEY", "user-1", "1"], "user-1"),

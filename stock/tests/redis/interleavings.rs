@@ -153,3 +153,40 @@ async fn what_a_killed_server_acknowledged_with_sync_is_all_there() {
         "{told} were acknowledged, {kept} are there: whole batches only"
     );
 }
+
+#[tokio::test]
+async fn what_is_pending_is_listed_however_it_came_and_whoever_files_it() {
+    let ledger = connect(&SHARED.url()).await;
+    let sale = Sale::open(&ledger, 1_000_000).await;
+    // More entries than a step files, some of one id and some of many.
+    for n in 0..300 {
+        assert_eq!(sale.take([n]).await, 1);
+    }
+    for from in (1_000..5_000).step_by(500) {
+        assert_eq!(sale.take(from..from + 500).await, 500);
+    }
+    let mut foreign = sale.batch(10_000..10_400);
+    foreign.owner = Owner(7);
+    ledger.reserve(&foreign).await.unwrap();
+    sale.ledger.confirm(sale.id(), &sale.settlements((0..300).step_by(3))).await.unwrap();
+    let list = async |owner: Option<Owner>| {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = ledger.pending(sale.id(), owner, after, 100).await.unwrap();
+            all.extend(page.iter().map(|(_, reservation)| reservation.order_id.0 as u64));
+            match page.last() {
+                Some((_, last)) if page.len() == 100 => after = Some(last.order_id),
+                _ => return all,
+            }
+        }
+    };
+    let ours: Vec<u64> = (0..300).filter(|n| n % 3 != 0).chain(1_000..5_000).collect();
+    let all: Vec<u64> = ours.iter().copied().chain(10_000..10_400).collect();
+    // Several list at once: each files some.
+    let (by_owner, foreign, everybody) = tokio::join!(list(Some(OWNER)), list(Some(Owner(7))), list(None));
+    assert_eq!(by_owner, ours);
+    assert_eq!(foreign, (10_000..10_400).collect::<Vec<_>>());
+    assert_eq!(everybody, all);
+    sale.ledger.release(sale.id(), &sale.settlements(1_000..1_500)).await.unwrap();
+    assert_eq!(list(None).await.len(), all.len() - 500, "what was filed leaves the index when it is settled");
+}

@@ -193,12 +193,26 @@ impl RedisLedger {
         let owner = owner.map_or(Vec::new(), |owner| owner.0.to_be_bytes().to_vec());
         let mut after = after.map_or(Vec::new(), |id| id.0.to_be_bytes().to_vec());
         let mut found = Vec::new();
-        // Each round looks at a bounded number of ids; those of other owners may fill many rounds.
+        // Each round files or looks at a bounded number of ids; those of other owners may fill many rounds. What became
+        // pending after the call began need not be listed: so much is filed and no more.
+        let mut to_file: Option<u64> = None;
         loop {
-            let answer = self.sale_call(&scripts::PENDING, sale, KeySet::Pending, |call| {
-                call.arg(&owner).arg(&after).arg(limit - found.len());
+            let next =
+                after.as_slice().try_into().map(u128::from_be_bytes).ok().and_then(|id| id.checked_add(1));
+            let next = next.map_or(Vec::new(), |id| id.to_be_bytes().to_vec());
+            let answer = self.sale_call(&scripts::PENDING, sale, KeySet::All, |call| {
+                call.arg(&owner)
+                    .arg(&after)
+                    .arg(limit - found.len())
+                    .arg(next)
+                    .arg(u8::from(to_file == Some(0)));
             });
             let mut answer = answer.await?;
+            if answer.bytes()? == b"FRESH" {
+                let (filed, left) = (answer.number::<u64>()?, answer.number::<u64>()?);
+                to_file = Some(to_file.map_or(left, |to_file| to_file.saturating_sub(filed)));
+                continue;
+            }
             after = answer.bytes()?;
             while !answer.is_done() {
                 let id = wire::pending_member(&answer.bytes()?)?;

@@ -9,7 +9,7 @@ use crate::{OrderId, Owner, Reservation, SaleId, UserId};
 /// The keys of one sale, in the order in which every script names them. They share a hash tag.
 #[derive(Debug, Clone)]
 pub(super) struct SaleKeys {
-    keys: [String; 6],
+    keys: [String; 7],
 }
 
 /// Which of [`SaleKeys`] a script takes.
@@ -17,7 +17,6 @@ pub(super) struct SaleKeys {
 pub(super) enum KeySet {
     Books,
     BooksAndOrders,
-    Pending,
     All,
 }
 
@@ -27,7 +26,7 @@ impl SaleKeys {
     }
 
     pub(super) fn named(prefix: &str, sale: &str) -> Self {
-        let kinds = ["books", "orders", "users", "pending", "passes", "expiry"];
+        let kinds = ["books", "orders", "users", "pending", "fresh", "passes", "expiry"];
         Self { keys: kinds.map(|kind| format!("{{{prefix}:{sale}}}:{kind}")) }
     }
 
@@ -35,8 +34,7 @@ impl SaleKeys {
         let places: &[usize] = match set {
             KeySet::Books => &[0],
             KeySet::BooksAndOrders => &[0, 1],
-            KeySet::Pending => &[0, 1, 3],
-            KeySet::All => &[0, 1, 2, 3, 4, 5],
+            KeySet::All => &[0, 1, 2, 3, 4, 5, 6],
         };
         places.iter().map(|place| self.keys[*place].as_str())
     }
@@ -234,9 +232,9 @@ mod tests {
     fn keys_of_a_sale_share_one_hash_tag() {
         let keys = SaleKeys::new("fg", &"demo".parse().unwrap());
         let all: Vec<_> = keys.of(KeySet::All).collect();
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 7);
         assert!(all.iter().all(|key| key.starts_with("{fg:demo}:")), "{all:?}");
-        assert_eq!(keys.of(KeySet::Pending).collect::<Vec<_>>(), [all[0], all[1], all[3]]);
+        assert_eq!(keys.of(KeySet::BooksAndOrders).collect::<Vec<_>>(), all[..2]);
     }
 
     #[test]
