@@ -3,13 +3,15 @@
 use std::sync::{Arc, OnceLock};
 
 use gateway::books::{
-    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, SaleChange, SaleView,
+    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
+    SaleView,
 };
 use gateway::catalog::{Catalog, CatalogSale};
 use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
-use order_worker::{AuditError, Database, DatabaseError, ReconcileError, audit, bring};
+use order_worker::membership::operator;
+use order_worker::{AuditError, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
 use queue::Topic;
-use stock::{OrderId, SaleDefinition, SaleId, Seat, Stock, UserId};
+use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId};
 
 /// See the module.
 pub(crate) struct RootBooks {
@@ -145,8 +147,39 @@ impl Books for RootBooks {
                 at_rest: backlog == 0 && books.at_rest.unwrap_or(row.settled),
                 epoch: ledger.map_or_else(|| self.seat.offered(), |ledger| ledger.epoch),
                 paused_by: row.paused_by,
+                sold_out: self.stock.flag().cell(&sale).read().map(|flag| flag.sold_out),
             }))
         })
+    }
+
+    fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun> {
+        Box::pin(async move {
+            if matches!(self.stock.ledger(), Ledger::Embedded(_)) {
+                return Err(BooksError::Invalid(
+                    "the embedded ledger lives in the process and is rebuilt at each start: restart it"
+                        .into(),
+                ));
+            }
+            let mut begun = RebuildBegun { epoch: 0, orders_at_risk: None, units_at_risk: None };
+            match without {
+                None => _ = operator::begin_rebuild(&self.database).await.map_err(not_begun)?,
+                Some(owner) => {
+                    let at_risk = operator::forget_instance(&self.database, Some(&self.stock), owner);
+                    let at_risk = at_risk.await.map_err(not_begun)?;
+                    (begun.orders_at_risk, begun.units_at_risk) = (at_risk.orders, at_risk.units);
+                }
+            }
+            begun.epoch = self.database.epoch().await.map_err(refused)?;
+            Ok(begun)
+        })
+    }
+}
+
+fn not_begun(error: RebuildError) -> BooksError {
+    match error {
+        RebuildError::Database(error) => refused(error),
+        error if error.is_retryable() => BooksError::Unavailable(error.to_string()),
+        error => BooksError::Invalid(error.to_string()),
     }
 }
 

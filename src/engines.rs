@@ -160,6 +160,12 @@ pub(crate) async fn open_stock(
     Ok(Stock::new(ledger, flag, registry))
 }
 
+/// The shared ledger for a command that only looks: without the flag, which is nobody's truth.
+pub(crate) async fn open_stock_to_read(config: &Config) -> Result<Stock, EngineError> {
+    let ledger = open_ledger(config, clock::system()).await?;
+    Ok(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(0)), &mut Registry::default()))
+}
+
 async fn open_ledger(config: &Config, now: Now) -> Result<Ledger, EngineError> {
     Ok(match config.stock.backend {
         StockBackend::Embedded => Ledger::Embedded(EmbeddedLedger::new(now)),

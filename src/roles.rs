@@ -9,6 +9,8 @@
 //! nothing; the locks go last, since whoever takes them next registers anew.
 
 mod all_in_one;
+#[cfg(feature = "redis")]
+mod auditor;
 mod buyers;
 mod ending;
 mod gateway;

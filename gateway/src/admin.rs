@@ -15,7 +15,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use stock::{OrderId, SaleDefinition, SaleId};
+use stock::{OrderId, Owner, SaleDefinition, SaleId};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -53,6 +53,13 @@ struct Pause {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rebuild {
+    /// An instance, in hexadecimal.
+    without: Option<String>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -197,6 +204,17 @@ impl Admin {
                     Err(_) => Problem::Busy.because("the orders did not answer in time: ask again"),
                 };
             }
+            [Some("ledger"), Some("rebuild"), None, _] => {
+                if *method != Method::POST {
+                    return method_not_allowed("POST");
+                }
+                return match self.read::<Rebuild>(body).await.and_then(left_out) {
+                    Ok(without) => {
+                        answered(books.rebuild(without), |begun| json_reply(StatusCode::OK, &begun)).await
+                    }
+                    Err(refusal) => refusal,
+                };
+            }
             [Some("sales"), Some(sale), ..] => match sale.parse::<SaleId>() {
                 Ok(sale) => sale,
                 Err(_) => return Problem::UnknownSale.response(),
@@ -245,6 +263,15 @@ fn paused(Pause { by }: Pause) -> Result<SaleChange, Reply> {
         return Err(Problem::BadRequest.because("by has 1 to 64 bytes without control characters"));
     }
     Ok(SaleChange::Pause { by })
+}
+
+fn left_out(Rebuild { without }: Rebuild) -> Result<Option<Owner>, Reply> {
+    let parse = |text: String| {
+        u64::from_str_radix(&text, 16)
+            .map(Owner)
+            .map_err(|_| Problem::BadRequest.because("without is an instance: up to 16 hexadecimal digits"))
+    };
+    without.map(parse).transpose()
 }
 
 fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use stock::{OrderId, SaleDefinition, SaleId, Timestamp, UserId};
+use stock::{OrderId, Owner, SaleDefinition, SaleId, Timestamp, UserId};
 use tokio::time::timeout;
 
 /// Why the books did not do it.
@@ -151,6 +151,19 @@ pub struct Figures {
     pub epoch: u64,
     /// Who paused it.
     pub paused_by: Option<String>,
+    /// What the sold-out flag says here; none is unknown.
+    pub sold_out: Option<bool>,
+}
+
+/// A rebuild of the ledger that has begun: nothing is sold until it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RebuildBegun {
+    /// The ledger's new life.
+    pub epoch: u64,
+    /// Promises that the log that is left out is known to hold; none where nobody knows, or none is left out.
+    pub orders_at_risk: Option<u64>,
+    /// Their units.
+    pub units_at_risk: Option<u64>,
 }
 
 /// What the operator wants of a sale.
@@ -205,4 +218,6 @@ pub trait Books: Send + Sync {
     fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView>;
     /// One sale's figures; `None` if there is no such sale.
     fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>>;
+    /// Begins a rebuild of a ledger that outlives its processes, leaving out the log of an instance that is gone for good.
+    fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun>;
 }

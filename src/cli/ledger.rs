@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use hyper::Method;
+use order_worker::membership::operator;
 use serde::Serialize;
 use serde_json::json;
 use stock::SaleId;
@@ -134,16 +135,53 @@ async fn show_shared(config: &Config, json: Json) -> Result<(), Failure> {
 }
 
 async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Line {
+        #[serde(flatten)]
+        log: logs::Log,
+        merged_epoch: u64,
+        /// Whether a rebuild still waits for it.
+        awaited: bool,
+        lease_left_ms: Option<u64>,
+    }
     let database = engines::open_database_to_read(config).await?;
+    let stock = match config.stock.backend {
+        // It is in the memory of the one instance.
+        StockBackend::Embedded => None,
+        StockBackend::Redis => Some(engines::open_stock_to_read(config).await?),
+    };
+    let status = operator::status(&database, stock.as_ref()).await?;
     let logs = logs::registered(&database).await?;
-    output::list(json, &logs, ["INSTANCE", "PLACE", "BACKLOG", "TROUBLE"], |log| {
-        [
-            log.instance.clone(),
-            log.place.clone(),
-            log.backlog.map_or_else(|| "?".to_owned(), |records| records.to_string()),
-            log.trouble.clone().unwrap_or_default(),
-        ]
-    })
+    let lines: Vec<Line> = logs
+        .into_iter()
+        .filter_map(|log| {
+            let instance = status.instances.iter().find(|instance| instance.owner == log.instance)?;
+            Some(Line {
+                merged_epoch: instance.merged_epoch,
+                awaited: status.waiting_for.contains(&instance.owner),
+                lease_left_ms: instance.lease_left_ms,
+                log,
+            })
+        })
+        .collect();
+    output::list(
+        json,
+        &lines,
+        ["INSTANCE", "PLACE", "BACKLOG", "MERGED EPOCH", "LEASE MS", "AWAITED", "TROUBLE"],
+        |line| {
+            let number =
+                |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            [
+                line.log.instance.clone(),
+                line.log.place.clone(),
+                number(line.log.backlog),
+                line.merged_epoch.to_string(),
+                number(line.lease_left_ms),
+                yes(line.awaited),
+                line.log.trouble.clone().unwrap_or_default(),
+            ]
+        },
+    )
 }
 
 async fn rebuild(config: &Config, without: Option<u64>) -> Result<(), Failure> {

@@ -35,7 +35,7 @@ pub(super) fn backlog(logs: &[Log]) -> Option<u64> {
 fn look_at(instance: Instance) -> Log {
     let read = read(&instance);
     Log {
-        instance: format!("{:016x}", instance.owner.0),
+        instance: instance.owner.to_string(),
         place: instance.place,
         backlog: read.as_ref().ok().copied(),
         trouble: read.err(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use order_worker::database;
 use order_worker::membership::{logs_on_this_machine, place_of};
 use order_worker::{DRAIN_GROUP, Database, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog};
 use prometheus_client::registry::Registry;
@@ -18,6 +19,14 @@ use crate::engines;
 /// How long a leaving gateway waits for workers to drain what it has promised.
 const LAST_DRAIN_MAX: Duration = Duration::from_secs(5);
 const LAST_DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Longest wait for a log that a neighbour has locked.
+const LOCK_MAX: Duration = Duration::from_secs(5);
+const LOCK_LOOK: Duration = Duration::from_millis(100);
+
+/// Whether the ledger outlives this process, and other processes may use it.
+fn outlives(config: &Config) -> bool {
+    config.stock.backend != StockBackend::Embedded
+}
 
 /// A log directory that this process owns.
 pub(super) struct Instance {
@@ -29,8 +38,17 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Locks the log and recovers it.
-    pub(super) fn open(config: &Config, now: Now, registry: &mut Registry) -> Result<Self, StartError> {
-        let queue = engines::open_queue(config, now, registry)?;
+    pub(super) async fn open(config: &Config, now: Now, registry: &mut Registry) -> Result<Self, StartError> {
+        let until = Instant::now() + LOCK_MAX;
+        let queue = loop {
+            match engines::open_queue(config, now.clone(), registry) {
+                // A neighbour may be merging this log, which it took for a dead one's.
+                Err(QueueError::InUse { .. }) if outlives(config) && Instant::now() < until => {
+                    sleep(LOCK_LOOK).await;
+                }
+                opened => break opened?,
+            }
+        };
         let orders = queue.topic(ORDERS_TOPIC)?;
         registry.register_collector(Box::new(order_worker::BacklogMetrics(orders.clone())));
         let owner = Owner(queue.instance());
@@ -48,6 +66,8 @@ impl Instance {
 
     /// Registers before the first promise. Refuses a database that is not the one that this log was drained into, and a
     /// second ledger in memory over one database.
+    ///
+    /// A crash after it leaves an instance whose log owes nothing new.
     pub(super) async fn register(&self, config: &Config, database: &Database) -> Result<(), StartError> {
         let place = place_of(&config.queue.directory);
         if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
@@ -56,19 +76,32 @@ impl Instance {
                 queue: place,
             });
         }
+        let was_registered = self.registered(database).await?.0;
         database.register_instance(self.owner.0, &place).await?;
-        if config.stock.backend == StockBackend::Embedded && engines::is_shared(config) {
-            // Registered first, looked second: of two that start at once at least one sees the other.
-            let others = database.instances().await?;
-            if let Some(other) = others.into_iter().find(|instance| instance.owner != self.owner) {
-                return Err(StartError::SecondLedger {
-                    database: config.orders.database_url.to_string(),
-                    other: format!("{:016x}", other.owner.0),
-                    place: other.place,
-                });
-            }
+        if outlives(config) || !engines::is_shared(config) {
+            return Ok(());
         }
-        Ok(())
+        // Registered first, looked second: of two that start at once at least one sees the other.
+        let Some(other) = self.registered(database).await?.1 else { return Ok(()) };
+        if !was_registered {
+            // It has promised nothing; staying would keep the other one from its next start.
+            database.deregister_instance(self.owner.0).await?;
+        }
+        Err(StartError::SecondLedger {
+            database: config.orders.database_url.to_string(),
+            other: other.owner.to_string(),
+            place: other.place,
+        })
+    }
+
+    /// Whether this instance is in the registry, and one of the others.
+    async fn registered(
+        &self,
+        database: &Database,
+    ) -> Result<(bool, Option<database::Instance>), StartError> {
+        let (own, others): (Vec<_>, Vec<_>) =
+            database.instances().await?.into_iter().partition(|instance| instance.owner == self.owner);
+        Ok((!own.is_empty(), others.into_iter().next()))
     }
 
     /// This process's part among those on its ledger.
@@ -131,7 +164,7 @@ pub(super) fn member_parts(config: &Config, foundation: &Foundation, registry: &
         stock: foundation.stock.clone(),
         own: None,
         logs: logs_on_this_machine(foundation.now.clone()),
-        outliving: config.stock.backend != StockBackend::Embedded,
+        outliving: outlives(config),
         metrics: MembershipMetrics::new(registry),
     }
 }

@@ -7,6 +7,8 @@ use order_worker::{Member, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+#[cfg(feature = "redis")]
+use super::auditor::Auditor;
 use super::instance::member_parts;
 use super::probes::Probes;
 use super::sources::Sources;
@@ -26,6 +28,8 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
 
     // 2. The drains and what follows them, on a thread of their own: their commits block.
     let metrics = WorkerMetrics::new(&mut registry);
+    #[cfg(feature = "redis")]
+    tokio::spawn(Auditor::new(&config.stock, &foundation.database, &mut registry).run());
     let (stop, stopping) = watch::channel(false);
     let sources = Arc::new(Sources::new(&config, &foundation, &metrics, &mut registry, stopping.clone()));
     let drains = sources.clone().drain_all();

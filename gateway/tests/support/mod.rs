@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use gateway::books::{
-    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, SaleChange, SaleView,
+    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
+    SaleView,
 };
 use gateway::catalog::{Catalog, CatalogSale};
 use gateway::config::{
@@ -454,7 +455,17 @@ impl Books for MapBooks {
                 at_rest: books.pending == 0,
                 epoch: books.epoch,
                 paused_by: view.paused_by,
+                sold_out: self.stock.flag().cell(&sale).read().map(|flag| flag.sold_out),
             }))
+        }
+        .boxed()
+    }
+
+    fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun> {
+        async move {
+            self.check()?;
+            let at_risk = without.map(|owner| owner.0);
+            Ok(RebuildBegun { epoch: 2, orders_at_risk: at_risk, units_at_risk: at_risk })
         }
         .boxed()
     }
