@@ -31,6 +31,8 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 const UNREADY_LEAD: Duration = Duration::from_millis(250);
 /// How often the end looks whether everything has been answered.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// Longest wait of the end for the owner's recovery: a batch of an earlier life may be executed until its deadline.
+const LAST_LOOK_MAX: Duration = Duration::from_secs(2);
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 
@@ -156,6 +158,11 @@ impl Running {
             sleep(DRAIN_LOOK).await;
         }
         let finished = gateway.parts.in_flight.load(Ordering::Relaxed) == 0;
+        // A look that is due in a moment may find a reservation without a record: worth that moment, so that the log is whole.
+        let last_look = deadline.min(Instant::now() + LAST_LOOK_MAX);
+        while !gateway.recovered() && Instant::now() < last_look {
+            sleep(DRAIN_LOOK).await;
+        }
 
         // 4. The batchers have nothing left; the threads end.
         ending.send_replace(true);

@@ -150,7 +150,11 @@ impl Process {
         }
         self.signal(Signal::TERM)?;
         // Else a frozen one would never hear it.
-        self.signal(Signal::CONT)?;
+        match self.signal(Signal::CONT) {
+            // It was faster.
+            Err(_) if !self.is_running() => {}
+            heard => heard?,
+        }
         let deadline = Instant::now() + STOPPED_WITHIN;
         while self.is_running() {
             if Instant::now() > deadline {
