@@ -156,6 +156,11 @@ pub(crate) async fn deliver_at_holds_a_record_back(fixture: Fixture) {
         fixture.advance(10);
         assert_eq!(pull(&mut group, 10).await, [expected]);
     }
+    let now = fixture.clock.load(Ordering::Relaxed);
+    append_at(&topic, "in a moment", Some(now + 1)).await;
+    assert!(pull(&mut group, 10).await.is_empty(), "not a millisecond early");
+    fixture.advance(1);
+    assert_eq!(pull(&mut group, 10).await, ["in a moment"]);
     let wanted = fixture.clock.load(Ordering::Relaxed) + 15;
     append_at(&topic, "waited for", Some(wanted)).await;
     let (messages, ()) = tokio::join!(group.pull(1, SOON), fixture.sleep(25));
