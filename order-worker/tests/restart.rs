@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use order_worker::FAILPOINTS;
+use order_worker::{DRAIN_GROUP, FAILPOINTS};
 use stock::SaleId;
 use stock::ledger::ReserveOutcome;
 use world::process::Process;
@@ -18,9 +18,7 @@ async fn a_restart_knows_what_was_promised_sold_and_given_back() {
     let sale = world.publish("s", 2_000, 3).await;
     let other = world.publish("other", 5, 5).await;
     let process = Process::start(world, directory.path()).await;
-    for n in 0..1_200 {
-        process.promise(&sale, n, &format!("u{n}"), 1).await.unwrap();
-    }
+    process.promise_all(&sale, 0..1_200, |n| n, 1).await;
     let worker = process.drain();
     process.drained(&sale).await;
     for n in 0..10 {
@@ -29,9 +27,7 @@ async fn a_restart_knows_what_was_promised_sold_and_given_back() {
     let world = {
         process.shutdown.send_replace(true);
         worker.await.unwrap().unwrap();
-        for n in 1_200..1_800 {
-            process.promise(&sale, n, &format!("u{}", n - 1_000), 2).await.err();
-        }
+        process.promise_all(&sale, 1_200..1_800, |n| n - 1_000, 2).await;
         process.end().await.restart()
     };
     assert!(world.stock.snapshot(&sale).await.is_err(), "the ledger starts empty");
@@ -103,9 +99,7 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
     let mut process = Process::start(world, directory.path()).await;
     // More is promised than fits: the database is short of what the ledger thinks.
     world_shrinks(&process.world, &sale, 50);
-    for n in 0..60 {
-        process.promise(&sale, n, &format!("u{}", n / 2), 1).await.unwrap();
-    }
+    process.promise_all(&sale, 0..60, |n| n / 2, 1).await;
     let mut crashes = 0;
     for life in 0..3 {
         let hook = (life == usize::from(name.starts_with("rebuild"))).then(|| world::crash(name, nth));
@@ -114,12 +108,16 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
             let (worker, relay) = (process.worker(100_000), process.world.relay());
             let reconciler = process.world.reconciler();
             let (database, now_ms) = (process.world.database.clone(), process.world.now_ms.clone());
+            let topic = process.topic.clone();
             async move {
                 if let Some(mut member) = rebuilt {
                     member.start().await.unwrap();
                 }
                 let work = async {
-                    for _ in 0..5 {
+                    // Some passes, however slow the machine, once the drain has been through all of its steps.
+                    let mut passes = 0;
+                    while passes < 5 || topic.lag(DRAIN_GROUP).unwrap().records > 0 {
+                        passes += 1;
                         tokio::time::sleep(Duration::from_millis(4)).await;
                         let _ = database.cancel(order_id(3), None).await;
                         let _ = relay.pass().await;

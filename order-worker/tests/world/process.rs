@@ -10,7 +10,7 @@ use order_worker::{
     ORDERS_TOPIC, OwnLog, RebuildError, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, NewRecord, Queue, Topic};
+use queue::{Append, DiskOptions, NewRecord, Queue, Topic};
 use stock::ledger::ReserveOutcome;
 use stock::{Owner, SaleId};
 use tokio::sync::watch;
@@ -79,7 +79,30 @@ impl Process {
         Ok(())
     }
 
+    /// The same for many at once, user by number, so that they share their syncs; what the ledger refuses is left out.
+    pub(crate) async fn promise_all(
+        &self,
+        sale: &SaleId,
+        numbers: std::ops::Range<u64>,
+        user: impl Fn(u64) -> u64,
+        quantity: u32,
+    ) {
+        let mut appends = Vec::new();
+        for n in numbers {
+            if let Ok(reservation) = self.world.reserve(sale, n, &format!("u{}", user(n)), quantity).await {
+                appends.push(self.begin(&reservation.encode().unwrap()).await);
+            }
+        }
+        for append in appends {
+            append.await.unwrap();
+        }
+    }
+
     pub(crate) async fn append(&self, payload: &[u8]) {
+        self.begin(payload).await.await.unwrap();
+    }
+
+    async fn begin(&self, payload: &[u8]) -> Append {
         let permit = loop {
             match self.topic.try_permit(payload.len()) {
                 // The next segment is being prepared.
@@ -88,7 +111,7 @@ impl Process {
             }
         };
         let record = NewRecord { key: b"key", tag: "order", deliver_at_ms: None, payload };
-        self.topic.append(permit, record).await.unwrap();
+        self.topic.append(permit, record)
     }
 
     pub(crate) fn worker(&self, orders_per_second_max: u32) -> Worker {
@@ -114,12 +137,12 @@ impl Process {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), rest).await.expect("not drained within 10 s");
+        tokio::time::timeout(Duration::from_secs(60), rest).await.expect("not drained within a minute");
     }
 
     pub(crate) async fn stop(self, worker: JoinHandle<Result<(), DrainError>>) -> World {
         self.shutdown.send_replace(true);
-        tokio::time::timeout(Duration::from_secs(5), worker).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), worker).await.unwrap().unwrap().unwrap();
         self.end().await
     }
 
