@@ -184,8 +184,8 @@ impl Ring {
 
     /// Where a record's commit word stands, and its tag: another one than that of the slot's former record.
     fn slot(&self, record: u64) -> (&AtomicU64, u64) {
-        let (length, lap) = (self.commits.len() as u64, record / self.commits.len() as u64);
-        (&self.commits[(record & (length - 1)) as usize], (lap + 1) & TAG_MASK)
+        let lap = record >> self.commits.len().trailing_zeros();
+        (&self.commits[record as usize & (self.commits.len() - 1)], (lap + 1) & TAG_MASK)
     }
 
     /// Frees the oldest gathered frames, which are durable now.

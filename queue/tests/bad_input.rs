@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, QueueError, Refused, SimulatedDisk, Storage};
+use queue::{
+    AppendError, DiskOptions, Driver, Faults, NewRecord, Queue, QueueError, Refused, SimulatedDisk, Storage,
+    TopicState, Trace,
+};
 
 fn open(directory: &Path) -> Result<Queue, QueueError> {
     let mut options = DiskOptions::new(directory, Arc::new(|| 1_000));
@@ -195,5 +198,27 @@ fn a_full_disk_does_not_prevent_the_start() {
                 }
             }
         }
+    });
+}
+
+/// The committer's thread is gone: nobody waits for it for ever.
+#[test]
+fn a_committer_that_panics_leaves_nobody_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = DiskOptions::new(directory.path(), Arc::new(|| 1_000));
+    options.segment_bytes = 64 * 1024;
+    options.trace = Some(Trace(Arc::new(|batch| assert!(batch.records < 1, "a panic on purpose"))));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: b"x" };
+        topic.append(topic.try_permit(1).unwrap(), record).await.unwrap();
+        // The first batch's waiters were woken before the panic; what comes after it is never written.
+        while let Ok(permit) = topic.try_permit(1) {
+            assert_eq!(topic.append(permit, record).await, Err(AppendError::Uncertain));
+        }
+        assert_eq!(topic.state(), TopicState::Poisoned);
+        queue.shutdown().await;
     });
 }

@@ -162,6 +162,39 @@ impl Log {
         }
     }
 
+    /// Fills a log with `records` that no group takes, and tells how long its next open reads.
+    pub(crate) async fn reopen(directory: &Path, records: usize) {
+        let mut log = Self::open(directory);
+        let payload = [7; 300];
+        let before = log.counter("written_bytes");
+        for _ in 0..records / 1_000 {
+            let mut under_way = Vec::with_capacity(1_000);
+            while under_way.len() < 1_000 {
+                let record = NewRecord { key: b"k", tag: "order", deliver_at_ms: None, payload: &payload };
+                match log.topic.try_permit(300) {
+                    Ok(permit) => under_way.push(log.topic.append(permit, record)),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+            for append in under_way {
+                append.await.unwrap();
+            }
+        }
+        let bytes = log.counter("written_bytes") - before;
+        log.worst = None;
+        log.shutdown().await;
+        let started = Instant::now();
+        let log = Self::open(directory);
+        let took = started.elapsed();
+        println!(
+            "open with a backlog of {records} records, {} MiB, in the page cache: {:.2} s, {:.2} s a GiB",
+            bytes >> 20,
+            took.as_secs_f64(),
+            took.as_secs_f64() / (bytes as f64 / f64::from(1 << 30)),
+        );
+        log.shutdown().await;
+    }
+
     pub(crate) async fn shutdown(self) -> Option<Worst> {
         drop(self.group);
         self.queue.shutdown().await;

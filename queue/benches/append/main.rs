@@ -74,6 +74,7 @@ fn main() {
         }
     }
     worst.iter().for_each(log::Worst::explain);
+    runtime.block_on(log::Log::reopen(&place, if has("quick") { 300_000 } else { 3_000_000 }));
     println!(
         "memory of this process at most {} MiB, of which the log's ring {} MiB and the bare loop's buffers {} MiB; load {}",
         log::memory_peak_mib(),

@@ -268,3 +268,16 @@ impl Committer {
         QueueError::Io { doing, path: self.topic.files.directory.clone(), source }
     }
 }
+
+impl Drop for Committer {
+    /// Gone without its end, by a panic or with a queue that nobody drives any more: whoever waits hears that nothing will come.
+    fn drop(&mut self) {
+        let Some(own) = &self.topic.own else { return };
+        if !own.has_ended.load(Ordering::Acquire) {
+            own.watermark.fail();
+            own.has_ended.store(true, Ordering::Release);
+            own.ended.notify_waiters();
+            self.topic.arrivals.notify_waiters();
+        }
+    }
+}

@@ -13,6 +13,10 @@ use crate::storage::{Access, AlignedBuffer, BLOCK_BYTES, File, SyncMethod};
 /// Bytes of zeros written at once into a new segment: few enough that a batch in between does not wait long.
 const ZEROES_BYTES: usize = 256 * 1024;
 
+/// Bytes of the disk that a new segment leaves to others, such as the offsets and a database beside the log. Found out before it is
+/// written: to fill the disk and free it again, time after time, would meet them all the same.
+const FREE_BYTES_MIN: u64 = 8 << 20;
+
 /// The one writer of a log.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -165,6 +169,9 @@ impl BodyWords<'_> {
 /// A crash on the way leaves a draft, which the next open removes, or a segment without a batch, which it reuses.
 pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMethod) -> io::Result<()> {
     if failpoint::hit("queue.prepare") {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    if files.storage.bytes_free(&files.directory).is_some_and(|free| free < bytes + FREE_BYTES_MIN) {
         return Err(io::Error::from_raw_os_error(libc::ENOSPC));
     }
     let draft = files.directory.join(format!("{number:016x}.draft"));

@@ -140,6 +140,11 @@ impl Storage {
         path.parent().map_or(Ok(()), |parent| self.sync_directory(parent))
     }
 
+    /// Bytes that the disk below a directory still takes from us; `None` where only trying tells.
+    pub(crate) fn bytes_free(&self, path: &Path) -> Option<u64> {
+        on_storage!(self, real::bytes_free(path), |_disk| None)
+    }
+
     pub(crate) fn is_real(&self) -> bool {
         matches!(self, Self::Real)
     }

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,6 +31,19 @@ pub(super) fn open(path: &Path, access: Access) -> io::Result<File> {
         }
     };
     options.open(path)
+}
+
+pub(super) fn bytes_free(path: &Path) -> Option<u64> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path is a string that ends with a zero byte, and the answer's place is of the type that is written there.
+    let failed = unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0;
+    if failed {
+        return None;
+    }
+    // SAFETY: the call has succeeded and so filled the answer.
+    let answer = unsafe { answer.assume_init() };
+    Some(answer.f_bavail.saturating_mul(answer.f_frsize))
 }
 
 pub(super) fn lock(path: &Path) -> io::Result<Option<Lock>> {
