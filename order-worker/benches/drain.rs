@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use order_worker::{
     DRAIN_GROUP, Database, DrainConfig, DrainStats, Executor, Member, MemberParts, MembershipMetrics,
-    ORDERS_TOPIC, OwnLog, Worker, WorkerMetrics, WorkerParts,
+    ORDERS_TOPIC, OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue, Topic};
@@ -138,7 +138,14 @@ async fn drain(orders_per_second_max: u32, batch_size_max: u32) {
     let stats = Arc::new(DrainStats::new(orders_per_second_max));
     let config = DrainConfig { orders_per_second_max, batch_size_max, adaptive: true };
     let metrics = WorkerMetrics::new(&mut registry);
-    let parts = WorkerParts { database, stock, group, config, metrics, stats: stats.clone() };
+    let parts = WorkerParts {
+        database,
+        stock,
+        group,
+        pace: Arc::new(Pace::new(&config)),
+        metrics,
+        stats: stats.clone(),
+    };
     let (shutdown, down) = watch::channel(false);
     let begun = Instant::now();
     let worker = tokio::spawn(Worker::new(parts, down).run());

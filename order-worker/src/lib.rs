@@ -14,6 +14,7 @@ pub mod pace;
 pub mod rebuild;
 pub mod reconciler;
 pub mod relay;
+pub mod shares;
 pub mod stats;
 
 pub use audit::{Audit, AuditError, SaleAudit, audit};
@@ -22,6 +23,7 @@ pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
 pub use membership::{Member, MemberParts, OpenLog, OwnLog};
 pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerMetrics};
+pub use pace::Pace;
 pub use rebuild::RebuildError;
 pub use reconciler::{ReconcileError, Reconciler, bring};
 pub use relay::Relay;

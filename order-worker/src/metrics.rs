@@ -33,6 +33,8 @@ pub struct WorkerMetrics {
     pub(crate) database_failures: Counter,
     /// 1 while the drain does not run.
     pub(crate) drain_stalled: Gauge,
+    /// What the process allows itself now.
+    pub(crate) drain_rate: Gauge,
     /// Length of a settling transaction.
     pub(crate) settle_duration: Histogram,
     /// Confirmations left to the reconciler.
@@ -68,6 +70,7 @@ impl WorkerMetrics {
             dead_letters: Counter::default(),
             database_failures: Counter::default(),
             drain_stalled: Gauge::default(),
+            drain_rate: Gauge::default(),
             settle_duration: Histogram::new(DURATION_BUCKETS),
             confirms_left: Counter::default(),
             releases_relayed: Counter::default(),
@@ -102,6 +105,11 @@ impl WorkerMetrics {
             "floodgate_drain_stalled",
             "1 while the queue does not become rows",
             metrics.drain_stalled.clone(),
+        );
+        registry.register(
+            "floodgate_drain_rate_orders",
+            "Orders a second that this process allows itself now: its share of the limit, less while the database suffers",
+            metrics.drain_rate.clone(),
         );
         registry.register_with_unit(
             "floodgate_settle_duration",

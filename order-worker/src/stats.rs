@@ -69,7 +69,8 @@ impl DrainStats {
         let before = self.rate_milli.load(Ordering::Relaxed) as f64;
         let after = match backlogged_for {
             Some(took) if !took.is_zero() => {
-                let sample = orders as f64 * 1_000.0 / took.as_secs_f64();
+                // Two batches may follow each other closely, but no backlog goes down faster than the pace for long.
+                let sample = (orders as f64 / took.as_secs_f64()).min(f64::from(rate_now)) * 1_000.0;
                 before + WEIGHT * (sample - before)
             }
             // Nothing was waiting: the next backlog will go as fast as the pace allows.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use order_worker::database::{Database, SharedConnection};
 use order_worker::{
-    DRAIN_GROUP, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog,
+    DRAIN_GROUP, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace,
     Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
@@ -77,7 +77,11 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
         database,
         stock,
         group: topic.group(DRAIN_GROUP).unwrap(),
-        config: DrainConfig { orders_per_second_max: limit, batch_size_max, adaptive: true },
+        pace: Arc::new(Pace::new(&DrainConfig {
+            orders_per_second_max: limit,
+            batch_size_max,
+            adaptive: true,
+        })),
         metrics: WorkerMetrics::new(&mut registry),
         stats: Arc::new(DrainStats::new(limit)),
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use order_worker::{DRAIN_GROUP, DrainStats, Worker, WorkerMetrics, WorkerParts};
+use order_worker::{DRAIN_GROUP, DrainStats, Pace, Worker, WorkerMetrics, WorkerParts, shares};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
@@ -37,15 +37,24 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let metrics = WorkerMetrics::new(&mut registry);
     let buyers = Buyers::new(&config, &foundation, &instance, &mut registry).await?;
     let (stop, stopping) = watch::channel(false);
+    let pace = Arc::new(Pace::new(&config.drain));
     let worker = WorkerParts {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         group,
-        config: config.drain.clone(),
+        pace: pace.clone(),
         metrics: metrics.clone(),
         stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
     };
     let drain = Worker::new(worker, stopping.clone()).run();
+    let (database, stopping_too) = (foundation.database.clone(), stopping.clone());
+    let is_shared = engines::is_shared(&config);
+    let drain = async move {
+        match is_shared {
+            true => shares::within(drain, (database, pace, random()), stopping_too).await,
+            false => drain.await,
+        }
+    };
     let mut worker =
         WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drain, stopping))?;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use order_worker::{
-    DRAIN_GROUP, DrainConfig, DrainError, DrainState, DrainStats, LogBacklogs, ORDERS_TOPIC, Worker,
-    WorkerMetrics, WorkerParts,
+    DRAIN_GROUP, DrainError, DrainState, DrainStats, LogBacklogs, ORDERS_TOPIC, Pace, Worker, WorkerMetrics,
+    WorkerParts, shares,
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::Foundation;
+use super::{Foundation, random};
 use crate::config::Config;
 use crate::engines;
 
@@ -55,8 +55,8 @@ struct Source {
 pub(super) struct Sources {
     sources: Vec<Source>,
     foundation: Foundation,
-    /// Of one drain: the process's pace in equal shares.
-    drain: DrainConfig,
+    /// Of all drains together.
+    pace: Arc<Pace>,
     metrics: WorkerMetrics,
     backlogs: LogBacklogs,
     stopping: watch::Receiver<bool>,
@@ -83,20 +83,17 @@ impl Sources {
             [] => vec![config.queue.directory.clone()],
             sources => sources.to_vec(),
         };
-        let share = u32::try_from(directories.len()).unwrap_or(u32::MAX);
-        let per_second = (config.drain.orders_per_second_max / share).max(1);
-        let drain = DrainConfig { orders_per_second_max: per_second, ..config.drain.clone() };
         let source = |directory| Source {
             directory,
             state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
-            stats: Arc::new(DrainStats::new(per_second)),
+            stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
         };
         let backlogs = LogBacklogs::default();
         registry.register_collector(Box::new(backlogs.clone()));
         Self {
             sources: directories.into_iter().map(source).collect(),
             foundation: foundation.clone(),
-            drain,
+            pace: Arc::new(Pace::new(&config.drain)),
             metrics: metrics.clone(),
             backlogs,
             stopping,
@@ -110,13 +107,17 @@ impl Sources {
     pub(super) async fn drain_all(self: Arc<Self>) -> Result<(), DrainError> {
         let mut drains: FuturesUnordered<_> =
             self.sources.iter().map(|source| self.drain_source(source)).collect();
-        let mut stopped = None;
-        while let Some(outcome) = drains.next().await {
-            if let Err(error) = outcome {
-                stopped.get_or_insert(error);
+        let drains = async {
+            let mut stopped = None;
+            while let Some(outcome) = drains.next().await {
+                if let Err(error) = outcome {
+                    stopped.get_or_insert(error);
+                }
             }
-        }
-        stopped.map_or(Ok(()), Err)
+            stopped.map_or(Ok(()), Err)
+        };
+        let share = (self.foundation.database.clone(), self.pace.clone(), random());
+        shares::within(drains, share, self.stopping.clone()).await
     }
 
     pub(super) fn report(&self) -> Vec<SourceReport> {
@@ -181,7 +182,7 @@ impl Sources {
             database: self.foundation.database.clone(),
             stock: self.foundation.stock.clone(),
             group,
-            config: self.drain.clone(),
+            pace: self.pace.clone(),
             metrics: self.metrics.clone(),
             stats: source.stats.clone(),
         };

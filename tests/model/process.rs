@@ -19,7 +19,7 @@ use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
     DRAIN_GROUP, Database, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC,
-    OpenLog, OwnLog, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
+    OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, NewRecord, Queue, SimulatedDisk, Storage, Topic, TopicState};
@@ -190,7 +190,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         stock: stock.clone(),
         group,
         stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
-        config: drain,
+        pace: Arc::new(Pace::new(&drain)),
         metrics: WorkerMetrics::new(&mut registry),
     };
     let purchases = gateway.purchases();

@@ -1,7 +1,7 @@
 //! The orders database: the final truth of what was sold. Four ports by purpose and the registry beside them.
 //!
 //! [`sales`] what is on offer · [`intake`] promised orders become rows · [`life`] what happens to an order later ·
-//! [`outbox`] what the ledger still has to hear · [`registry`] epoch and instances · [`books`] sums for the audit.
+//! [`outbox`] what the ledger still has to hear · [`registry`] epoch and instances · [`shares`] who drains · [`books`] sums for the audit.
 //!
 //! Every adapter
 //! - MUST carry out each method as one transaction: all of it or nothing; no transaction handle leaves the method;
@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod registry;
 pub mod sales;
 mod schema;
+pub mod shares;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub use mysql::mysql_schema_sql;
 pub use registry::Instance;
 pub use sales::{Published, SaleRow};
 pub use schema::SchemaState;
+pub use shares::{Beat, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
 
 #[cfg(feature = "mysql")]

@@ -17,10 +17,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::config::DrainConfig;
 use crate::database::{Database, DatabaseError, Outcome, RejectReason, Settled};
 use crate::metrics::{Reason, WorkerMetrics};
-use crate::pace::Pace;
+use crate::pace::{Drain, Pace};
 use crate::stats::{DrainState, DrainStats};
 use confirm::Confirms;
 
@@ -40,8 +39,8 @@ pub struct WorkerParts {
     pub stock: Arc<Stock>,
     /// The group [`DRAIN_GROUP`] of the topic [`ORDERS_TOPIC`] of one log.
     pub group: Group,
-    /// How fast.
-    pub config: DrainConfig,
+    /// How fast: one for all drains of the process.
+    pub pace: Arc<Pace>,
     /// Where it counts.
     pub metrics: WorkerMetrics,
     /// Where it tells how it does.
@@ -69,7 +68,9 @@ pub struct Worker {
     database: Database,
     stock: Arc<Stock>,
     group: Group,
-    pace: Pace,
+    pace: Arc<Pace>,
+    /// Its place among the drains of the process.
+    _place: Drain,
     metrics: WorkerMetrics,
     stats: Arc<DrainStats>,
     shutdown: watch::Receiver<bool>,
@@ -117,9 +118,9 @@ impl Worker {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: WorkerParts, shutdown: watch::Receiver<bool>) -> Self {
-        let WorkerParts { database, stock, group, config, metrics, stats } = parts;
-        let pace = Pace::new(&config);
-        Self { database, stock, group, pace, metrics, stats, shutdown, backlogged_since: None }
+        let WorkerParts { database, stock, group, pace, metrics, stats } = parts;
+        let _place = pace.enter();
+        Self { database, stock, group, pace, _place, metrics, stats, shutdown, backlogged_since: None }
     }
 
     /// Drains until `shutdown` is true (or its sender gone), then lets confirmations under way finish, for 2 s at most.
@@ -252,7 +253,7 @@ impl Worker {
             match answer.await? {
                 Ok(rows) => {
                     let took = begun.elapsed();
-                    self.pace.observe(took);
+                    self.pace.committed(took, range.len());
                     self.metrics.settle_duration.observe(took.as_secs_f64());
                     settled.extend(rows);
                 }
@@ -290,6 +291,7 @@ impl Worker {
             match call(self.database.clone()).await {
                 Err(error) if !error.is_of_the_record() => {
                     self.metrics.database_failures.inc();
+                    self.pace.failed();
                     self.stalled(&backoff, &error);
                     pause(&mut self.shutdown, &mut backoff).await?;
                 }
@@ -347,6 +349,7 @@ impl Worker {
             }
         }
         let backlogged_for = self.backlogged_since.map(|since| since.elapsed());
+        self.metrics.drain_rate.set(i64::from(self.pace.rate()));
         self.stats.settled(settled.len() as u64, backlogged_for, self.pace.rate());
         self.backlogged_since = backlogged.then(Instant::now);
     }

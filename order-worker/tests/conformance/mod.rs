@@ -7,6 +7,7 @@ mod life;
 mod sales;
 #[path = "../samples/mod.rs"]
 mod samples;
+mod shares;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(crate) use intake::*;
 pub(crate) use life::*;
 pub(crate) use sales::*;
 pub(crate) use samples::*;
+pub(crate) use shares::*;
 
 /// An empty database with its clock in the test's hand.
 pub(crate) struct Fixture {
@@ -62,6 +64,9 @@ macro_rules! database_suite {
             instances_are_registered_by_id,
             what_a_log_has_merged_is_remembered,
             one_caller_may_install_a_sale_at_an_epoch,
+            shares_are_equal_and_never_more_than_the_whole,
+            a_dead_workers_share_comes_free,
+            beats_race_without_exceeding_the_whole,
             unknown_sales_are_named,
             settle_writes_the_whole_row,
             settle_tells_inserts_from_duplicates,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use order_worker::database::OrderStatus;
 use order_worker::{
     Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MembershipMetrics,
-    ORDERS_TOPIC, OwnLog, RebuildError, Worker, WorkerParts, audit,
+    ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
 use queue::{Append, DiskOptions, NewRecord, Queue, Topic};
@@ -119,7 +119,7 @@ impl Process {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
             group: self.topic.group(DRAIN_GROUP).unwrap(),
-            config: DrainConfig { orders_per_second_max, ..DrainConfig::default() },
+            pace: Arc::new(Pace::new(&DrainConfig { orders_per_second_max, ..DrainConfig::default() })),
             metrics: self.world.metrics.clone(),
             stats: self.stats.clone(),
         };

@@ -15,6 +15,7 @@ mod registry;
 mod sales;
 mod schema;
 mod session;
+mod shares;
 mod sql;
 
 use stock::Now;

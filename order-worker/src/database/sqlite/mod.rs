@@ -12,6 +12,7 @@ mod outbox;
 mod registry;
 mod sales;
 mod schema;
+mod shares;
 
 use std::str::FromStr;
 

@@ -74,3 +74,10 @@ CREATE TABLE IF NOT EXISTS floodgate_instances (
     registered_at CHAR(24) NOT NULL,
     merged_epoch  BIGINT UNSIGNED NOT NULL DEFAULT 0  -- the latest epoch that holds what this log had promised before it
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
+
+-- Workers that drain, and the part of the limit that each may use until its time is over.
+CREATE TABLE IF NOT EXISTS floodgate_workers (
+    worker_id  CHAR(16)     NOT NULL PRIMARY KEY,
+    share_ppm  INT UNSIGNED NOT NULL,
+    expires_at CHAR(24)     NOT NULL
+) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
