@@ -1,17 +1,20 @@
 //! The ledger in Redis, against one real server that all tests of this binary share.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
+use stock::ledger::redis::Patience;
 use stock::{Ledger, RedisLedger, StockConfig};
 use testbed::{Redis, RedisOptions};
 
 static SERVER: LazyLock<Redis> = LazyLock::new(|| Redis::start(RedisOptions::default()).expect("a Redis"));
 
-/// Each test runs on a runtime of its own, so each gets a connection of its own.
+/// Patient, since the machine may be busy with other tests.
 async fn redis_ledger() -> Ledger {
     let config = serde_json::json!({"backend": "redis", "redis_urls": [SERVER.url()]});
     let config: StockConfig = serde_json::from_value(config).unwrap();
-    Ledger::Redis(RedisLedger::connect(&config).await.unwrap())
+    let patience = Patience { response: Duration::from_secs(10), call: Duration::from_secs(20) };
+    Ledger::Redis(RedisLedger::connect_with(&config, patience).await.unwrap())
 }
 
 ledger_conformance!(redis_ledger);

@@ -191,7 +191,7 @@ proptest! {
     fn both_ledgers_answer_alike(calls in prop::collection::vec(call(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let redis = connect(&SHARED.url()).await;
+            let redis = connect_patiently(&SHARED.url()).await;
             let mut pair = Pair::new(&redis).await;
             for call in &calls {
                 let (expected, found) =

@@ -156,7 +156,7 @@ async fn what_a_killed_server_acknowledged_with_sync_is_all_there() {
 
 #[tokio::test]
 async fn what_is_pending_is_listed_however_it_came_and_whoever_files_it() {
-    let ledger = connect(&SHARED.url()).await;
+    let ledger = connect_patiently(&SHARED.url()).await;
     let sale = Sale::open(&ledger, 1_000_000).await;
     // More entries than a step files, some of one id and some of many.
     for n in 0..300 {

@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use stock::ledger::redis::Patience;
 use stock::ledger::{IdState, ReserveBatch, ReserveOutcome, ReserveRequest, Settlement, Snapshot};
 use stock::{
     Ledger, LedgerError, OrderId, Owner, RedisLedger, Reservation, SaleId, SaleVersion, StockConfig, UserId,
@@ -43,6 +44,12 @@ fn sentinel_config(urls: &[String], master: &str) -> StockConfig {
 
 async fn connect(url: &str) -> Ledger {
     Ledger::Redis(RedisLedger::connect(&config(url)).await.unwrap())
+}
+
+/// For tests that harm nothing: the machine may be busy with other tests.
+async fn connect_patiently(url: &str) -> Ledger {
+    let patience = Patience { response: Duration::from_secs(10), call: Duration::from_secs(20) };
+    Ledger::Redis(RedisLedger::connect_with(&config(url), patience).await.unwrap())
 }
 
 /// Asks until `answer` is there; a test that waits for ever says what for.

@@ -36,7 +36,7 @@ async fn a_wrong_password_is_named_but_not_shown() {
         assert!(!format!("{error} {error:?}").contains("wr0ng"), "{error}");
     }
     let good = format!("redis://:r1ght@127.0.0.1:{}/3", server.port());
-    assert_eq!(Sale::open(&connect(&good).await, 2).await.take([1]).await, 1);
+    assert_eq!(Sale::open(&connect_patiently(&good).await, 2).await.take([1]).await, 1);
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn the_ledger_serves_several_runtimes_and_outlives_each() {
     let ledger = std::thread::scope(|scope| {
         scope
             .spawn(|| {
-                let ledger = first.block_on(connect(&SHARED.url()));
+                let ledger = first.block_on(connect_patiently(&SHARED.url()));
                 drop(first);
                 ledger
             })

@@ -4,7 +4,7 @@ use redis::Value;
 use serde::Serialize;
 
 use super::scripts::{self, Script};
-use super::server::{RedisStartError, Target};
+use super::server::{Patience, RedisStartError, Target};
 use super::wire::{KeySet, SaleKeys, leases_key};
 use crate::StockConfig;
 
@@ -32,7 +32,7 @@ pub struct DeployedScript {
 /// # Errors
 /// [`RedisStartError`]; of a script that does not do what it should, [`RedisStartError::Script`].
 pub async fn deploy_scripts(config: &StockConfig) -> Result<Deployed, RedisStartError> {
-    let primary = Target::new(config)?.greet().await?;
+    let primary = Target::new(config)?.greet_patiently(Patience::default()).await?;
     let mut deployed = Deployed { server: primary.server, scripts: Vec::new() };
     for script in scripts::all() {
         let trial = Trial::of(script, &config.key_prefix);

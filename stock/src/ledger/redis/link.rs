@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::scripts::Script;
-use super::server::{self, Primary, RESPONSE_TIMEOUT, RedisStartError, Target};
+use super::server::{self, Patience, Primary, RedisStartError, Target};
 use crate::LedgerError;
 
 /// Batches of reservations under way for one calling thread.
@@ -28,8 +28,8 @@ const BATCHES_PER_THREAD_MAX: usize = 2;
 const CALLS_MAX: usize = 64;
 /// How long a call waits for its turn, before anything is sent.
 const TURN_MAX: Duration = Duration::from_millis(200);
-/// How long a call may take once its turn has come, a script that has to be loaded first included.
-const CALL_MAX: Duration = Duration::from_millis(700);
+/// How long the Sentinels may take to name the primary, all together.
+const SENTINELS_MAX: Duration = Duration::from_secs(1);
 /// How often the keeper makes sure who answers.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to connect: the first and the longest pause, before jitter.
@@ -56,6 +56,7 @@ enum State {
 /// What callers and the keeper share.
 struct Shared {
     state: watch::Sender<State>,
+    patience: Patience,
     calls: Semaphore,
     /// Callers' threads take the lanes in turn.
     lanes: Vec<Semaphore>,
@@ -83,10 +84,11 @@ thread_local! {
 
 impl Links {
     /// Starts the thread and waits for the first connection.
-    pub(super) async fn open(target: Target) -> Result<Self, RedisStartError> {
+    pub(super) async fn open(target: Target, patience: Patience) -> Result<Self, RedisStartError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             state: watch::Sender::new(State::Connecting),
+            patience,
             calls: Semaphore::new(CALLS_MAX),
             // One more for the worker's runtime.
             lanes: (0..=threads).map(|_| Semaphore::new(BATCHES_PER_THREAD_MAX)).collect(),
@@ -149,7 +151,7 @@ impl Links {
             [lane, shared.calls.acquire().await.ok()]
         };
         let permits = timeout(TURN_MAX, waiting).await.map_err(|_| {
-            LedgerError::Unavailable(format!("{CALLS_MAX} calls are under way and none ends"))
+            LedgerError::Unavailable("as many calls are under way to Redis as may be, and none ends".into())
         })?;
         // The connection may have gone while this call waited.
         Ok(Turn { shared, link: shared.link()?, _permits: permits })
@@ -188,10 +190,11 @@ impl Shared {
 impl Turn<'_> {
     /// Runs a script: `call` is its EVALSHA.
     pub(super) async fn send(self, script: &Script, call: &Cmd) -> Result<Value, LedgerError> {
-        let answer = timeout(CALL_MAX, self.send_and_heal(script, call)).await;
+        let call_max = self.shared.patience.call;
+        let answer = timeout(call_max, self.send_and_heal(script, call)).await;
         answer.unwrap_or_else(|_| {
             self.shared.give_up(&self.link, "no answer in time");
-            Err(LedgerError::Uncertain(format!("no answer within {CALL_MAX:?}")))
+            Err(LedgerError::Uncertain(format!("no answer within {call_max:?}")))
         })
     }
 
@@ -249,7 +252,7 @@ async fn keep(shared: &Shared, target: &Target) {
     let (mut pause, mut attempts) = (PAUSE.0, 0u64);
     loop {
         attempts += 1;
-        match target.greet().await {
+        match target.greet(shared.patience).await {
             Ok(Primary { connection, identity, server }) => {
                 pause = PAUSE.0;
                 tracing::info!(server, identity, "connected to Redis");
@@ -289,7 +292,7 @@ async fn watch_over(shared: &Shared, target: &Target, link: &Arc<Link>) {
         }
         if target.has_sentinels() {
             // Sentinels that are out of reach say nothing about the primary.
-            let named = timeout(2 * RESPONSE_TIMEOUT, target.primary()).await;
+            let named = timeout(SENTINELS_MAX, target.primary()).await;
             if let Ok(Ok(primary)) = named
                 && primary.addr().to_string() != link.server
             {

@@ -17,7 +17,7 @@ use redis::{Cmd, Value};
 
 pub use audit::{AuditError, Counted, RedisAudit, SaleAudit};
 pub use deploy::{Deployed, DeployedScript, deploy_scripts};
-pub use server::RedisStartError;
+pub use server::{Patience, RedisStartError};
 
 use self::link::{Links, Turn};
 use self::scripts::Script;
@@ -56,7 +56,15 @@ impl RedisLedger {
     /// # Errors
     /// [`RedisStartError`], at once if waiting cannot help.
     pub async fn connect(config: &StockConfig) -> Result<Self, RedisStartError> {
-        let links = Links::open(Target::new(config)?).await?;
+        Self::connect_with(config, Patience::default()).await
+    }
+
+    /// The same for callers that can wait longer, or less long.
+    ///
+    /// # Errors
+    /// [`RedisStartError`], at once if waiting cannot help.
+    pub async fn connect_with(config: &StockConfig, patience: Patience) -> Result<Self, RedisStartError> {
+        let links = Links::open(Target::new(config)?, patience).await?;
         Ok(Self { inner: Arc::new(Inner { links, key_prefix: config.key_prefix.clone() }) })
     }
 

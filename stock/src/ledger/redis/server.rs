@@ -14,8 +14,10 @@ use crate::config::{ConfigError, RedisMode};
 
 /// How long the TCP connection and the login may take.
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long one command may take. What takes longer may still be carried out.
-pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a Sentinel may take to answer.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// Attempts to greet a server that is only slow, where nobody waits in a queue.
+const GREETINGS_MAX: usize = 5;
 /// The kernel gives up unacknowledged bytes after this.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Scripts with flags came with this version.
@@ -117,6 +119,22 @@ impl RedisStartError {
     }
 }
 
+/// How long callers wait for Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For one answer. What takes longer may still be carried out.
+    pub response: Duration,
+    /// For a call as a whole, a script that has to be loaded first included.
+    pub call: Duration,
+}
+
+impl Default for Patience {
+    /// What a buyer can bear: 300 ms, 700 ms.
+    fn default() -> Self {
+        Self { response: Duration::from_millis(300), call: Duration::from_millis(700) }
+    }
+}
+
 /// Where the primary is, or who knows.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -178,11 +196,23 @@ impl Target {
         Err(RedisStartError::NoPrimary { master: master.clone(), reason })
     }
 
+    /// [`Self::greet`], tried a few times.
+    pub(super) async fn greet_patiently(&self, patience: Patience) -> Result<Primary, RedisStartError> {
+        let mut greetings = 1;
+        loop {
+            match self.greet(patience).await {
+                Err(error) if !error.is_final() && greetings < GREETINGS_MAX => greetings += 1,
+                answer => return answer,
+            }
+        }
+    }
+
     /// Connects to the primary and learns who it is, before anything else is sent to it.
-    pub(super) async fn greet(&self) -> Result<Primary, RedisStartError> {
+    pub(super) async fn greet(&self, patience: Patience) -> Result<Primary, RedisStartError> {
         let address = self.primary().await?;
         let server = address.addr().to_string();
-        let mut connection = connect(address).await.map_err(|error| unreachable(&server, &error))?;
+        let mut connection =
+            connect(address, patience.response).await.map_err(|error| unreachable(&server, &error))?;
         let info: String = redis::cmd("INFO")
             .query_async(&mut connection)
             .await
@@ -221,10 +251,13 @@ pub(super) async fn identity(connection: &mut MultiplexedConnection) -> Result<O
     Ok((info.value("role") == "master").then(|| info.identity()))
 }
 
-async fn connect(address: ConnectionInfo) -> Result<MultiplexedConnection, redis::RedisError> {
+async fn connect(
+    address: ConnectionInfo,
+    response_timeout: Duration,
+) -> Result<MultiplexedConnection, redis::RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECTION_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        .set_response_timeout(Some(response_timeout));
     Client::open(address)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
@@ -240,13 +273,13 @@ async fn ask_sentinel(
     };
     let mut ask = redis::cmd("SENTINEL");
     ask.arg("get-master-addr-by-name").arg(master);
-    let answer = match connect(open).await {
+    let answer = match connect(open, RESPONSE_TIMEOUT).await {
         Ok(mut connection) => ask.query_async(&mut connection).await,
         Err(error) => Err(error),
     };
     match answer {
         Err(error) if error.code() == Some("NOAUTH") || error.kind() == ErrorKind::AuthenticationFailed => {
-            ask.query_async(&mut connect(with_login()).await?).await
+            ask.query_async(&mut connect(with_login(), RESPONSE_TIMEOUT).await?).await
         }
         answer => answer,
     }
