@@ -19,6 +19,9 @@ use crate::engines;
 /// How long a leaving gateway waits for workers to drain what it has promised.
 const LAST_DRAIN_MAX: Duration = Duration::from_secs(5);
 const LAST_DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// How long a worker that has locked its group may take to make it.
+const GROUP_MADE_MAX: Duration = Duration::from_secs(10);
+const GROUP_MADE_LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for a log that a neighbour has locked.
 const LOCK_MAX: Duration = Duration::from_secs(5);
 const LOCK_LOOK: Duration = Duration::from_millis(100);
@@ -56,11 +59,19 @@ impl Instance {
     }
 
     /// Makes the workers' group: a log without it would keep no record for a worker that comes late.
-    pub(super) fn prepare_for_workers(&self) -> Result<(), StartError> {
-        match self.orders.group(DRAIN_GROUP) {
-            // A worker is faster, and has made it.
-            Ok(_) | Err(QueueError::GroupHeld { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+    pub(super) async fn prepare_for_workers(&self) -> Result<(), StartError> {
+        let until = Instant::now() + GROUP_MADE_MAX;
+        loop {
+            match self.orders.group(DRAIN_GROUP) {
+                Ok(_) => return Ok(()),
+                // A worker is faster. It locks the group before it makes it, and could die in between.
+                Err(QueueError::GroupHeld { .. }) => match self.orders.committed(DRAIN_GROUP) {
+                    Err(QueueError::UnknownGroup { .. }) if Instant::now() < until => {}
+                    made => return made.map(drop).map_err(Into::into),
+                },
+                Err(error) => return Err(error.into()),
+            }
+            sleep(GROUP_MADE_LOOK).await;
         }
     }
 
