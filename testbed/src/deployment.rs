@@ -62,6 +62,21 @@ impl Instance {
             .is_ok_and(|answer| answer.status == 200)
     }
 
+    /// Of later starts: its clock is wrong by so many seconds.
+    pub fn set_clock_wrong_by(&self, seconds: i64) -> Result<(), Error> {
+        let library = fs::read_dir("/usr/lib")
+            .map_err(|error| Error::io("/usr/lib", &error))?
+            .flatten()
+            .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))
+            .find(|library| library.is_file())
+            .ok_or_else(|| Error::missing("libfaketimeMT.so.1", "libfaketime"))?;
+        self.process.set_environment("LD_PRELOAD", &library.display().to_string());
+        self.process.set_environment("FAKETIME", &format!("{seconds:+}"));
+        // Only what it is called differs, not how fast it passes.
+        self.process.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Ok(())
+    }
+
     /// What it says that it lacks, as it says it.
     pub fn readiness(&self) -> String {
         match Client::new(self.admin_port(), ANSWER_WITHIN).request("GET", "/readyz", &[], "") {
@@ -210,6 +225,15 @@ impl Deployment {
     /// The file that holds the key of the users' tokens.
     pub fn jwt_secret_file(&self) -> PathBuf {
         self.directory.path().join("jwt.secret")
+    }
+
+    /// A file for a shell to read, after which commands speak with the first gateway.
+    pub fn environment_file(&self) -> Result<PathBuf, Error> {
+        let gateway = self.gateways.first().ok_or_else(|| Error::new("no gateway"))?;
+        let environment = self.environment(gateway);
+        let lines: Vec<String> =
+            environment.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+        self.directory.write("operator.env", &lines.concat())
     }
 
     /// What a command needs in its environment beside the configuration, to speak with this gateway.

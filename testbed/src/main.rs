@@ -98,7 +98,6 @@ fn up(options: &Up) -> Result<(), Error> {
     let ports: Vec<u16> = deployment.gateways().iter().map(testbed::Instance::buyers_port).collect();
     let nginx = Nginx::start_at(front, |port| front_of(&ports, port))?;
 
-    let first = &deployment.gateways()[0];
     println!("buyers      {}/   (nginx, before {} gateways)", nginx.url(), options.gateways);
     for (index, gateway) in deployment.gateways().iter().enumerate() {
         println!(
@@ -116,11 +115,11 @@ fn up(options: &Up) -> Result<(), Error> {
     println!("mariadb     {database}");
     println!("token       {}", deployment.admin_token_file().display());
     println!("\nlook at it:");
-    let environment: Vec<String> =
-        deployment.environment(first).iter().map(|(name, value)| format!("{name}='{value}'")).collect();
     let command = format!("{} --config {}", program.display(), deployment.config_file().display());
-    println!("  export {}", environment.join(" "));
-    println!("  {command} audit; {command} sales list; {command} queue lag");
+    println!("  . {}", deployment.environment_file()?.display());
+    for look in ["audit", "sales list", "ledger show", "queue lag"] {
+        println!("  {command} {look}");
+    }
     if matches!(options.challenge, Challenge::Off) {
         let operator = |gateway: &testbed::Instance| format!("http://127.0.0.1:{}", gateway.admin_port());
         let operators: Vec<String> = deployment.gateways().iter().map(operator).collect();

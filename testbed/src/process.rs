@@ -46,6 +46,7 @@ pub struct ProcessOptions {
 #[derive(Debug)]
 pub struct Process {
     options: ProcessOptions,
+    later: Mutex<BTreeMap<String, String>>,
     child: Mutex<Option<Child>>,
     pid: AtomicU32,
 }
@@ -53,7 +54,7 @@ pub struct Process {
 impl Process {
     /// Makes ready to start; nothing runs yet.
     pub fn new(options: ProcessOptions) -> Self {
-        Self { options, child: Mutex::new(None), pid: AtomicU32::new(0) }
+        Self { options, later: Mutex::default(), child: Mutex::new(None), pid: AtomicU32::new(0) }
     }
 
     /// Starts it and waits until `ready` says so. It must not be running.
@@ -81,6 +82,7 @@ impl Process {
             .arg(&self.options.program)
             .args(&self.options.arguments)
             .envs(&self.options.environment)
+            .envs(&*self.later.lock().unwrap_or_else(PoisonError::into_inner))
             .current_dir(&self.options.directory)
             .stdin(Stdio::null())
             .stdout(scratch::watchdog_input()?)
@@ -206,9 +208,10 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.options.log).unwrap_or_default()).into_owned()
     }
 
-    /// What is run; a later start uses what is set here.
-    pub fn options_mut(&mut self) -> &mut ProcessOptions {
-        &mut self.options
+    /// Of later starts.
+    pub fn set_environment(&self, name: &str, value: &str) {
+        let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        later.insert(name.to_owned(), value.to_owned());
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {

@@ -42,7 +42,7 @@ impl Sentinel {
                 let lines = vec![
                     ("sentinel".to_owned(), format!("monitor {MASTER} {of} 2")),
                     ("sentinel".to_owned(), format!("down-after-milliseconds {MASTER} {DOWN_AFTER_MS}")),
-                    ("sentinel".to_owned(), format!("failover-timeout {MASTER} 10000")),
+                    ("sentinel".to_owned(), format!("failover-timeout {MASTER} 3000")),
                 ];
                 Redis::launch("sentinel", &["--sentinel"], lines, None)
             })
