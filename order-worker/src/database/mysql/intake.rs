@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use stock::{OrderId, Reservation, SaleId, Timestamp};
+use stock::{OrderId, Reservation, SaleId, Timestamp, UserId};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, in_parts, now};
@@ -44,29 +44,48 @@ impl MysqlDatabase {
     }
 }
 
-/// A sale's row as it was when it was locked, and what an order that fits must be paid by.
+/// The part of an order's row that no verdict changes, as literals: written before the sale is locked, for whoever waits for it.
+struct Draft {
+    /// `order_id, sale_id, user_id, quantity`.
+    identity: String,
+    metadata: String,
+}
+
+impl Draft {
+    fn new(reservation: &Reservation) -> Self {
+        let Reservation { order_id, sale, user, quantity, metadata, .. } = reservation;
+        Self {
+            identity: format!("'{order_id}',{},{},{quantity}", Text(sale.as_str()), Text(user.as_str())),
+            metadata: TextOrNull(metadata.as_deref()).to_string(),
+        }
+    }
+}
+
+/// A sale's row as it was when it was locked, and what follows from it.
 struct OpenSale {
     row: SaleRow,
+    /// By when an order that fits must be paid.
     pay_by: String,
+    /// Units that the batch's users hold.
+    held: HashMap<String, u64>,
 }
 
 /// All that a batch is judged by, read behind the locks of its sales' rows.
-#[derive(Default)]
 struct Found {
     now: String,
     sales: BTreeMap<SaleId, OpenSale>,
-    /// Units that the batch's users hold.
-    held: HashMap<(SaleId, String), u64>,
 }
 
 /// What is about to be written, and the answer if it is.
 #[derive(Default)]
-struct Plan {
+struct Plan<'b> {
     settled: Vec<Settled>,
     orders: String,
     releases: String,
     /// Where it changes.
-    sold: BTreeMap<SaleId, u32>,
+    sold: BTreeMap<&'b SaleId, u32>,
+    /// Units that users get by this batch.
+    taken: HashMap<(&'b SaleId, &'b UserId), u64>,
 }
 
 async fn settle(
@@ -75,6 +94,7 @@ async fn settle(
     reject: Option<RejectReason>,
 ) -> Result<Vec<Settled>, Fault> {
     // 1. Lock the sales, in the order of their ids, so that two batches wait for each other one way only; then read.
+    let drafts: Vec<Draft> = batch.iter().map(Draft::new).collect();
     let mut users: BTreeMap<&SaleId, BTreeSet<&str>> = BTreeMap::new();
     for reservation in batch {
         users.entry(&reservation.sale).or_default().insert(reservation.user.as_str());
@@ -83,7 +103,7 @@ async fn settle(
 
     // 2. Judge and write as if no order had a row. If that is so, nothing else is asked. A crash before COMMIT leaves nothing, one
     // after it everything, and the repetition finds its rows.
-    let plan = Plan::of(batch, &found, &HashMap::new(), reject);
+    let plan = Plan::of(batch, &drafts, &found, &HashMap::new(), reject);
     match session.commit(plan.statements(&found.now)).await {
         Ok(()) => return Ok(plan.settled),
         Err(Fault::Duplicate(_)) => {}
@@ -93,7 +113,7 @@ async fn settle(
     // 3. Some have rows. The locks are still ours: what was found still holds. Only an order that names two sales can come in
     // between; then the key says so once more, and all begins anew.
     let rows = existing(session, batch).await?;
-    let plan = Plan::of(batch, &found, &rows, reject);
+    let plan = Plan::of(batch, &drafts, &found, &rows, reject);
     if plan.orders.is_empty() {
         session.commit_found().await?;
     } else {
@@ -126,31 +146,34 @@ impl Found {
             rows.extend(answers.row().map(sales::sale_row).transpose()?);
         }
         let now = now(&mut answers)?;
-        let mut found = Self { now: now.to_string(), ..Self::default() };
+        let mut found = Self { now: now.to_string(), sales: BTreeMap::new() };
         for row in rows {
             let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000).to_string();
-            found.sales.insert(row.definition.id.clone(), OpenSale { pay_by, row });
+            let id = row.definition.id.clone();
+            found.sales.insert(id, OpenSale { pay_by, row, held: HashMap::new() });
         }
         for mut row in answers.rest() {
-            let holder = (parsed(&mut row, 0)?, get(&mut row, 1)?);
-            *found.held.entry(holder).or_default() += get::<u64>(&mut row, 2)?;
+            let (sale, user): (SaleId, String) = (parsed(&mut row, 0)?, get(&mut row, 1)?);
+            if let Some(sale) = found.sales.get_mut(&sale) {
+                *sale.held.entry(user).or_default() += get::<u64>(&mut row, 2)?;
+            }
         }
         Ok(found)
     }
 }
 
-impl Plan {
+impl<'b> Plan<'b> {
     /// First fit in the order given. `rows` are the orders that have rows.
     fn of(
-        batch: &[Reservation],
+        batch: &'b [Reservation],
+        drafts: &[Draft],
         found: &Found,
         rows: &HashMap<OrderId, Settled>,
         reject: Option<RejectReason>,
     ) -> Self {
         let mut plan = Self { settled: Vec::with_capacity(batch.len()), ..Self::default() };
-        let mut held = found.held.clone();
         let mut seen: HashMap<OrderId, usize> = HashMap::with_capacity(batch.len());
-        for reservation in batch {
+        for (reservation, draft) in batch.iter().zip(drafts) {
             let earlier = seen.get(&reservation.order_id).map(|&index| &plan.settled[index]);
             if let Some(row) = rows.get(&reservation.order_id).or(earlier) {
                 plan.settled.push(Settled { outcome: Outcome::Duplicate, ..row.clone() });
@@ -160,33 +183,28 @@ impl Plan {
             let sale = found.sales.get(&reservation.sale);
             let verdict = match reject {
                 Some(reason) => Err(reason),
-                None => plan.judge(reservation, sale, &mut held),
+                None => plan.judge(reservation, sale),
             };
-            plan.write(reservation, sale, verdict, &found.now);
+            plan.write(reservation, draft, sale, verdict, &found.now);
         }
         plan
     }
 
     /// Whether it fits what is left behind those before it; then it takes its part.
-    fn judge(
-        &mut self,
-        reservation: &Reservation,
-        sale: Option<&OpenSale>,
-        held: &mut HashMap<(SaleId, String), u64>,
-    ) -> Result<(), RejectReason> {
-        let row = &sale.ok_or(RejectReason::UnknownSale)?.row;
-        let sold = self.sold.get(&reservation.sale).copied().unwrap_or(row.sold);
-        if reservation.quantity > row.total.saturating_sub(sold) {
+    fn judge(&mut self, reservation: &'b Reservation, sale: Option<&OpenSale>) -> Result<(), RejectReason> {
+        let sale = sale.ok_or(RejectReason::UnknownSale)?;
+        let sold = self.sold.get(&reservation.sale).copied().unwrap_or(sale.row.sold);
+        if reservation.quantity > sale.row.total.saturating_sub(sold) {
             return Err(RejectReason::NotEnough);
         }
-        let holder = (reservation.sale.clone(), reservation.user.as_str().to_owned());
-        let held = held.entry(holder).or_default();
-        let would_hold = *held + u64::from(reservation.quantity);
-        if would_hold > u64::from(row.definition.per_user_limit) {
+        let held = sale.held.get(reservation.user.as_str()).copied().unwrap_or(0);
+        let taken = self.taken.entry((&reservation.sale, &reservation.user)).or_default();
+        let would_take = *taken + u64::from(reservation.quantity);
+        if held + would_take > u64::from(sale.row.definition.per_user_limit) {
             return Err(RejectReason::LimitReached);
         }
-        *held = would_hold;
-        self.sold.insert(reservation.sale.clone(), sold + reservation.quantity);
+        *taken = would_take;
+        self.sold.insert(&reservation.sale, sold + reservation.quantity);
         Ok(())
     }
 
@@ -194,6 +212,7 @@ impl Plan {
     fn write(
         &mut self,
         reservation: &Reservation,
+        draft: &Draft,
         sale: Option<&OpenSale>,
         verdict: Result<(), RejectReason>,
         now: &str,
@@ -208,30 +227,23 @@ impl Plan {
             .filter(|_| verdict != Err(RejectReason::Unwritable))
             .and_then(|definition| definition.price.checked_mul(u64::from(reservation.quantity)))
             .filter(|&amount| i64::try_from(amount).is_ok());
-        let (order_id, now) = (reservation.order_id, Text(now));
-        let (sale_id, user_id) = (Text(reservation.sale.as_str()), Text(reservation.user.as_str()));
+        let Draft { identity, metadata } = draft;
         // Writing into a String does not fail.
         let _ = write!(
             self.orders,
-            "{}('{order_id}',{sale_id},{user_id},{},{units_held},{},{},'{status}',{},{},{now},{now},{},1)",
+            "{}({identity},{units_held},{},{},'{status}',{},{metadata},'{now}','{now}',{},1)",
             if self.orders.is_empty() { "" } else { "," },
-            reservation.quantity,
             amount.unwrap_or(0),
             Text(definition.map_or(NO_CURRENCY, |definition| &definition.currency)),
             TextOrNull(verdict.err().map(RejectReason::as_str)),
-            TextOrNull(reservation.metadata.as_deref()),
             TextOrNull(sale.filter(|_| verdict.is_ok()).map(|sale| sale.pay_by.as_str())),
         );
         if verdict.is_err() {
-            let _ = write!(
-                self.releases,
-                "{}('{order_id}',{sale_id},{user_id},{},{now})",
-                if self.releases.is_empty() { "" } else { "," },
-                reservation.quantity,
-            );
+            let comma = if self.releases.is_empty() { "" } else { "," };
+            let _ = write!(self.releases, "{comma}({identity},'{now}')");
         }
         self.settled.push(Settled {
-            order_id,
+            order_id: reservation.order_id,
             sale: reservation.sale.clone(),
             user: reservation.user.clone(),
             quantity: reservation.quantity,

@@ -53,19 +53,28 @@ impl Purpose {
         }
     }
 
-    /// Strict, so that what does not fit is an error and never cut off. The server itself gives up on a statement a second before we
-    /// do: then the connection lives on (MySQL does so for SELECT alone).
+    /// Strict, so that what does not fit is an error and never cut off.
+    ///
+    /// Only sums are long enough to be ended by the server itself, a second before we give up: MariaDB arms a timer for each statement
+    /// then, which costs more than a short one does. What else we give up ends soon, for no lock is waited for longer than 3 s.
     fn settings(self) -> String {
         let (isolation, access) = match self {
             Self::Write | Self::Migrate => ("READ COMMITTED", "READ WRITE"),
             Self::Read | Self::Sums => ("REPEATABLE READ", "READ ONLY"),
         };
-        let statement_s = self.attempt_max().as_secs() - 1;
+        let within = match self {
+            Self::Sums => {
+                let seconds = self.attempt_max().as_secs() - 1;
+                format!(
+                    "/*M!100200 , max_statement_time = {seconds} */ /*!80000 , max_execution_time = {seconds}000 */"
+                )
+            }
+            Self::Write | Self::Read | Self::Migrate => String::new(),
+        };
         format!(
             "SET NAMES utf8mb4;
              SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1,
-                 innodb_lock_wait_timeout = 3, lock_wait_timeout = 5, eq_range_index_dive_limit = 1
-                 /*M!100200 , max_statement_time = {statement_s} */ /*!80000 , max_execution_time = {statement_s}000 */;
+                 innodb_lock_wait_timeout = 3, lock_wait_timeout = 5, eq_range_index_dive_limit = 1 {within};
              SET SESSION TRANSACTION ISOLATION LEVEL {isolation};
              SET SESSION TRANSACTION {access};"
         )
