@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::api::{Figures, Listener, Operator, Pass, Refusal, Shop};
+use crate::api::{Figures, Listener, Operator, Pass, Refusal, Sale, Shop};
 use crate::arguments::SpikeOptions;
 use crate::clock;
 use crate::crowd::Arrival;
@@ -17,6 +17,10 @@ use crate::token::Signer;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// A target must be at rest this long after the last answer.
 const REST_WITHIN: Duration = Duration::from_secs(60);
+/// A sale is known at every gateway this long after its publication.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+/// More answers than there are gateways that calls alternate between, or that a balancer alternates between.
+const SHOWS_IN_A_ROW: usize = 32;
 /// What a whole crowd may spend on proofs of work.
 const HASHES_MAX: u64 = 1 << 31;
 /// A crowd of real people: nobody but a bot presses this often.
@@ -118,7 +122,7 @@ impl Stand {
                 ));
             }
         };
-        let shown = shop.sale(&sale).await.map_err(Failure::World)?;
+        let shown = shown(&shop, &sale).await.map_err(Failure::World)?;
         if shown.total != options.units {
             let text = format!("--units {}: the sale {} has {} units", options.units, shown.id, shown.total);
             return Err(Failure::Usage(text));
@@ -139,6 +143,22 @@ impl Stand {
             drain_limit: options.drain_limit,
             alone: true,
         })
+    }
+}
+
+/// The sale as every gateway shows it: one that was published at another of them a moment ago shows within a second.
+async fn shown(shop: &Shop, sale: &str) -> Result<Sale, String> {
+    let until = Instant::now() + SHOWN_WITHIN;
+    let mut in_a_row = 0;
+    loop {
+        match shop.sale(sale).await {
+            Ok(_) if in_a_row + 1 < SHOWS_IN_A_ROW => in_a_row += 1,
+            Err(_) if Instant::now() < until => {
+                in_a_row = 0;
+                sleep(Duration::from_millis(100)).await;
+            }
+            answer => return answer,
+        }
     }
 }
 
