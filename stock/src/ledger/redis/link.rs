@@ -49,6 +49,8 @@ enum State {
     Connecting,
     Up(Arc<Link>),
     Down(Arc<str>),
+    /// The keeper could not connect; it tries again.
+    Unconnected(RedisStartError),
     /// Nobody needs to try again before somebody changed something; the keeper still does.
     Refused(RedisStartError),
 }
@@ -117,7 +119,7 @@ impl Links {
         let decided = timeout(START_MAX, decided).await.map(|state| state.map(|state| state.clone()));
         match decided.ok().and_then(Result::ok).unwrap_or_else(|| self.shared.state.borrow().clone()) {
             State::Up(_) => Ok(()),
-            State::Refused(error) => Err(error),
+            State::Refused(error) | State::Unconnected(error) => Err(error),
             State::Down(reason) => Err(RedisStartError::Unreachable {
                 server: "stock.redis_urls".into(),
                 reason: reason.to_string(),
@@ -163,7 +165,9 @@ impl Shared {
         match &*self.state.borrow() {
             State::Up(link) => Ok(link.clone()),
             State::Down(reason) => Err(LedgerError::Unavailable(reason.to_string())),
-            State::Refused(error) => Err(LedgerError::Unavailable(error.to_string())),
+            State::Refused(error) | State::Unconnected(error) => {
+                Err(LedgerError::Unavailable(error.to_string()))
+            }
             State::Connecting => Err(LedgerError::Unavailable("not connected to Redis yet".into())),
         }
     }
@@ -261,11 +265,7 @@ async fn keep(shared: &Shared, target: &Target) {
                 watch_over(shared, target, &link).await;
             }
             Err(error) => {
-                let state = if error.is_final() {
-                    State::Refused(error)
-                } else {
-                    State::Down(error.to_string().into())
-                };
+                let state = if error.is_final() { State::Refused(error) } else { State::Unconnected(error) };
                 shared.state.send_replace(state);
             }
         }
