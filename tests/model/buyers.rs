@@ -116,14 +116,15 @@ impl Buyer {
 
     async fn press(&self, ticket: &Ticket, quantity: u32) -> Press {
         let order_id = ticket.order_id;
-        self.claims.pressed(order_id, &self.sale, &self.user, quantity);
+        let machine = self.machine();
+        self.claims.pressed(order_id, &self.sale, &self.user, quantity, machine.instance);
         let (sale, pass) = (self.sale.clone(), ticket.pass.clone());
         let patience = if self.random.chance(150) {
             Duration::from_millis(self.random.below(600))
         } else {
             PATIENCE_MAX
         };
-        let call = self.machine().call(|answer| Call::Buy { sale, pass, quantity, answer });
+        let call = machine.call(|answer| Call::Buy { sale, pass, quantity, answer });
         let answer = timeout(patience, call).await.ok().flatten();
         self.world.trace.say(format_args!("{} presses {order_id} × {quantity}: {answer:?}", self.user));
         match answer {
@@ -157,7 +158,7 @@ impl Buyer {
     /// Asks once, at once: an order that is shown is there to stay; one that is not may still come.
     async fn peek(&self, ticket: &Ticket) {
         if let Some(Ok(Some(_))) = self.ask(ticket.order_id).await {
-            self.claims.seen(ticket.order_id);
+            self.claims.seen(ticket.order_id, self.world.amnesias.get());
         }
     }
 
@@ -175,7 +176,7 @@ impl Buyer {
         sleep(AFTERMATH).await;
         for _ in 0..20 {
             match self.ask(order_id).await {
-                Some(Ok(Some(_))) => return self.claims.seen(order_id),
+                Some(Ok(Some(_))) => return self.claims.seen(order_id, self.world.amnesias.get()),
                 Some(Ok(None)) => return self.claims.absent(order_id),
                 Some(Err(_)) | None => {
                     sleep(Duration::from_millis(500 + self.random.below(1_000))).await;

@@ -14,14 +14,18 @@ pub(crate) struct Claim {
     pub(crate) asked: BTreeSet<u32>,
     /// A 202 was heard, or that the database has it.
     pub(crate) promised: bool,
-    /// A status was heard: in some process's view the order existed.
-    pub(crate) seen: bool,
+    /// A status was heard: in some process's view the order existed, when the ledger had lost its memory so many times.
+    pub(crate) seen: Option<u64>,
     /// Presses of which nothing certain was heard since it was last known not to exist.
     pub(crate) open_presses: u32,
     /// A cancellation was confirmed.
     pub(crate) cancelled: bool,
     /// A cancellation was asked for.
     pub(crate) cancel_asked: bool,
+    /// Machines on which its pass was pressed.
+    pub(crate) pressed_on: BTreeSet<usize>,
+    /// It may have been promised by a log that is lost, before an amnesia: the operator goes on without it.
+    pub(crate) at_risk: bool,
 }
 
 impl Claim {
@@ -37,18 +41,28 @@ pub(crate) struct Claims(RefCell<BTreeMap<OrderId, Claim>>);
 
 impl Claims {
     /// A pass is pressed; nothing is known of the outcome until one of the others says so.
-    pub(crate) fn pressed(&self, order_id: OrderId, sale: &SaleId, user: &UserId, quantity: u32) {
+    pub(crate) fn pressed(
+        &self,
+        order_id: OrderId,
+        sale: &SaleId,
+        user: &UserId,
+        quantity: u32,
+        machine: usize,
+    ) {
         let mut claims = self.0.borrow_mut();
         let claim = claims.entry(order_id).or_insert_with(|| Claim {
             sale: sale.clone(),
             user: user.clone(),
             asked: BTreeSet::new(),
             promised: false,
-            seen: false,
+            seen: None,
             open_presses: 0,
             cancelled: false,
             cancel_asked: false,
+            pressed_on: BTreeSet::new(),
+            at_risk: false,
         });
+        claim.pressed_on.insert(machine);
         claim.asked.insert(quantity);
         claim.open_presses += 1;
     }
@@ -66,9 +80,9 @@ impl Claims {
         self.with(order_id, |claim| claim.open_presses -= 1);
     }
 
-    /// `GET` shows the order.
-    pub(crate) fn seen(&self, order_id: OrderId) {
-        self.with(order_id, |claim| claim.seen = true);
+    /// `GET` shows the order, after `amnesias`.
+    pub(crate) fn seen(&self, order_id: OrderId, amnesias: u64) {
+        self.with(order_id, |claim| claim.seen = Some(amnesias));
     }
 
     /// `GET` shows no order, after everything pressed could have been carried out.
@@ -82,6 +96,13 @@ impl Claims {
 
     pub(crate) fn cancelled(&self, order_id: OrderId) {
         self.with(order_id, |claim| claim.cancelled = true);
+    }
+
+    /// The log of this machine is out of reach for good.
+    pub(crate) fn log_lost(&self, machine: usize) {
+        for claim in self.0.borrow_mut().values_mut() {
+            claim.at_risk |= claim.pressed_on.contains(&machine);
+        }
     }
 
     pub(crate) fn get(&self, order_id: OrderId) -> Option<Claim> {

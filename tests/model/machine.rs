@@ -1,6 +1,6 @@
 //! One instance: runs its process, lets it crash, starts it again. A crash drops the whole process at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use queue::failpoint::Crash;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use crate::process::{self, Call, Inside, Stop};
 use crate::world::World;
@@ -25,7 +25,26 @@ pub(crate) struct Machine {
     inside: RefCell<Option<Rc<Inside>>>,
     kill: Notify,
     stop: Notify,
+    /// Nothing of the process runs until then, though time does: SIGSTOP.
+    frozen_until: Cell<Option<Instant>>,
+    /// What happens once the process has ended.
+    fate: Cell<Fate>,
+    /// The fate has changed.
+    turn: Notify,
     pub(crate) crashes: RefCell<u64>,
+}
+
+/// What becomes of a machine whose process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The next process is started.
+    Restart,
+    /// Down for many seconds.
+    Down,
+    /// Never heard of again.
+    Gone,
+    /// Started with an empty disk.
+    EmptyDisk,
 }
 
 /// How a process ended.
@@ -44,6 +63,9 @@ impl Machine {
             inside: RefCell::default(),
             kill: Notify::new(),
             stop: Notify::new(),
+            frozen_until: Cell::default(),
+            fate: Cell::new(Fate::Restart),
+            turn: Notify::new(),
             crashes: RefCell::default(),
         }
     }
@@ -51,6 +73,31 @@ impl Machine {
     /// `kill -9`, as soon as the process next waits for anything.
     pub(crate) fn kill(&self) {
         self.kill.notify_waiters();
+    }
+
+    /// `kill -9`, and then this.
+    pub(crate) fn kill_for(&self, fate: Fate) {
+        self.fate.set(fate);
+        self.turn.notify_waiters();
+        self.kill();
+    }
+
+    /// A machine that is down is started.
+    pub(crate) fn start(&self) {
+        if self.fate.get() == Fate::Down {
+            self.fate.set(Fate::Restart);
+            self.turn.notify_waiters();
+        }
+    }
+
+    /// Nobody will ever hear of it again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.fate.get() == Fate::Gone
+    }
+
+    /// The process stands still for so long.
+    pub(crate) fn freeze(&self, duration: Duration) {
+        self.frozen_until.set(Some(Instant::now() + duration));
     }
 
     /// Asks the process to shut down cleanly.
@@ -87,6 +134,29 @@ impl Machine {
             self.world.trace.say(format_args!("machine {}: {reason}", self.instance));
             self.world.maybe_forget();
             sleep(Duration::from_millis(pause_ms + self.world.random.below(1_000))).await;
+            self.await_fate().await;
+        }
+    }
+
+    async fn await_fate(&self) {
+        loop {
+            let turn = self.turn.notified();
+            match self.fate.get() {
+                Fate::Restart => return,
+                Fate::EmptyDisk => {
+                    self.world.trace.say(format_args!("machine {}: its disk is gone", self.instance));
+                    self.world.replace_disk(self.instance);
+                    self.fate.set(Fate::Restart);
+                    return;
+                }
+                Fate::Down => {
+                    let long = Duration::from_millis(self.world.random.between(3_000, 20_000));
+                    if timeout(long, turn).await.is_err() {
+                        self.start();
+                    }
+                }
+                Fate::Gone => turn.await,
+            }
         }
     }
 
@@ -100,12 +170,13 @@ impl Machine {
         let end = tokio::select! {
             biased;
             () = self.kill.notified() => End::Killed,
-            end = until_crash(process.as_mut()) => end,
+            end = until_crash(&self.frozen_until, process.as_mut()) => end,
         };
         // Nothing of the process runs from here on; what its parts do while they are dropped must not reach the disk.
         if !matches!(end, End::Left(Stop::Clean)) {
-            self.world.disks[self.instance].crash();
+            self.world.disk(self.instance).crash();
         }
+        self.frozen_until.set(None);
         *self.address.borrow_mut() = None;
         *self.inside.borrow_mut() = None;
         drop(process);
@@ -113,15 +184,32 @@ impl Machine {
     }
 }
 
-/// Polls a process until it ends or panics with [`Crash`]. Any other panic is a bug and goes on.
-async fn until_crash(mut process: Pin<&mut impl Future<Output = Stop>>) -> End {
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| process.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(stop)) => Poll::Ready(End::Left(stop)),
-        Err(panic) => match panic.downcast::<Crash>() {
-            Ok(crash) => Poll::Ready(End::Crashed(crash.0)),
-            Err(panic) => resume_unwind(panic),
-        },
+/// Polls a process until it ends or panics with [`Crash`]; not at all while it is frozen. Any other panic is a bug and goes on.
+async fn until_crash(
+    frozen_until: &Cell<Option<Instant>>,
+    mut process: Pin<&mut impl Future<Output = Stop>>,
+) -> End {
+    let mut thaw: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        if let Some(until) = frozen_until.get() {
+            let thaw = thaw.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            if thaw.deadline() != until {
+                thaw.as_mut().reset(until);
+            }
+            if thaw.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            frozen_until.set(None);
+        }
+        thaw = None;
+        match catch_unwind(AssertUnwindSafe(|| process.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(stop)) => Poll::Ready(End::Left(stop)),
+            Err(panic) => match panic.downcast::<Crash>() {
+                Ok(crash) => Poll::Ready(End::Crashed(crash.0)),
+                Err(panic) => resume_unwind(panic),
+            },
+        }
     })
     .await
 }

@@ -60,7 +60,7 @@ impl Operator {
             ends_at: Timestamp(now_ms + 100),
             ..self.world.sale.clone()
         };
-        for _ in 0..50 {
+        for _ in 0..100 {
             let definition = Box::new(definition.clone());
             let answer = self.machine().call(|answer| Call::Publish { definition, answer }).await;
             self.world
@@ -71,7 +71,7 @@ impl Operator {
             }
             sleep(Duration::from_millis(500)).await;
         }
-        panic!("the operator could not publish a sale in 50 tries");
+        panic!("the operator could not publish a sale in 100 tries");
     }
 
     /// Repeats a change until it is answered well.

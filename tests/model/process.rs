@@ -157,6 +157,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let topic = queue.topic(ORDERS_TOPIC).map_err(text)?;
     let group = topic.group(DRAIN_GROUP).map_err(text)?;
     let owner = Owner(queue.instance());
+    world.saw_log(instance, owner);
     database.publish(&world.sale).await.map_err(text)?;
 
     // 2. The ledger's memory.
@@ -202,7 +203,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
 type QueueParts = (usize, SimulatedDisk, stock::Now, gateway::Random);
 
 fn queue_parts(world: &World, instance: usize) -> QueueParts {
-    (instance, world.disks[instance].clone(), world.now.clone(), world.random.source())
+    (instance, world.disk(instance), world.now.clone(), world.random.source())
 }
 
 fn queue_options((instance, disk, now, random): &QueueParts) -> DiskOptions {
@@ -220,12 +221,15 @@ fn neighbours(world: &World, instance: usize) -> OpenLog {
     if !world.neighbours_in_reach {
         return Arc::new(|_| None);
     }
-    let options: Vec<_> = (0..world.disks.len()).map(|neighbour| queue_parts(world, neighbour)).collect();
+    let (disks, now, random) = (world.disks.clone(), world.now.clone(), world.random.source());
     Arc::new(move |registered| {
         let neighbour: usize = registered.place.parse().ok()?;
-        // Our own lock is ours.
-        let parts = options.get(neighbour).filter(|_| neighbour != instance)?;
-        let queue = Queue::open_disk(queue_options(parts), &mut Registry::default()).ok()?;
+        if neighbour == instance {
+            return None;
+        }
+        let disk = disks.lock()[neighbour].clone();
+        let options = queue_options(&(neighbour, disk, now.clone(), random.clone()));
+        let queue = Queue::open_disk(options, &mut Registry::default()).ok()?;
         (queue.instance() == registered.owner.0).then_some(queue)
     })
 }
@@ -302,10 +306,17 @@ impl Process {
         if let Err(error) = ended {
             return Stop::Failed(error);
         }
-        // Everything under way has ended; the log is settled last.
+        // Everything under way has ended; the log is settled last, and deregistered if it owes nothing, as by the binary.
+        let end = async {
+            queue.settle().await;
+            if inside.recovered() && inside.topic.lag(DRAIN_GROUP).is_ok_and(|lag| lag.records == 0) {
+                let _ = inside.database.deregister_instance(queue.instance()).await;
+            }
+            queue.shutdown().await;
+        };
         tokio::select! {
             biased;
-            () = queue.shutdown() => Stop::Clean,
+            () = end => Stop::Clean,
             _ = lasting.until_done() => Stop::Clean,
         }
     }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use order_worker::membership::operator;
+use stock::Owner;
 use tokio::time::sleep;
 
 use crate::buyers::Buyer;
 use crate::checks;
 use crate::claims::Claims;
-use crate::machine::Machine;
+use crate::machine::{Fate, Machine};
 use crate::operator::Operator;
 use crate::process::PASS_TTL_MS;
 use crate::random::Random;
@@ -43,19 +45,12 @@ async fn run_in_virtual_time(seed: u64) -> Report {
     let world = Rc::new(World::draw(&random));
     world.trace.say(format_args!("seed {seed}: {:?}, {:?}", world.mode, world.sale));
     let machines: Rc<Vec<Machine>> =
-        Rc::new((0..world.disks.len()).map(|instance| Machine::new(instance, world.clone())).collect());
+        Rc::new((0..world.machines()).map(|instance| Machine::new(instance, world.clone())).collect());
     let claims = Rc::new(Claims::default());
 
     let story = tell(&random, &strikes, &world, &machines, &claims);
     let running = async {
-        // The first one makes the ledger's first epoch; the others join it.
-        let run = async |machine: &Machine| {
-            while machine.instance > 0 && machines[0].inside().is_none() {
-                sleep(Duration::from_millis(100)).await;
-            }
-            machine.run().await;
-        };
-        let mut running: FuturesUnordered<_> = machines.iter().map(run).collect();
+        let mut running: FuturesUnordered<_> = machines.iter().map(Machine::run).collect();
         running.next().await
     };
     tokio::select! {
@@ -95,15 +90,21 @@ async fn tell(
     let crowd: Vec<Buyer> = (0..random.between(2, 20)).map(|n| buyer(format!("buyer-{n}"))).collect();
     let rounds = random.between(1, 5);
     let mut visits: FuturesUnordered<_> = crowd.iter().map(|buyer| buyer.visit(rounds)).collect();
-    let killing = async {
+    let blows = async {
         for _ in 0..random.below(4) {
             sleep(Duration::from_millis(random.below(10_000))).await;
-            let machine = random.pick(machines);
-            if random.chance(700) { machine.kill() } else { machine.stop() }
+            strike(random, world, random.pick(machines), machines, claims);
+        }
+    };
+    let forgetting = async {
+        for _ in 0..random.below(3) {
+            sleep(Duration::from_millis(random.below(12_000))).await;
+            world.forget();
         }
     };
     let tasks = random.below(4);
-    tokio::join!(async { while visits.next().await.is_some() {} }, operator.work(tasks), killing);
+    let visiting = async { while visits.next().await.is_some() {} };
+    tokio::join!(visiting, operator.work(tasks), blows, forgetting);
 
     // What was lost is looked for seconds later; what is over is settled a minute later: faults go on meanwhile.
     let aftermath_ms = *random.pick(&[0, 0, 4_000, 8_000, 70_000]);
@@ -112,8 +113,14 @@ async fn tell(
     // 2. Peace.
     strikes.arm(false);
     world.set_faults(false);
-    world.forgetful.set(false);
+    let could_forget = world.forgetful.replace(false);
     world.trace.say(format_args!("peace"));
+    for machine in machines.iter() {
+        machine.start();
+    }
+    if could_forget {
+        give_up_lost_logs(world, machines).await;
+    }
     operator.resume(&world.sale.id).await;
     checks::wait_for_rest(world, machines).await;
     check_all(world, machines, claims, false).await;
@@ -141,8 +148,65 @@ async fn tell(
     check_all(world, machines, claims, sold_out).await;
 }
 
+/// Something happens to a machine. One is always left to come back.
+fn strike(random: &Random, world: &World, machine: &Machine, machines: &[Machine], claims: &Claims) {
+    let others_last = machines.iter().any(|other| other.instance != machine.instance && !other.is_gone());
+    let is_reachable = !world.forgetful.get() || world.neighbours_in_reach;
+    if machine.is_gone() {
+        return;
+    }
+    match random.below(10) {
+        0..=2 => machine.kill(),
+        3..=4 => machine.stop(),
+        5..=6 => {
+            let duration = Duration::from_millis(*random.pick(&[300, 2_000, 7_000, 13_000]));
+            world.trace.say(format_args!("machine {} freezes for {duration:?}", machine.instance));
+            machine.freeze(duration);
+        }
+        7 => machine.kill_for(Fate::Down),
+        8 if others_last && is_reachable => {
+            world.trace.say(format_args!("machine {} is gone for good", machine.instance));
+            machine.kill_for(Fate::Gone);
+        }
+        9 if others_last => {
+            if world.forgetful.get() {
+                claims.log_lost(machine.instance);
+            }
+            machine.kill_for(Fate::EmptyDisk);
+        }
+        _ => machine.kill(),
+    }
+}
+
+/// Logs whose disks are gone block a rebuild: the operator goes on without them.
+async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
+    for _ in 0..600 {
+        sleep(Duration::from_millis(100)).await;
+        let is_up = |machine: &Machine| machine.is_gone() || world.log_of(machine.instance).is_some();
+        if !machines.iter().all(is_up) {
+            continue;
+        }
+        let database = world.open_database();
+        let instances = database.instances().await.expect("the registry");
+        let lost =
+            instances.into_iter().map(|instance| instance.owner).filter(|owner| !world.has_log(*owner));
+        let lost: Vec<Owner> = lost.collect();
+        if lost.is_empty() {
+            return;
+        }
+        for owner in lost {
+            let forgotten = operator::forget_instance(&database, None, owner).await;
+            world.trace.say(format_args!("the operator goes on without {owner}: {forgotten:?}"));
+        }
+    }
+    panic!("the operator could not go on without the lost logs");
+}
+
 async fn check_all(world: &World, machines: &[Machine], claims: &Claims, sold_out: bool) {
     for machine in machines {
+        if machine.is_gone() {
+            continue;
+        }
         let inside = machine.inside().expect("at rest every process runs");
         checks::check(world, &inside, claims, sold_out).await;
     }

@@ -1,12 +1,14 @@
 //! What outlives every process: disks, the orders database, maybe the ledger's server, the clock.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use order_worker::Database;
 use order_worker::database::SharedConnection;
+use parking_lot::Mutex;
 use queue::{Faults, SimulatedDisk};
 use stock::ledger::{FaultPlan, SimulatedServer};
-use stock::{Now, SaleDefinition, Timestamp};
+use stock::{Now, Owner, SaleDefinition, Timestamp};
 use tokio::time::Instant;
 
 use crate::random::Random;
@@ -24,19 +26,26 @@ pub(crate) enum Mode {
     Outliving,
 }
 
+/// The machines' disks; one may be replaced by an empty one.
+pub(crate) type Disks = Arc<Mutex<Vec<SimulatedDisk>>>;
+
 /// See the module.
 pub(crate) struct World {
     pub(crate) mode: Mode,
     pub(crate) random: Random,
     pub(crate) now: Now,
-    /// One for each instance.
-    pub(crate) disks: Vec<SimulatedDisk>,
+    /// One for each machine.
+    pub(crate) disks: Disks,
     pub(crate) database: SharedConnection,
     pub(crate) server: SimulatedServer,
     pub(crate) sale: SaleDefinition,
     pub(crate) trace: Trace,
-    /// Whether the ledger's server may lose its memory between two processes.
+    /// Whether the ledger's server may lose its memory.
     pub(crate) forgetful: Cell<bool>,
+    /// How often it has.
+    pub(crate) amnesias: Cell<u64>,
+    /// The log that each machine's disk holds, once a process has seen it.
+    logs: RefCell<Vec<Option<Owner>>>,
     /// Whether a process can take the log of a machine that is down.
     pub(crate) neighbours_in_reach: bool,
 }
@@ -47,21 +56,24 @@ impl World {
         let random = random.fork();
         let begun = Instant::now();
         let now: Now = Arc::new(move || EPOCH_MS + begun.elapsed().as_millis() as u64);
-        let mode = if random.chance(500) { Mode::Embedded } else { Mode::Outliving };
-        let forgetful = random.chance(300);
-        // Several instances share a ledger that remembers; rebuilding one under several instances is not there yet.
-        let instances = if mode == Mode::Outliving && !forgetful { random.between(1, 2) } else { 1 };
-        let disks = (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
+        let mode = if random.chance(350) { Mode::Embedded } else { Mode::Outliving };
+        let forgetful = mode == Mode::Outliving && random.chance(500);
+        let instances = if mode == Mode::Outliving { random.between(1, 3) } else { 1 };
+        let disks: Vec<_> =
+            (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
+        let replica_lag_max = if forgetful { random.below(9) as usize } else { 0 };
         let sale = draw_sale(&random);
         Self {
             mode,
             now: now.clone(),
-            disks,
+            disks: Arc::new(Mutex::new(disks)),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
-            server: SimulatedServer::new(random.next(), now, FaultPlan::default()),
+            server: SimulatedServer::with_replica(random.next(), now, FaultPlan::default(), replica_lag_max),
             sale,
             trace: Trace::new(),
             forgetful: Cell::new(forgetful),
+            amnesias: Cell::new(0),
+            logs: RefCell::new(vec![None; instances as usize]),
             neighbours_in_reach: random.chance(500),
             random,
         }
@@ -71,7 +83,7 @@ impl World {
     pub(crate) fn set_faults(&self, faulty: bool) {
         let random = &self.random;
         let disks_fail = faulty && random.chance(300);
-        for disk in &self.disks {
+        for disk in self.disks.lock().iter() {
             let share = || *random.pick(&[0, 5, 50]) as u32;
             disk.set_faults(if disks_fail {
                 Faults {
@@ -100,12 +112,67 @@ impl World {
         });
     }
 
-    /// Sometimes the ledger's server restarts without its memory while no process runs.
-    pub(crate) fn maybe_forget(&self) {
-        if self.mode == Mode::Outliving && self.forgetful.get() && self.random.chance(300) {
-            self.trace.say(format_args!("the ledger's server forgets everything"));
-            self.server.wipe();
+    /// The ledger's server loses its memory in one of the ways there are.
+    pub(crate) fn forget(&self) {
+        if !self.forgetful.get() {
+            return;
         }
+        self.amnesias.set(self.amnesias.get() + 1);
+        match self.random.below(3) {
+            0 => {
+                self.trace.say(format_args!("the ledger's server restarts and has forgotten everything"));
+                self.server.wipe();
+            }
+            1 => {
+                self.trace.say(format_args!("the ledger's server is flushed"));
+                self.server.flush();
+            }
+            _ => {
+                let lost = self.random.below(9) as usize;
+                self.trace.say(format_args!(
+                    "a replica of the ledger's server without the last {lost} writes is promoted"
+                ));
+                self.server.fail_over(lost);
+            }
+        }
+    }
+
+    /// Sometimes, when a process ends.
+    pub(crate) fn maybe_forget(&self) {
+        if self.random.chance(100) {
+            self.forget();
+        }
+    }
+
+    pub(crate) fn machines(&self) -> usize {
+        self.disks.lock().len()
+    }
+
+    pub(crate) fn disk(&self, machine: usize) -> SimulatedDisk {
+        self.disks.lock()[machine].clone()
+    }
+
+    /// A new disk, empty: the log that was on the old one is out of reach for good.
+    pub(crate) fn replace_disk(&self, machine: usize) {
+        self.disks.lock()[machine] = SimulatedDisk::new(self.random.next(), Faults::default());
+        self.logs.borrow_mut()[machine] = None;
+    }
+
+    pub(crate) fn saw_log(&self, machine: usize, owner: Owner) {
+        self.logs.borrow_mut()[machine] = Some(owner);
+    }
+
+    pub(crate) fn log_of(&self, machine: usize) -> Option<Owner> {
+        self.logs.borrow()[machine]
+    }
+
+    pub(crate) fn has_log(&self, owner: Owner) -> bool {
+        self.logs.borrow().contains(&Some(owner))
+    }
+
+    /// For whoever stands outside of every process.
+    pub(crate) fn open_database(&self) -> Database {
+        Database::over_connection(self.database.clone(), self.now.clone()).expect("the database opens")
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
