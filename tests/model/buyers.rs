@@ -157,8 +157,9 @@ impl Buyer {
 
     /// Asks once, at once: an order that is shown is there to stay; one that is not may still come.
     async fn peek(&self, ticket: &Ticket) {
+        let epoch = self.world.epoch();
         if let Some(Ok(Some(_))) = self.ask(ticket.order_id).await {
-            self.claims.seen(ticket.order_id, self.world.amnesias.get());
+            self.claims.seen(ticket.order_id, epoch);
         }
     }
 
@@ -175,8 +176,9 @@ impl Buyer {
         let order_id = ticket.order_id;
         sleep(AFTERMATH).await;
         for _ in 0..20 {
+            let epoch = self.world.epoch();
             match self.ask(order_id).await {
-                Some(Ok(Some(_))) => return self.claims.seen(order_id, self.world.amnesias.get()),
+                Some(Ok(Some(_))) => return self.claims.seen(order_id, epoch),
                 Some(Ok(None)) => return self.claims.absent(order_id),
                 Some(Err(_)) | None => {
                     sleep(Duration::from_millis(500 + self.random.below(1_000))).await;

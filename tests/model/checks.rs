@@ -162,8 +162,8 @@ fn check_promises(world: &World, rows: &BTreeMap<OrderId, OrderRow>, claims: &Cl
             continue;
         }
         assert!(exists || !claim.promised, "the promised order {order_id} was lost: {claim:?}");
-        // What was pending and never promised is in no log, and an amnesia takes it back.
-        let seen = claim.seen == Some(world.amnesias.get());
+        // What was pending and never promised is in no log, and a rebuild takes it back.
+        let seen = claim.seen == Some(world.epoch());
         assert!(exists || !seen, "the order {order_id} was shown by GET and is lost: {claim:?}");
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Claim {
     pub(crate) asked: BTreeSet<u32>,
     /// A 202 was heard, or that the database has it.
     pub(crate) promised: bool,
-    /// A status was heard: in some process's view the order existed, when the ledger had lost its memory so many times.
+    /// A status was heard: in some process's view the order existed, in the ledger of this epoch.
     pub(crate) seen: Option<u64>,
     /// Presses of which nothing certain was heard since it was last known not to exist.
     pub(crate) open_presses: u32,
@@ -80,9 +80,9 @@ impl Claims {
         self.with(order_id, |claim| claim.open_presses -= 1);
     }
 
-    /// `GET` shows the order, after `amnesias`.
-    pub(crate) fn seen(&self, order_id: OrderId, amnesias: u64) {
-        self.with(order_id, |claim| claim.seen = Some(amnesias));
+    /// `GET` shows the order, in the ledger of `epoch`.
+    pub(crate) fn seen(&self, order_id: OrderId, epoch: u64) {
+        self.with(order_id, |claim| claim.seen = Some(epoch));
     }
 
     /// `GET` shows no order, after everything pressed could have been carried out.

@@ -77,6 +77,9 @@ impl Machine {
 
     /// `kill -9`, and then this.
     pub(crate) fn kill_for(&self, fate: Fate) {
+        if fate == Fate::EmptyDisk {
+            self.world.lose_log(self.instance);
+        }
         self.fate.set(fate);
         self.turn.notify_waiters();
         self.kill();

@@ -180,7 +180,11 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
 
     // 3. The gateway and the drain.
     let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));
-    let drain = DrainConfig { batch_size_max: 16, ..DrainConfig::default() };
+    let drain = DrainConfig {
+        batch_size_max: 16,
+        orders_per_second_max: world.drained_per_second,
+        ..DrainConfig::default()
+    };
     let parts =
         gateway_parts(stock.clone(), topic.clone(), (owner, seat.clone()), books.clone(), now, random);
     let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);

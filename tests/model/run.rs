@@ -114,6 +114,7 @@ async fn tell(
     strikes.arm(false);
     world.set_faults(false);
     let could_forget = world.forgetful.replace(false);
+    world.server.flush_after(None);
     world.trace.say(format_args!("peace"));
     for machine in machines.iter() {
         machine.start();

@@ -42,8 +42,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// Whether the ledger's server may lose its memory.
     pub(crate) forgetful: Cell<bool>,
-    /// How often it has.
-    pub(crate) amnesias: Cell<u64>,
+    /// Orders that each drain may write a second.
+    pub(crate) drained_per_second: u32,
     /// The log that each machine's disk holds, once a process has seen it.
     logs: RefCell<Vec<Option<Owner>>>,
     /// Whether a process can take the log of a machine that is down.
@@ -72,7 +72,7 @@ impl World {
             sale,
             trace: Trace::new(),
             forgetful: Cell::new(forgetful),
-            amnesias: Cell::new(0),
+            drained_per_second: *random.pick(&[2_000, 2_000, 2_000, 10, 4]) as u32,
             logs: RefCell::new(vec![None; instances as usize]),
             neighbours_in_reach: random.chance(500),
             random,
@@ -117,13 +117,17 @@ impl World {
         if !self.forgetful.get() {
             return;
         }
-        self.amnesias.set(self.amnesias.get() + 1);
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => {
+                let reserves = self.random.between(1, 6);
+                self.trace.say(format_args!("the ledger's server is flushed after {reserves} batches"));
+                self.server.flush_after(Some(reserves));
+            }
+            1 => {
                 self.trace.say(format_args!("the ledger's server restarts and has forgotten everything"));
                 self.server.wipe();
             }
-            1 => {
+            2 => {
                 self.trace.say(format_args!("the ledger's server is flushed"));
                 self.server.flush();
             }
@@ -155,6 +159,11 @@ impl World {
     /// A new disk, empty: the log that was on the old one is out of reach for good.
     pub(crate) fn replace_disk(&self, machine: usize) {
         self.disks.lock()[machine] = SimulatedDisk::new(self.random.next(), Faults::default());
+        self.lose_log(machine);
+    }
+
+    /// The log that this machine held is out of reach from now on.
+    pub(crate) fn lose_log(&self, machine: usize) {
         self.logs.borrow_mut()[machine] = None;
     }
 
@@ -168,6 +177,13 @@ impl World {
 
     pub(crate) fn has_log(&self, owner: Owner) -> bool {
         self.logs.borrow().contains(&Some(owner))
+    }
+
+    /// The ledger's epoch, read past every failpoint; 0 before the first.
+    pub(crate) fn epoch(&self) -> u64 {
+        let read = "SELECT value FROM floodgate_meta WHERE name = 'epoch'";
+        let epoch: Option<String> = self.database.with(|c| c.query_row(read, [], |row| row.get(0))).ok();
+        epoch.map_or(0, |epoch| epoch.parse().expect("an epoch is a number"))
     }
 
     /// For whoever stands outside of every process.

@@ -12,7 +12,7 @@ use order_worker::{
 use prometheus_client::registry::Registry;
 use queue::{Append, DiskOptions, NewRecord, Queue, Topic};
 use stock::ledger::ReserveOutcome;
-use stock::{Owner, SaleId};
+use stock::{Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -50,11 +50,15 @@ impl Process {
 
     /// Its part among the instances on the ledger; it takes no dead neighbour's log.
     pub(crate) fn member(&self, outliving: bool) -> Member {
+        self.member_on(Arc::default(), outliving)
+    }
+
+    pub(crate) fn member_on(&self, seat: Arc<Seat>, outliving: bool) -> Member {
         let own = OwnLog {
             topic: self.topic.clone(),
             owner: Owner(self.queue.instance()),
             place: "here".into(),
-            seat: Arc::default(),
+            seat,
         };
         Member::new(MemberParts {
             database: self.world.database.clone(),

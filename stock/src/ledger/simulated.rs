@@ -119,6 +119,12 @@ impl SimulatedServer {
         self.memory.lock().flush();
     }
 
+    /// Flushes it as soon as so many more reserve batches have been carried out, while the last one's answer is on its way;
+    /// or no more.
+    pub fn flush_after(&self, reserves: Option<u64>) {
+        self.memory.lock().reserves_until_flush = reserves;
+    }
+
     /// Promotes the replica, which lacks the last `lost` writes, or all that it may lack if those are fewer. What was under
     /// way to the old primary is lost with it.
     pub fn fail_over(&self, lost: usize) {

@@ -15,6 +15,8 @@ pub(super) struct Memory {
     pub(super) life: u64,
     /// The life in which each sale's state was installed.
     installed_in: BTreeMap<SaleId, u64>,
+    /// After so many more reserve batches it is flushed.
+    pub(super) reserves_until_flush: Option<u64>,
     /// How many writes a replica may lack.
     lag_max: usize,
     /// The states before each of the last `lag_max` writes, oldest first.
@@ -87,7 +89,14 @@ pub(super) enum Answer {
 impl Memory {
     pub(super) fn new(now: Now, lag_max: usize) -> Self {
         let books = EmbeddedLedger::new(now);
-        Self { books, life: 1, installed_in: BTreeMap::new(), lag_max, before: VecDeque::new() }
+        Self {
+            books,
+            life: 1,
+            installed_in: BTreeMap::new(),
+            reserves_until_flush: None,
+            lag_max,
+            before: VecDeque::new(),
+        }
     }
 
     pub(super) fn execute(&mut self, call: Call, life: u64) -> Result<Answer, LedgerError> {
@@ -107,7 +116,15 @@ impl Memory {
         let books = &self.books;
         Ok(match call {
             Call::Now => Answer::Now(books.now_ms()?),
-            Call::Reserve(batch) => Answer::Reserve(books.reserve(&batch)?),
+            Call::Reserve(batch) => {
+                let answer = books.reserve(&batch)?;
+                self.reserves_until_flush = self.reserves_until_flush.map(|left| left.saturating_sub(1));
+                if self.reserves_until_flush == Some(0) {
+                    self.reserves_until_flush = None;
+                    self.flush();
+                }
+                Answer::Reserve(answer)
+            }
             Call::Grant(sale, epoch, request) => Answer::Grant(books.grant(&sale, epoch, &request)?),
             Call::Confirm(sale, settled) => Answer::Flag(books.confirm(&sale, &settled)?),
             Call::Release(sale, settled) => Answer::Flag(books.release(&sale, &settled)?),
