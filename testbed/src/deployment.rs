@@ -246,9 +246,11 @@ impl Deployment {
         environment
     }
 
-    /// Runs one command of `floodgate`, such as `audit`, as the operator of the first gateway.
+    /// Runs one command of `floodgate`, such as `audit`, as the operator of the first gateway that runs.
     pub fn floodgate(&self, arguments: &[&str]) -> Result<Output, Error> {
-        let environment = self.gateways.first().map(|gateway| self.environment(gateway)).unwrap_or_default();
+        let running = self.gateways.iter().find(|gateway| gateway.process.is_running());
+        let gateway = running.or(self.gateways.first());
+        let environment = gateway.map(|gateway| self.environment(gateway)).unwrap_or_default();
         Command::new("timeout")
             .args(["--kill-after=1", "120"])
             .arg(&self.program)

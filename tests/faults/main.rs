@@ -59,6 +59,7 @@ faults! {
     gateway_killed_for_good: Layout::default(), Loses::Nothing, strikes::gateway_killed_for_good;
     #[long] gateway_killed_for_good_and_its_disk_deleted: Layout::default(), Loses::OneLog,
         strikes::gateway_killed_for_good_and_its_disk_deleted;
+    #[long] flushed_with_a_log_out_of_reach: Layout::default(), Loses::OneLog, strikes::flushed_with_a_log_out_of_reach;
     restocked_and_rebuilt: Layout::default(), Loses::Nothing, strikes::restocked_and_rebuilt;
     #[long] everything_killed: Layout::default(), Loses::Nothing, strikes::everything_killed;
     #[long] a_pass_used_again_after_cancel: Layout::default(), Loses::Nothing, strikes::pass_used_again_after_cancel;

@@ -194,6 +194,38 @@ pub(crate) fn gateway_killed_for_good_and_its_disk_deleted(scene: &Scene) {
     scene.until_sold(50);
 }
 
+/// Redis has forgotten everything while a log is out of reach: nobody sells until the operator says to do without it.
+pub(crate) fn flushed_with_a_log_out_of_reach(scene: &Scene) {
+    let gateway = &scene.deployment.gateways()[0];
+    gateway.process().kill().unwrap();
+    // Workers that are attached would read on in the deleted files.
+    for worker in scene.deployment.workers() {
+        worker.process().kill().unwrap();
+    }
+    std::fs::remove_dir_all(gateway.log_directory().unwrap()).unwrap();
+    redis_flushed(scene);
+    for worker in scene.deployment.workers() {
+        worker.start().unwrap();
+    }
+    let waiting = || -> Option<String> {
+        let shown = scene.deployment.must(&["ledger", "instances", "--json"]).ok()?;
+        let shown: serde_json::Value = serde_json::from_str(&shown).ok()?;
+        let awaited = shown.as_array()?.iter().find(|instance| instance["awaited"] == true)?;
+        awaited["instance"].as_str().map(str::to_owned)
+    };
+    let mut log = None;
+    scene.until("the rebuild waits for one log", || {
+        log = waiting();
+        log.is_some()
+    });
+    let log = log.unwrap();
+    let sold = scene.crowd.promised();
+    scene.until("the dead one's lease has ended", || {
+        scene.deployment.must(&["ledger", "rebuild", "--without", &log]).is_ok()
+    });
+    assert_eq!(scene.crowd.promised(), sold, "sold while a log was out of reach");
+}
+
 /// The operator's hand in a running sale: more units, and a ledger built anew.
 pub(crate) fn restocked_and_rebuilt(scene: &Scene) {
     for round in 0..3 {
