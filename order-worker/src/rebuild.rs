@@ -43,7 +43,7 @@ pub enum RebuildError {
     )]
     Alive(Owner),
     /// Not in the registry.
-    #[error("no instance {0} is registered; `floodgate ledger show` lists those that are")]
+    #[error("no instance {0} is registered; `floodgate ledger instances` lists those that are")]
     UnknownInstance(Owner),
 }
 
