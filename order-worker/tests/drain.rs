@@ -183,6 +183,45 @@ async fn a_database_that_is_down_stalls_the_drain_and_loses_nothing() {
     process.stop(worker).await;
 }
 
+/// What the gateway sees of it: it asks for room before it asks the ledger, and answers 503 without.
+#[tokio::test]
+async fn while_the_database_is_down_promises_are_made_until_the_backlog_is_full() {
+    const BACKLOG_MAX: u64 = 30;
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 100, 100).await;
+    let process = Process::start_closed_with_room(world, directory.path(), BACKLOG_MAX);
+    process.rebuild().await.unwrap();
+    let hook = world::fail("database.commit", usize::MAX);
+    let worker = process.drain();
+    let mut promised = 0;
+    let refused = loop {
+        match process.topic.try_permit(200) {
+            Ok(_room) => {}
+            Err(refused) if promised == BACKLOG_MAX => break refused,
+            // What the last append held is given back a moment after its record is durable.
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+        }
+        process.promise(&sale, promised, "u", 1).await.unwrap();
+        promised += 1;
+        assert!(promised <= BACKLOG_MAX, "the backlog has a bound");
+    };
+    assert!(refused.is_retryable(), "{refused}");
+    assert_eq!((promised, process.topic.lag(DRAIN_GROUP).unwrap().records), (BACKLOG_MAX, BACKLOG_MAX));
+    assert_eq!(process.world.units(&sale).await, (100 - i64::try_from(BACKLOG_MAX).unwrap(), BACKLOG_MAX, 0));
+    drop(hook);
+    process.drained(&sale).await;
+    assert!(process.topic.try_permit(200).is_ok(), "there is room again");
+    process.promise(&sale, promised, "u", 1).await.unwrap();
+    process.drained(&sale).await;
+    let books = process.audit().await;
+    assert!(books.is_good() && books.at_rest() && books.sales[0].sold == BACKLOG_MAX + 1, "{books:?}");
+    process.stop(worker).await;
+}
+
 #[tokio::test]
 async fn shutdown_ends_a_drain_whose_database_is_down() {
     let directory = tempfile::tempdir().unwrap();

@@ -36,7 +36,13 @@ impl Process {
     }
 
     pub(crate) fn start_closed(world: World, directory: &Path) -> Self {
+        Self::start_closed_with_room(world, directory, 10_000_000)
+    }
+
+    /// With room for so many records that the drain has not settled.
+    pub(crate) fn start_closed_with_room(world: World, directory: &Path, backlog_max: u64) -> Self {
         let mut options = DiskOptions::new(directory.join("queue"), world.now());
+        options.backlog_max = backlog_max;
         options.segment_bytes = 256 << 10;
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
         let topic = queue.topic(ORDERS_TOPIC).unwrap();
