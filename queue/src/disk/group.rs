@@ -152,7 +152,8 @@ impl DiskGroup {
                 continue;
             }
             let retry = self.progress.retries.get(&sequence);
-            let due = retry.map_or(frame.deliver_at_ms, |retry| retry.due_at_ms);
+            // On a disk that lied the retry may be of a record that is lost, and another one have its number.
+            let due = retry.map_or(0, |retry| retry.due_at_ms).max(frame.deliver_at_ms);
             if due > self.clock_ms {
                 self.waiting.insert(sequence, due);
                 self.due.insert((due, sequence));
