@@ -5,8 +5,8 @@ use hyper::Method;
 use order_worker::membership::operator;
 use serde::Serialize;
 use serde_json::json;
-use stock::SaleId;
 use stock::config::StockBackend;
+use stock::{Owner, SaleId};
 
 use super::audit::{Books, books};
 use super::shared_ledger::SharedLedger;
@@ -23,6 +23,8 @@ pub(crate) enum LedgerCommand {
     /// List the registered instances: logs that may hold promises, how far each is merged, and who has a lease
     Instances(#[command(flatten)] Json),
     /// Rebuild a shared ledger from database and logs: no unit is sold meanwhile
+    ///
+    /// An embedded ledger is rebuilt at each start: there only --without is of use, while no process runs.
     ///
     /// Running processes rebuild by themselves when Redis has lost its memory; this is for a ledger that you do not trust. Each
     /// gateway merges its own log; a dead one's is merged by a neighbour on its machine. A log that is out of reach for good
@@ -186,10 +188,13 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
 
 async fn rebuild(config: &Config, without: Option<u64>) -> Result<(), Failure> {
     if config.stock.backend == StockBackend::Embedded {
-        return Err(Failure::Usage(
-            "the embedded ledger lives in the process and is rebuilt at each start: restart `floodgate`"
-                .into(),
-        ));
+        let Some(log) = without else {
+            return Err(Failure::Usage(
+                "the embedded ledger lives in the process and is rebuilt at each start: restart `floodgate`"
+                    .into(),
+            ));
+        };
+        return leave_out(config, Owner(log)).await;
     }
     let without = without.map(|log| format!("{log:016x}"));
     let begun = admin_client::call(
@@ -200,6 +205,15 @@ async fn rebuild(config: &Config, without: Option<u64>) -> Result<(), Failure> {
     )
     .await?;
     output::one(Json { json: false }, &begun)
+}
+
+/// Of an embedded ledger, whose process refuses to start while a log is out of reach: done by nobody else meanwhile.
+async fn leave_out(config: &Config, log: Owner) -> Result<(), Failure> {
+    let database = engines::open_database_to_read(config).await?;
+    let _claim = engines::claim_database(config)?;
+    operator::forget_instance(&database, None, log).await?;
+    println!("{log} is left out: what it promised and nobody drained is lost. Start `floodgate` again.");
+    Ok(())
 }
 
 fn yes(yes: bool) -> String {

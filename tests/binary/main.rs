@@ -246,6 +246,31 @@ fn one_database_has_one_ledger_and_one_log() {
 }
 
 #[test]
+fn a_log_that_is_gone_stops_the_start_until_it_is_left_out() {
+    let site = Site::new(&sale("s", 2, -1));
+    let server = site.start();
+    let (_, pass, _) = site.pass("s", "ann");
+    let press =
+        |pass: &str| site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", pass)], "{}").status;
+    assert_eq!(press(&pass), 202);
+    fails_with(&site, &["ledger", "rebuild", "--without", "1"], 1, &["orders.db.lock"]);
+    drop(server);
+    std::fs::remove_dir_all(site.path().join("data/queue")).unwrap();
+
+    fails_with(&site, &[], 1, &["data/queue", "ledger rebuild --without"]);
+    let instances = site.run(&["ledger", "instances", "--json"]).stdout;
+    let instances: serde_json::Value = serde_json::from_slice(&instances).unwrap();
+    let awaited = instances.as_array().unwrap().iter().find(|instance| instance["awaited"] == true).unwrap();
+    let gone = awaited["instance"].as_str().unwrap();
+    fails_with(&site, &["ledger", "rebuild", "--without", "1"], 1, &["0000000000000001"]);
+    assert_eq!(site.run(&["ledger", "rebuild", "--without", gone]).status.code(), Some(0));
+
+    let _server = site.start();
+    let (_, pass, _) = site.pass("s", "bob");
+    assert_eq!(press(&pass), 202);
+}
+
+#[test]
 fn figures_at_rest_are_of_one_moment() {
     let site = Site::new(&sale("s", 1_000, -1));
     let _server = site.start();
