@@ -72,7 +72,6 @@ impl Layout {
 /// One line of the table.
 pub(crate) struct Fault {
     pub(crate) name: &'static str,
-    pub(crate) long: bool,
     pub(crate) layout: Layout,
     pub(crate) loses: Loses,
     pub(crate) strike: fn(&Scene),
@@ -102,9 +101,6 @@ pub(crate) struct Scene {
 impl Fault {
     pub(crate) fn play(&self) {
         static MACHINE: Mutex<()> = Mutex::new(());
-        if self.long && std::env::var_os("FLOODGATE_LONG").is_none() {
-            return;
-        }
         // Two cores: a second scene beside it would only make both slow.
         let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let scene = Scene::set(&self.layout);
