@@ -12,6 +12,7 @@ use support::{ADMIN_TOKEN, Options, Site, bearer, now_ms, sale};
 #[test]
 fn from_login_to_order_and_cancel() {
     let site = Site::start(Options::default());
+    site.await_recovered();
     let mut buyer = site.connect();
 
     let login = buyer.post("/api/v1/demo/login", &[], r#"{"user":"alice"}"#);
@@ -37,7 +38,7 @@ fn from_login_to_order_and_cancel() {
     assert!(accepted.json()["eta_ms"].is_u64() && accepted.json()["poll_after_ms"].is_u64());
 
     // The log holds exactly what was promised.
-    let log = site.log();
+    let log = site.records();
     assert_eq!(log.len(), 1);
     assert_eq!((log[0].quantity, log[0].metadata.as_deref()), (2, Some("blue")));
     assert_eq!((log[0].order_id.to_string(), log[0].user.as_str()), (order_id.to_owned(), "alice"));
@@ -45,7 +46,7 @@ fn from_login_to_order_and_cancel() {
     // The same pass again: the same order, no second record, whatever the repeat asks for.
     let again = buyer.post("/api/v1/sales/demo/orders", &[("Floodgate-Pass", text)], "{}");
     assert_eq!((again.status, again.json()["order_id"].clone()), (202, json!(order_id)));
-    assert_eq!(site.log().len(), 1);
+    assert_eq!(site.records().len(), 1);
 
     // Queued: told from the ledger, without a read of the books; by cookie and by pass.
     let path = format!("/api/v1/orders/{order_id}");

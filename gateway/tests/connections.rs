@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -171,8 +170,8 @@ fn whoever_hangs_up_in_the_middle_cancels_nothing() {
         drop(gone);
     }
     // What the ledger holds is in the log.
-    let logged = || site.log().iter().map(|r| r.order_id).collect::<BTreeSet<_>>().len();
-    let settled = (0..100).any(|_| {
+    let logged = || site.log().len();
+    let settled = (0..3_000).any(|_| {
         std::thread::sleep(Duration::from_millis(20));
         site.snapshot().pending as usize == logged() && site.gateway.recovered()
     });
@@ -205,9 +204,7 @@ fn many_buyers_at_once_get_exactly_what_there_is() {
     });
     let count = |status| outcomes.iter().filter(|s| **s == status).count();
     assert_eq!((count(202), count(410)), (100, 1_500), "{outcomes:?}");
-    // Recovery may have come between a unit taken and its append, and have appended it too: harmless.
-    let logged: BTreeSet<_> = site.log().iter().map(|reservation| reservation.order_id).collect();
-    assert_eq!((logged.len(), site.snapshot().pending, site.snapshot().remaining), (100, 100, 0));
+    assert_eq!((site.log().len(), site.snapshot().pending, site.snapshot().remaining), (100, 100, 0));
 }
 
 #[test]

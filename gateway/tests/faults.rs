@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,10 +52,9 @@ fn a_step_that_fails_leaks_nothing() {
         assert_eq!(unsure, uncertain, "{name}: {first:?}");
 
         // The site's own background recovers what the failed step left.
-        let healed = (0..250).any(|_| {
+        let healed = (0..3_000).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
-            let logged: BTreeSet<_> = site.log().iter().map(|r| r.order_id).collect();
-            site.gateway.recovered() && logged.len() as u64 == site.snapshot().pending
+            site.gateway.recovered() && site.log().len() as u64 == site.snapshot().pending
         });
         assert!(healed, "{name}: {} pending, {} logged", site.snapshot().pending, site.log().len());
 
@@ -88,11 +86,10 @@ fn a_full_disk_is_busy_before_stock_is_taken() {
     });
     assert_eq!(before.expect("the disk never filled up"), site.snapshot(), "nothing was taken");
     site.buy(&passes[5_999].0, "{}").is(503, "busy");
-    let logged: BTreeSet<_> = site.log().iter().map(|r| r.order_id).collect();
-    assert_eq!(logged.len() as u64, site.snapshot().pending);
+    assert_eq!(site.log().len() as u64, site.snapshot().pending);
     // Room again: the same pass buys.
     disk.set_faults(Faults::default());
-    let bought = (0..200).any(|_| {
+    let bought = (0..3_000).any(|_| {
         std::thread::sleep(Duration::from_millis(20));
         site.buy(&passes[5_999].0, "{}").status == 202
     });

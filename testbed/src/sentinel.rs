@@ -7,10 +7,11 @@ use crate::{AppendFsync, Error, Redis, RedisOptions};
 /// What the sentinels call the primary.
 const MASTER: &str = "floodgate";
 const SENTINELS: usize = 3;
-/// How long they may take to find each other and the replicas.
-const TOGETHER_WITHIN: Duration = Duration::from_secs(90);
-/// A primary that says nothing for so long is replaced.
-const DOWN_AFTER_MS: u32 = 1_000;
+/// How long they may take to find each other and the replicas, or to agree on another primary. A sentinel that was not given
+/// the processor for 2 s mistrusts its clock and does nothing for 30 s.
+const AGREE_WITHIN: Duration = Duration::from_secs(240);
+/// A primary that says nothing for so long is replaced. Less, and one that merely waits for the processor would be.
+const DOWN_AFTER_MS: u32 = 3_000;
 
 /// A watched primary. Dropped as a whole.
 #[derive(Debug)]
@@ -59,13 +60,13 @@ impl Sentinel {
                 .is_ok_and(|answer| field_of(&answer, field) == Some(count.to_string().as_str()))
         };
         for sentinel in &self.sentinels {
-            sentinel.wait_until("knows all others", TOGETHER_WITHIN, || {
+            sentinel.wait_until("knows all others", AGREE_WITHIN, || {
                 knows(sentinel, "num-slaves", self.replicas.len())
                     && knows(sentinel, "num-other-sentinels", SENTINELS - 1)
             })?;
         }
         for replica in &self.replicas {
-            replica.wait_until("follows", TOGETHER_WITHIN, || {
+            replica.wait_until("follows", AGREE_WITHIN, || {
                 replica.info("master_link_status").is_ok_and(|status| status == "up")
             })?;
         }
@@ -115,7 +116,7 @@ impl Sentinel {
     pub fn wait_for_other_primary(&self, old: &Redis) -> Result<&Redis, Error> {
         let mut found = None;
         let any = self.sentinels.first().ok_or_else(|| Error::new("no sentinel"))?;
-        any.wait_until("has failed over", TOGETHER_WITHIN, || {
+        any.wait_until("has failed over", AGREE_WITHIN, || {
             found = self.current().filter(|redis| redis.port() != old.port());
             found.is_some_and(|redis| redis.info("role").is_ok_and(|role| role == "master"))
         })?;

@@ -72,17 +72,17 @@ fn redis_takes_configuration_and_says_what_is_wrong_with_it() {
 fn sentinel_promotes_a_replica() {
     let sentinel = Sentinel::start(1).unwrap();
     assert_eq!(sentinel.sentinel_urls().len(), 3);
+    // Whichever it is: on a machine that is short of time they may have replaced the first one already.
     let old = sentinel.current().expect("a primary");
-    assert_eq!(old.port(), sentinel.primary().port());
     old.command(&["SET", "k", "v"]).unwrap();
-    assert_eq!(old.command(&["WAIT", "1", "30000"]).unwrap(), "1");
+    assert_eq!(old.command(&["WAIT", "1", "60000"]).unwrap(), "1");
     old.kill().unwrap();
     let new = sentinel.wait_for_other_primary(old).unwrap();
-    assert_eq!(new.port(), sentinel.replicas()[0].port());
+    assert_ne!(new.port(), old.port());
     assert_eq!(new.command(&["GET", "k"]).unwrap(), "v");
     // The old one comes back as a replica.
     old.restart().unwrap();
-    old.wait_until("follows", SOON, || old.info("role").is_ok_and(|role| role == "slave")).unwrap();
+    old.wait_until("follows", 4 * SOON, || old.info("role").is_ok_and(|role| role == "slave")).unwrap();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 pub(crate) mod http;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -198,8 +198,15 @@ impl Site {
         self.runtime.block_on(self.stock.snapshot(&SALE.parse().expect("a sale"))).expect("a snapshot")
     }
 
-    /// What the log holds, oldest first.
+    /// The orders that the log holds, oldest first. Recovery may have come between a unit taken and its append, and have
+    /// appended it too: that is harmless, so each order comes once.
     pub fn log(&self) -> Vec<Reservation> {
+        let mut seen = BTreeSet::new();
+        self.records().into_iter().filter(|r| seen.insert(r.order_id)).collect()
+    }
+
+    /// Every record of the log, oldest first.
+    pub fn records(&self) -> Vec<Reservation> {
         let messages = self.runtime.block_on(self.topic.read(None, 1_000_000)).expect("messages");
         messages.iter().map(|m| Reservation::decode(&m.payload).expect("a reservation")).collect()
     }
@@ -215,9 +222,19 @@ impl Site {
         }
     }
 
+    /// Waits until the owner's recovery has looked at the sales on offer. Until then it may append what a batch is about to
+    /// append as well, so only from here on has each order exactly one record.
+    pub fn await_recovered(&self) {
+        let recovered = (0..2_400).any(|_| {
+            std::thread::sleep(Duration::from_millis(25));
+            self.gateway.recovered()
+        });
+        assert!(recovered, "the owner's recovery never ends");
+    }
+
     /// Waits until `/readyz` says yes.
     pub fn await_ready(&self) {
-        for _ in 0..200 {
+        for _ in 0..2_400 {
             if self.admin().get("/readyz", &[]).status == 200 {
                 return;
             }
