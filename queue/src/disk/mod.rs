@@ -39,7 +39,7 @@ use self::files::io;
 use self::topic::TopicShared;
 use crate::metrics::QueueMetrics;
 use crate::port::QueueError;
-use crate::storage::{Lock, Storage, SyncMethod};
+use crate::storage::{BELL_WAIT_MAX, Lock, Storage, SyncMethod};
 use crate::{Now, Random};
 
 pub use self::committer::{BatchTrace, Trace};
@@ -408,7 +408,7 @@ fn listen(topic: &Arc<TopicShared>) {
     spawn("queue-listener", move || {
         let mut seen = mark.durable();
         loop {
-            mark.wait(seen);
+            mark.wait(seen, BELL_WAIT_MAX);
             let Some(topic) = weak.upgrade() else { return };
             let durable = mark.durable();
             if durable != seen {

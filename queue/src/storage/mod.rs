@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 pub(crate) use aligned::{AlignedBuffer, BLOCK_BYTES};
-pub(crate) use real::SharedMark;
+pub(crate) use real::{BELL_WAIT_MAX, SharedMark};
 
 /// Which storage a queue stands on.
 #[derive(Debug, Clone)]

@@ -145,13 +145,16 @@ impl SharedMark {
         }
     }
 
-    /// Blocks this thread until the watermark is beyond `seen`, or for at most [`BELL_WAIT_MAX`].
-    pub(crate) fn wait(&self, seen: u64) {
+    /// Blocks this thread until the watermark is beyond `seen`, or for `at_most`.
+    pub(crate) fn wait(&self, seen: u64, at_most: Duration) {
         let page = self.page();
         page.listeners.fetch_add(1, Ordering::SeqCst);
         let bell = page.bell.load(Ordering::SeqCst);
         if page.durable.load(Ordering::Acquire) <= seen {
-            let timeout = libc::timespec { tv_sec: 0, tv_nsec: BELL_WAIT_MAX.as_nanos() as libc::c_long };
+            let timeout = libc::timespec {
+                tv_sec: at_most.as_secs() as libc::time_t,
+                tv_nsec: libc::c_long::from(at_most.subsec_nanos()),
+            };
             // SAFETY: a futex wait on an aligned, mapped word with a timeout that lives through the call.
             unsafe {
                 libc::syscall(
@@ -197,6 +200,33 @@ impl Drop for SharedMark {
         // SAFETY: the mapping was made by `map` with this length, and nobody can hold a reference into it any more.
         unsafe {
             libc::munmap(self.page.cast(), BLOCK_BYTES);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in two processes, each with a mapping of its own. Nothing but the bell ends an hour's wait.
+    #[test]
+    fn whoever_waits_is_woken_not_left_to_look_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mark");
+        let (owner, _) = SharedMark::own(&path, 7).unwrap();
+        for durable in 1..=100 {
+            let consumer = SharedMark::attach(&path, 7).unwrap().unwrap();
+            let waiting = std::thread::spawn(move || {
+                while consumer.durable() < durable {
+                    consumer.wait(durable - 1, Duration::from_secs(3_600));
+                }
+            });
+            // Half of them are rung for while they fall asleep, wherever that meets them.
+            while durable % 2 == 0 && owner.page().listeners.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            owner.publish(durable);
+            waiting.join().unwrap();
         }
     }
 }

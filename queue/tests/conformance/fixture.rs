@@ -10,6 +10,9 @@ use queue::{
     DiskOptions, Driver, Faults, NewRecord, Position, Queue, QueueError, SimulatedDisk, Storage, Topic,
 };
 
+/// Longest wait for anything, in turns of a millisecond or more.
+const PATIENCE_MS: u64 = 60_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     RealThread,
@@ -82,6 +85,22 @@ impl Fixture {
         self.clock.fetch_add(ms, Ordering::Relaxed);
     }
 
+    /// Lets both clocks go on until `done`.
+    pub(crate) async fn until(&self, what: &str, mut done: impl AsyncFnMut() -> bool) {
+        for _ in 0..PATIENCE_MS {
+            if done().await {
+                return;
+            }
+            self.sleep(1).await;
+        }
+        panic!("never: {what}");
+    }
+
+    /// Lets both clocks go on until `group` has finished all of `topic`.
+    pub(crate) async fn nothing_left(&self, topic: &Topic, group: &str) {
+        self.until("nothing is left", async || topic.lag(group).unwrap().records == 0).await;
+    }
+
     /// Lets time pass for the queue's clock and for tokio's.
     pub(crate) async fn sleep(&self, ms: u64) {
         for _ in 0..ms {
@@ -107,14 +126,14 @@ pub(crate) async fn append_at(topic: &Topic, payload: &str, deliver_at_ms: Optio
 
 /// A permit, waiting while there is none for the moment.
 pub(crate) async fn permit(topic: &Topic, bytes: usize) -> queue::Permit {
-    for _ in 0..5_000 {
+    for _ in 0..PATIENCE_MS {
         match topic.try_permit(bytes) {
             Ok(permit) => return permit,
             Err(refused) => assert!(refused.is_retryable(), "{refused}"),
         }
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    panic!("no permit for 5 s: {:?}", topic.try_permit(bytes));
+    panic!("never a permit: {:?}", topic.try_permit(bytes));
 }
 
 pub(crate) fn texts(messages: &[queue::Message]) -> Vec<String> {

@@ -11,7 +11,8 @@ pub(crate) use consuming::*;
 
 use crate::fixture::{Fixture, append, append_at, permit, record, texts};
 
-const SOON: Duration = Duration::from_secs(5);
+/// Far beyond what is needed on a machine that does many things besides.
+const SOON: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 
 async fn pull(group: &mut Group, max: usize) -> Vec<String> {
@@ -151,8 +152,9 @@ pub(crate) async fn the_backlog_bound_refuses_and_a_commit_lifts_it(mut fixture:
     let messages = group.pull(5, AT_ONCE).await.unwrap();
     group.commit(messages[4].position).await.unwrap();
     assert_eq!(topic.state(), TopicState::Writable);
-    let (held, refused) = permits(&topic, 1);
-    assert_eq!((held.len(), refused), (5, Refused::BacklogFull));
+    // What the last append held is given back a moment after its record is durable.
+    fixture.until("there is room for as many", async || permits(&topic, 1).0.len() == 5).await;
+    assert_eq!(permits(&topic, 1).1, Refused::BacklogFull);
 }
 
 pub(crate) async fn every_send_mode_delivers(fixture: Fixture) {
@@ -186,9 +188,11 @@ pub(crate) async fn finished_segments_are_used_again(fixture: Fixture) {
         assert_eq!(messages.len(), 20, "round {round}");
         group.commit(messages[19].position).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let oldest = topic.read(None, 1).await.unwrap()[0].position;
-    assert!(topic.distance(Some(oldest), topic.end().unwrap()).unwrap() < 400, "old records go");
+    let kept = async || {
+        let oldest = topic.read(None, 1).await.unwrap()[0].position;
+        topic.distance(Some(oldest), topic.end().unwrap()).unwrap()
+    };
+    fixture.until("old records go", async || kept().await < 400).await;
     drop(group);
     queue.shutdown().await;
     let queue = fixture.open();
