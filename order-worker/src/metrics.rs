@@ -43,6 +43,8 @@ pub struct WorkerMetrics {
     pub(crate) releases_relayed: Counter,
     /// Ids that the reconciler found different in ledger and database.
     pub(crate) reconciled: Family<Found, Counter>,
+    /// Pending for long and without a row, as the last pass found them.
+    pub(crate) without_row: Gauge,
 }
 
 /// Label of `floodgate_rejected_orders_total`.
@@ -75,6 +77,7 @@ impl WorkerMetrics {
             confirms_left: Counter::default(),
             releases_relayed: Counter::default(),
             reconciled: Family::default(),
+            without_row: Gauge::default(),
         };
         registry.register(
             "floodgate_drained_orders",
@@ -131,6 +134,11 @@ impl WorkerMetrics {
             "floodgate_reconciled_orders",
             "Orders pending for long that the reconciler looked up, by what it found",
             metrics.reconciled.clone(),
+        );
+        registry.register(
+            "floodgate_pending_orders_without_row",
+            "Promised for seconds and not in the database: the backlog, or dead letters where there is none",
+            metrics.without_row.clone(),
         );
         metrics
     }

@@ -77,19 +77,25 @@ impl Reconciler {
     /// # Errors
     /// [`DatabaseError`] when the sales cannot be read.
     pub async fn pass(&self) -> Result<(), DatabaseError> {
+        let mut without_row = 0;
         for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
-            if let Err(error) = self.reconcile(&row).await {
-                tracing::warn!(sale = %row.definition.id, %error, "a sale is reconciled later");
+            match self.reconcile(&row).await {
+                Ok(absent) => without_row += absent,
+                Err(error) => {
+                    tracing::warn!(sale = %row.definition.id, %error, "a sale is reconciled later");
+                }
             }
         }
+        self.metrics.without_row.set(without_row);
         Ok(())
     }
 
-    async fn reconcile(&self, row: &SaleRow) -> Result<(), ReconcileError> {
+    /// Answers with how many orders stay pending because they have no row.
+    async fn reconcile(&self, row: &SaleRow) -> Result<i64, ReconcileError> {
         let sale = &row.definition.id;
         bring(&self.database, &self.stock, sale).await?;
         let now_ms = self.stock.now_ms().await?;
-        let mut after = None;
+        let (mut after, mut absent) = (None, 0);
         loop {
             let page = self.stock.pending(sale, None, after, BATCH_MAX).await?;
             let last = page.len() < BATCH_MAX;
@@ -101,17 +107,19 @@ impl Reconciler {
                 user: reservation.user,
                 quantity: reservation.quantity,
             });
-            self.look_up(sale, old.collect()).await?;
+            absent += self.look_up(sale, old.collect()).await?;
             if last {
                 break;
             }
         }
-        self.settle_if_over(row).await
+        self.settle_if_over(row).await?;
+        Ok(i64::try_from(absent).unwrap_or(i64::MAX))
     }
 
-    async fn look_up(&self, sale: &SaleId, pending: Vec<Settlement>) -> Result<(), ReconcileError> {
+    /// Answers with how many of them the database has not.
+    async fn look_up(&self, sale: &SaleId, pending: Vec<Settlement>) -> Result<u64, ReconcileError> {
         if pending.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let ids: Vec<OrderId> = pending.iter().map(|settlement| settlement.order_id).collect();
         let standings = self.database.statuses(&ids).await?;
@@ -124,7 +132,7 @@ impl Reconciler {
             }
         }
         if queue::failpoint::hit("reconciler.looked_up") {
-            return Ok(());
+            return Ok(absent);
         }
         let count =
             |found, orders: u64| _ = self.metrics.reconciled.get_or_create(&Found { found }).inc_by(orders);
@@ -139,7 +147,7 @@ impl Reconciler {
         if absent > 0 {
             count("absent", absent);
         }
-        Ok(())
+        Ok(absent)
     }
 
     // ## Ended => Settled => forgotten by the ledger
