@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::membership::operator::{AtRisk, begin_rebuild, forget_instance, status};
+use stock::ledger::ReserveOutcome;
 use stock::{Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use world::process::Process;
 /// Long enough for a rebuild that does not wait; a machine that is slower only makes these tests weaker.
 const HASTE: Duration = Duration::from_millis(600);
 /// Longest rebuild on a machine that does many things besides.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn opened(process: &Process, sale: &SaleId, epoch: u64) {
     loop {
@@ -84,4 +85,58 @@ async fn nobody_opens_before_every_registered_log_is_merged() {
     shutdown.send_replace(true);
     running.await.unwrap();
     process.end().await;
+}
+
+/// The log was left out, and its promises were sold again meanwhile: when it comes back they are known, and the rows decide.
+#[tokio::test]
+async fn an_instance_that_was_left_out_comes_back_and_nothing_is_lost_or_oversold() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 10, 1).await;
+    let gone = Process::start_closed(world.neighbour(), &directory.path().join("gone"));
+    let stays = Process::start_closed(world, &directory.path().join("stays"));
+    let mut member = stays.member(true);
+    assert_eq!(member.start().await.unwrap(), 1);
+    let (shutdown, down) = watch::channel(false);
+    let running = tokio::spawn(async move { member.run(down).await });
+    assert_eq!(gone.member(true).start().await.unwrap(), 1);
+    for n in 0..2 {
+        stays.promise(&sale, n, &format!("u{n}"), 1).await.unwrap();
+    }
+    for n in 10..13 {
+        gone.promise(&sale, n, &format!("u{n}"), 1).await.unwrap();
+    }
+
+    // It dies, and the operator does without it.
+    let owner = Owner(gone.queue.instance());
+    let elsewhere = gone.end().await;
+    stays.world.stock.ledger().end_lease(owner).await.unwrap();
+    forget_instance(&stays.world.database, Some(&stays.world.stock), owner).await.unwrap();
+    timeout(PATIENCE, opened(&stays, &sale, 2)).await.unwrap();
+    assert_eq!(stays.world.units(&sale).await, (8, 2, 0), "three promises are forgotten");
+    for n in 20..28 {
+        stays.promise(&sale, n, &format!("u{n}"), 1).await.unwrap();
+    }
+    assert_eq!(stays.promise(&sale, 30, "u30", 1).await, Err(ReserveOutcome::SoldOut));
+
+    // It is back with its log, whose promises an open ledger does not know: a new life begins.
+    let back = Process::start_closed(elsewhere, &directory.path().join("gone"));
+    assert_eq!(Owner(back.queue.instance()), owner);
+    assert_eq!(timeout(PATIENCE, back.member(true).start()).await.unwrap().unwrap(), 3);
+    assert_eq!(stays.world.units(&sale).await, (-3, 13, 0), "every promise is known");
+
+    let relay = tokio::spawn(stays.world.relay().run(stays.shutdown.subscribe()));
+    let (first, second) = (stays.drain(), back.drain());
+    stays.drained(&sale).await;
+    back.drained(&sale).await;
+    let books = stays.audit().await;
+    assert!(books.is_good() && books.at_rest(), "{books:?}");
+    let books = &books.sales[0];
+    assert_eq!((books.sold, books.orders, books.rejected), (10, 13, 3), "every promise has its row");
+    assert_eq!(stays.world.units(&sale).await, (0, 0, 10));
+    shutdown.send_replace(true);
+    running.await.unwrap();
+    back.stop(second).await;
+    stays.stop(first).await;
+    relay.await.unwrap();
 }

@@ -40,6 +40,20 @@ impl World {
         Self::over(self.connection, self.now_ms)
     }
 
+    /// Another process on the same database and the same ledger.
+    pub(crate) fn neighbour(&self) -> Self {
+        let mut registry = Registry::default();
+        let metrics = WorkerMetrics::new(&mut registry);
+        Self {
+            connection: self.connection.clone(),
+            now_ms: self.now_ms.clone(),
+            database: self.database.clone(),
+            stock: self.stock.clone(),
+            metrics,
+            registry,
+        }
+    }
+
     /// As in production: a file, and SQLite on threads of its own.
     pub(crate) fn on_threads(file: &Path) -> Self {
         let now_ms = Arc::new(AtomicU64::new(START_MS));
