@@ -267,8 +267,7 @@ fn paused(Pause { by }: Pause) -> Result<SaleChange, Reply> {
 
 fn left_out(Rebuild { without }: Rebuild) -> Result<Option<Owner>, Reply> {
     let parse = |text: String| {
-        u64::from_str_radix(&text, 16)
-            .map(Owner)
+        text.parse()
             .map_err(|_| Problem::BadRequest.because("without is an instance: up to 16 hexadecimal digits"))
     };
     without.map(parse).transpose()

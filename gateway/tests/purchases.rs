@@ -155,7 +155,7 @@ fn the_owner_appends_what_a_crash_kept_from_the_log() {
     let reserve = |owner: Owner, order: u128| ReserveBatch {
         sale: SALE.parse().expect("a sale"),
         epoch: 1,
-        deadline_ms: now_ms() + 1_000,
+        deadline_ms: now_ms() + 60_000,
         owner,
         requests: vec![ReserveRequest {
             order_id: OrderId(order),
@@ -176,7 +176,7 @@ fn the_owner_appends_what_a_crash_kept_from_the_log() {
     let (end, ended) = watch::channel(false);
     let gateway = site.gateway.clone();
     let recovered = async {
-        for _ in 0..200 {
+        for _ in 0..3_000 {
             tokio::time::sleep(Duration::from_millis(20)).await;
             if gateway.recovered() {
                 break;

@@ -33,12 +33,12 @@ pub(crate) enum LedgerCommand {
         /// Leave out the log of this instance, as `ledger instances` lists it: its undrained promises are lost, and their units
         /// sold again; says how many are known. Refused while the instance lives
         #[arg(long, value_name = "LOG", value_parser = log_id)]
-        without: Option<u64>,
+        without: Option<Owner>,
     },
 }
 
-fn log_id(text: &str) -> Result<u64, String> {
-    u64::from_str_radix(text, 16).map_err(|_| {
+fn log_id(text: &str) -> Result<Owner, String> {
+    text.parse().map_err(|_| {
         "a log is named by up to 16 hexadecimal digits, as `ledger instances` lists it".to_owned()
     })
 }
@@ -186,7 +186,7 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
     )
 }
 
-async fn rebuild(config: &Config, without: Option<u64>) -> Result<(), Failure> {
+async fn rebuild(config: &Config, without: Option<Owner>) -> Result<(), Failure> {
     if config.stock.backend == StockBackend::Embedded {
         let Some(log) = without else {
             return Err(Failure::Usage(
@@ -194,9 +194,9 @@ async fn rebuild(config: &Config, without: Option<u64>) -> Result<(), Failure> {
                     .into(),
             ));
         };
-        return leave_out(config, Owner(log)).await;
+        return leave_out(config, log).await;
     }
-    let without = without.map(|log| format!("{log:016x}"));
+    let without = without.map(|log| log.to_string());
     let begun = admin_client::call(
         config,
         Method::POST,

@@ -19,6 +19,9 @@ pub enum IdError {
     /// A user id is 1 to 128 bytes.
     #[error("a user id is 1 to 128 bytes of UTF-8 without control characters")]
     User,
+    /// An instance is up to 16 hexadecimal digits.
+    #[error("an instance is 1 to 16 hexadecimal digits")]
+    Instance,
 }
 
 /// The one order that a pass can become: 48 bits of milliseconds, 16 bits that narrow down the sale, 64 random bits.
@@ -102,6 +105,19 @@ pub struct Owner(pub u64);
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Owner {
+    type Err = IdError;
+
+    /// As [`fmt::Display`] writes it; zeros in front may be left out.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        // The standard parser would take a sign.
+        if text.len() > 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(IdError::Instance);
+        }
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| IdError::Instance)
     }
 }
 
@@ -196,6 +212,17 @@ mod tests {
             assert_eq!(id.sale_tag(), sale.tag());
         }
         assert_eq!(ids[2].issued_at_ms(), 1_700_000_000_000);
+    }
+
+    #[test]
+    fn an_instance_is_read_as_it_is_written() {
+        for id in [0, 0x7f, u64::MAX] {
+            assert_eq!(Owner(id).to_string().parse(), Ok(Owner(id)));
+        }
+        assert_eq!("7F".parse(), Ok(Owner(0x7f)));
+        for wrong in ["", "+7f", "-1", "0x7f", "7g", " 7", "00000000000000007", "１"] {
+            assert_eq!(wrong.parse::<Owner>(), Err(IdError::Instance), "{wrong}");
+        }
     }
 
     #[test]

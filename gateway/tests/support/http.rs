@@ -43,12 +43,25 @@ impl Answer {
         assert_eq!(self.status, status, "{}", self.text());
         assert_eq!(self.word(), word);
     }
+
+    /// `Retry-After` says when `moment_ms` is, whenever between `asked_ms` and now that was told.
+    pub fn wait_leads_to(&self, moment_ms: u64, asked_ms: u64) {
+        let wait_s: u64 = self.header("retry-after").expect("a wait").parse().expect("seconds");
+        let due_s =
+            (moment_ms.saturating_sub(super::now_ms()) / 1_000)..=((moment_ms - asked_ms) / 1_000 + 1);
+        assert!(due_s.contains(&wait_s), "{due_s:?}: {self:?}");
+    }
+}
+
+/// Asks until it was too fast, as it is at the latest when the machine has a quick moment.
+pub fn until_too_fast(mut ask: impl FnMut() -> Answer) -> Answer {
+    (0..200).map(|_| ask()).find(|answer| answer.status == 429).expect("never too fast")
 }
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
         Self { stream, buffer: Vec::new() }
     }

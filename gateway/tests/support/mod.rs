@@ -277,6 +277,7 @@ pub struct MapBooks {
     /// Never answers a buyer's call.
     pub silent: AtomicBool,
     pub order_reads: AtomicU64,
+    pub rebuilds: AtomicU64,
 }
 
 impl MapBooks {
@@ -290,6 +291,7 @@ impl MapBooks {
             unreachable: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             order_reads: AtomicU64::new(0),
+            rebuilds: AtomicU64::new(0),
         }
     }
 
@@ -481,6 +483,7 @@ impl Books for MapBooks {
     fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun> {
         async move {
             self.check()?;
+            self.rebuilds.fetch_add(1, Ordering::Relaxed);
             let at_risk = without.map(|owner| owner.0);
             Ok(RebuildBegun { epoch: 2, orders_at_risk: at_risk, units_at_risk: at_risk })
         }

@@ -103,8 +103,8 @@ async fn clients_that_die_in_mid_call_oversell_and_leak_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_freezes_now_and_then_oversells_and_leaks_nothing() {
     let server = redis(AppendFsync::Off);
-    let ledgers = [connect(&server.url()).await, connect(&server.url()).await];
-    let sale = Sale::open(&ledgers[0], 150).await;
+    let ledgers = [connect_as_shipped(&server.url()).await, connect_as_shipped(&server.url()).await];
+    let sale = Sale::open(&connect(&server.url()).await, 150).await;
     let clients: Vec<_> = (0..4u64)
         .map(|n| tokio::spawn(client(sale.through(&ledgers[n as usize % 2]), 77 + n, 400)))
         .collect();

@@ -91,6 +91,7 @@ async fn a_thousand_changes_arrive_in_order_and_end_with_the_last() {
         }
         if counter % 50 == 0 {
             writer.told_all().await;
+            reader.hears(&demo, Some(state)).await;
         }
     }
     let seen = timeout(AT_LAST, watching).await.expect("the last change should arrive").unwrap();
@@ -164,6 +165,13 @@ async fn what_a_newer_version_wrote_is_neither_believed_nor_overwritten() {
     };
     timeout(AT_LAST, written).await.expect("the other sale should be written");
     assert_eq!(client.get_data("/foreign/sold-out/future").await.unwrap().0, b"2 all is different");
+    // That it is written is seen before its writer has the answer.
+    let answered = async {
+        while peer.store.waiting() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(AT_LAST, answered).await.expect("the other sale should not wait");
     assert_eq!(peer.store.waiting(), 1);
     assert_eq!(peer.flag.feed().sales.len(), 2, "what is known is what this process published");
 }

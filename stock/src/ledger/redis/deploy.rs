@@ -1,5 +1,7 @@
 //! Loads the scripts into a server and tries each of them without changing anything. It serves nobody.
 
+use std::time::Duration;
+
 use redis::Value;
 use serde::Serialize;
 
@@ -7,6 +9,9 @@ use super::scripts::{self, Script};
 use super::server::{Patience, RedisStartError, Target};
 use super::wire::{KeySet, SaleKeys, leases_key};
 use crate::StockConfig;
+
+/// An operator has more time than a buyer.
+const PATIENCE: Patience = Patience { response: Duration::from_secs(10), call: Duration::from_secs(20) };
 
 /// What `floodgate stock deploy-scripts` did.
 #[derive(Debug, Clone, Serialize)]
@@ -32,7 +37,7 @@ pub struct DeployedScript {
 /// # Errors
 /// [`RedisStartError`]; of a script that does not do what it should, [`RedisStartError::Script`].
 pub async fn deploy_scripts(config: &StockConfig) -> Result<Deployed, RedisStartError> {
-    let primary = Target::new(config)?.greet_patiently(Patience::default()).await?;
+    let primary = Target::new(config)?.greet_patiently(PATIENCE).await?;
     let mut deployed = Deployed { server: primary.server, scripts: Vec::new() };
     for script in scripts::all() {
         let trial = Trial::of(script, &config.key_prefix);
