@@ -104,7 +104,7 @@ mod tests {
     }
 
     async fn said(log: &Path, word: &str) {
-        for _ in 0..500 {
+        for _ in 0..6_000 {
             if std::fs::read_to_string(log).expect("log").contains(word) {
                 return;
             }
@@ -122,7 +122,7 @@ mod tests {
         assert!(polite.cpu_s().is_some() && polite.resident_bytes().is_some());
         assert!(polite.ended().is_none());
         said(&log, "hello").await;
-        let status = polite.terminate(Duration::from_secs(5)).await.expect("terminate").expect("in time");
+        let status = polite.terminate(Duration::from_secs(60)).await.expect("terminate").expect("in time");
         assert!(!status.success(), "sleep dies of SIGTERM");
         assert_eq!(std::fs::read_to_string(&log).expect("log"), "hello\n");
 

@@ -49,12 +49,33 @@ fn a_graceful_end_leaves_nobody_in_doubt() {
     assert_eq!(graceful_broken(&ended(false), 1, 2).len(), 3);
 }
 
+/// Hunts with one seed after the other until one has `met` what it is after: whom an end meets depends on the machine's moments.
+async fn hunt_until(
+    fault: Fault,
+    more: &str,
+    met: impl Fn(bool, &serde_json::Value) -> bool,
+) -> serde_json::Value {
+    let mut last = serde_json::Value::Null;
+    for seed in 11..21 {
+        let (good, summary) = hunt(fault, &format!("--seed {seed} {more}")).await;
+        if met(good, &summary) {
+            return summary;
+        }
+        last = summary;
+    }
+    panic!("met by none of ten seeds, the last: {last:#}")
+}
+
+fn sum(summary: &serde_json::Value, field: impl Fn(&serde_json::Value) -> Option<u64>) -> u64 {
+    summary["rounds"].as_array().expect("rounds").iter().filter_map(field).sum()
+}
+
 async fn hunt(fault: Fault, more: &str) -> (bool, serde_json::Value) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let program = fake::program(directory.path(), fault);
     let json = directory.path().join("crash.json");
     let line = format!(
-        "loadtest crash --users 200 --units 80 --spread-ms 600 --connections 32 --seed 11 --server {} --json {} {more}",
+        "loadtest crash --users 200 --units 80 --spread-ms 600 --connections 32 --server {} --json {} {more}",
         program.display(),
         json.display()
     );
@@ -65,26 +86,23 @@ async fn hunt(fault: Fault, more: &str) -> (bool, serde_json::Value) {
 #[tokio::test]
 async fn a_server_that_keeps_its_promises_survives_and_one_that_does_not_is_caught() {
     // At once, since each spends most of its time waiting for its openings.
-    let (kills, terms, early_kills, early_terms) = tokio::join!(
-        hunt(Fault::Nothing, "--rounds 2 --ending kill"),
-        hunt(Fault::Nothing, "--rounds 1 --ending term"),
-        hunt(Fault::PromisesEarly, "--rounds 2 --ending kill"),
+    let (kills, terms, _, early_terms) = tokio::join!(
+        hunt_until(Fault::Nothing, "--rounds 2 --ending kill", |good, summary| {
+            assert!(good, "{summary:#}");
+            sum(summary, |round| round["promised_before"].as_u64()) > 0
+                && sum(summary, |round| round["same_order_again"].as_u64()) > 0
+        }),
+        hunt(Fault::Nothing, "--seed 11 --rounds 1 --ending term"),
+        hunt_until(Fault::PromisesEarly, "--rounds 2 --ending kill", |good, summary| {
+            !good && sum(summary, |round| round["audit"]["contradicted"].as_u64()) > 0
+        }),
         // The fake writes everything when asked to end: only a kill breaks its promises.
-        hunt(Fault::PromisesEarly, "--rounds 1 --ending term"),
+        hunt(Fault::PromisesEarly, "--seed 11 --rounds 1 --ending term"),
     );
-    for (good, summary) in [&kills, &terms, &early_terms] {
+    for (good, summary) in [&terms, &early_terms] {
         assert!(good, "{summary:#}");
     }
-    let rounds = kills.1["rounds"].as_array().expect("rounds");
-    let sum = |field: &str| rounds.iter().map(|round| round[field].as_u64().expect("a count")).sum::<u64>();
-    assert!(sum("promised_before") > 0 && sum("same_order_again") > 0, "{:#}", kills.1);
+    let rounds = kills["rounds"].as_array().expect("rounds");
     assert_eq!(&rounds[0]["sale"], &rounds[1]["sale"], "a continuing sale");
     assert_eq!((&rounds[0]["fresh"], &rounds[1]["fresh"]), (&true.into(), &false.into()));
-    let (good, summary) = early_kills;
-    assert!(!good, "{summary:#}");
-    let rounds = summary["rounds"].as_array().expect("rounds").iter();
-    assert!(
-        rounds.filter_map(|round| round["audit"]["contradicted"].as_u64()).sum::<u64>() > 0,
-        "{summary:#}"
-    );
 }
