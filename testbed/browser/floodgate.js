@@ -8,8 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const READY_MAX_MS = 20_000;
-const STOP_MAX_MS = 10_000;
+const READY_MAX_MS = 60_000;
+const STOP_MAX_MS = 60_000;
 const LOG_KEPT = 200;
 const PASS_SECRET = 'a secret of the browser tests, long enough';
 export const ADMIN_TOKEN = 'an admin token of the browser tests';
@@ -25,14 +25,23 @@ const freePort = () =>
 
 const toml = (table) => Object.entries(table).map(([key, value]) => `${key} = ${JSON.stringify(value)}`).join('\n');
 
-/** `opensInMs` counts from now; `gate` and `sale` override keys of their sections. */
+const LONG_AGO = { id: 'past', item_id: 'past-1', title: 'Past', price: 1, total: 1, starts_at: '2020-01-01T00:00:00Z', ends_at: '2020-01-02T00:00:00Z' };
+
+/** A sale of the near future is published when all else is ready: `opensInMs` counts from there. `gate` and `sale` override keys of theirs. */
 export async function startFloodgate({ opensInMs = 0, lastsMs = 3_600_000, gate = {}, sale = {} } = {}) {
   const binary = process.env.FLOODGATE_BIN;
   if (!binary) throw new Error('FLOODGATE_BIN must name the floodgate binary: cargo build, then FLOODGATE_BIN=$PWD/target/debug/floodgate');
   const directory = await mkdtemp(join(tmpdir(), 'floodgate-browser-'));
   const [port, adminPort] = [await freePort(), await freePort()];
-  const startsAt = Date.now() + opensInMs;
-  const at = (ms) => new Date(ms).toISOString();
+  const soon = opensInMs > 0 && opensInMs < 60_000;
+  const definition = () => {
+    const startsAt = Date.now() + opensInMs;
+    const at = (ms) => new Date(ms).toISOString();
+    return {
+      id: SALE, item_id: 'desk-1', title: 'Reclaimed-oak writing desk', description: 'From the floor of a closed ballroom. Solid, oiled, numbered by hand.',
+      currency: 'CNY', price: 206640, list_price: 688800, total: 5, per_user_limit: 1, pay_within_s: 900, starts_at: at(startsAt), ends_at: at(startsAt + lastsMs), ...sale,
+    };
+  };
   const config = `
 [gateway]
 ${toml({ listen: `127.0.0.1:${port}`, threads: 1 })}
@@ -48,15 +57,13 @@ ${toml({ directory: join(directory, 'queue') })}
 [orders]
 ${toml({ database_url: `sqlite://${join(directory, 'orders.db')}` })}
 [[sale]]
-${toml({
-    id: SALE, item_id: 'desk-1', title: 'Reclaimed-oak writing desk', description: 'From the floor of a closed ballroom. Solid, oiled, numbered by hand.',
-    currency: 'CNY', price: 206640, list_price: 688800, total: 5, per_user_limit: 1, pay_within_s: 900, starts_at: at(startsAt), ends_at: at(startsAt + lastsMs), ...sale,
-  })}
+${toml(soon ? LONG_AGO : definition())}
 `;
   await writeFile(join(directory, 'admin.token'), ADMIN_TOKEN, { mode: 0o600 });
   await writeFile(join(directory, 'floodgate.toml'), config);
-  const floodgate = new Floodgate(binary, directory, port, adminPort, startsAt);
+  const floodgate = new Floodgate(binary, directory, port, adminPort);
   await floodgate.start();
+  if (soon) await floodgate.publish(definition);
   return floodgate;
 }
 
@@ -67,14 +74,32 @@ class Floodgate {
   #child;
   #log = [];
 
-  constructor(binary, directory, port, adminPort, startsAt) {
+  constructor(binary, directory, port, adminPort) {
     this.#binary = binary;
     this.#directory = directory;
     this.#admin = `http://127.0.0.1:${adminPort}`;
     this.consoleUrl = `${this.#admin}/console`;
     this.url = `http://127.0.0.1:${port}`;
     this.saleUrl = `${this.url}/sales/${SALE}`;
-    this.startsAt = startsAt;
+  }
+
+  /** Once the only other sale has been settled and is listed no more. */
+  async publish(definition) {
+    await this.#listed((sales) => sales.length === 0);
+    const sale = definition();
+    this.startsAt = Date.parse(sale.starts_at);
+    const headers = { Authorization: `Bearer ${ADMIN_TOKEN}`, 'Content-Type': 'application/json' };
+    const answer = await fetch(`${this.#admin}/admin/v1/sales`, { method: 'PUT', headers, body: JSON.stringify(sale) });
+    if (!answer.ok) throw new Error(`PUT: ${answer.status} ${await answer.text()}`);
+    await this.#listed((sales) => sales.length === 1);
+  }
+
+  async #listed(good) {
+    for (const until = Date.now() + READY_MAX_MS; ; await sleep(50)) {
+      const { sales } = await fetch(`${this.url}/api/v1/sales`).then((answer) => answer.json());
+      if (good(sales)) return;
+      if (Date.now() > until) throw new Error(`these sales are listed: ${JSON.stringify(sales)}`);
+    }
   }
 
   async start() {
@@ -127,11 +152,11 @@ class Floodgate {
 
   /** Waits until nothing is on its way any more and gives the figures. */
   async atRest() {
-    for (let round = 0; round < 200; round++, await sleep(50)) {
+    for (let round = 0; round < 1200; round++, await sleep(50)) {
       const figures = await this.admin('GET');
       if (figures.at_rest) return figures;
     }
-    throw new Error('not at rest after 10 s');
+    throw new Error('not at rest after a minute');
   }
 
   /** A buyer without a browser. */

@@ -37,7 +37,7 @@ test('sold out, then a unit returns and the button lights by itself', () =>
   }));
 
 test('sold out at the press is said in plain words', () =>
-  scenario({ sale: { total: 1 }, opensInMs: 3000, gate: { opens_before_s: 600 } }, {}, async ({ floodgate, page }) => {
+  scenario({ sale: { total: 1 }, opensInMs: 12_000, gate: { opens_before_s: 600 } }, {}, async ({ floodgate, page }) => {
     await page.goto(floodgate.saleUrl);
     await page.locator('#buy', { hasText: 'Ready for the opening' }).waitFor();
     await lit(page);

@@ -93,7 +93,7 @@ impl MariaDb {
     pub fn sql(&self, database: &str, statements: &str) -> Result<String, Error> {
         let socket = format!("--socket={}", socket(&self.directory).display());
         let mut arguments = vec!["--no-defaults", "--user=root", &socket, "--batch", "--skip-column-names"];
-        arguments.extend(["--connect-timeout=5", "--execute", statements]);
+        arguments.extend(["--connect-timeout=30", "--execute", statements]);
         if !database.is_empty() {
             arguments.push(database);
         }
