@@ -110,7 +110,7 @@ async fn embedded(config: &Config, database: &Database) -> Result<(Vec<Line>, Op
 async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Option<String>), Failure> {
     let ledger = SharedLedger::connect(config).await?;
     let logs = logs::registered(database).await?;
-    let mut lines = Vec::new();
+    let (mut lines, mut closed) = (Vec::new(), Vec::new());
     for row in database.sales().await? {
         // The ledger first and the rows later: what is confirmed has its row by then.
         let counted = ledger.sale(&row.definition.id).await?;
@@ -137,7 +137,12 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
             rows.broken.extend(disagreements(books, &rows));
         }
         match &counted {
-            Some(counted) => rows.broken.extend(counted.findings.iter().cloned()),
+            Some(counted) => {
+                rows.broken.extend(counted.findings.iter().cloned());
+                if !counted.open && !row.settled {
+                    closed.push(row.definition.id.to_string());
+                }
+            }
             None if row.was_opened() && !row.settled => {
                 rows.broken.push("the ledger has forgotten this sale: a rebuild is due".into());
             }
@@ -147,13 +152,21 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
     }
     let out_of_reach: Vec<_> =
         logs.iter().filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect();
-    let gap = (!out_of_reach.is_empty()).then(|| {
-        format!(
+    let mut gaps = Vec::new();
+    if !closed.is_empty() {
+        gaps.push(format!(
+            "closed: a rebuild is under way, and until it is done the ledger knows part of the promises only (see `ledger \
+             instances` for who is awaited): {}",
+            closed.join(", ")
+        ));
+    }
+    if !out_of_reach.is_empty() {
+        gaps.push(format!(
             "these logs were not audited, so nobody can tell whether all is at rest: {}",
             out_of_reach.join("; ")
-        )
-    });
-    Ok((lines, gap))
+        ));
+    }
+    Ok((lines, (!gaps.is_empty()).then(|| gaps.join("\nfloodgate: "))))
 }
 
 /// What must hold between the ledger's books and the rows: conservation always, equality at rest.

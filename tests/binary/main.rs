@@ -31,14 +31,7 @@ fn a_purchase_from_login_to_row_and_back() {
     let server = site.start();
     let (token, pass, order) = site.pass("s", "ann");
     let bearer = format!("Bearer {token}");
-    let press = || {
-        site.call(
-            "POST",
-            "/api/v1/sales/s/orders",
-            &[("floodgate-pass", &pass)],
-            "{\"quantity\":1,\"metadata\":\"gift\"}",
-        )
-    };
+    let press = || site.press("s", &pass, "{\"quantity\":1,\"metadata\":\"gift\"}");
     let first = press();
     assert_eq!(first.status, 202, "{}", first.body);
     assert_eq!(first.json()["order_id"], order.as_str());
@@ -121,12 +114,12 @@ fn sold_out_pause_restock_and_a_restart() {
     let server = site.start();
     let buy = |user: &str| {
         let (_, pass, _) = site.pass("s", user);
-        site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &pass)], "{}")
+        site.press("s", &pass, "{}")
     };
     let (_, late_pass, _) = site.pass("s", "late");
     assert_eq!(buy("ann").status, 202);
     let late = || site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &late_pass)], "{}");
-    let refused = late();
+    let refused = site.press("s", &late_pass, "{}");
     assert_eq!((refused.status, refused.body.contains("sold-out")), (410, true), "{}", refused.body);
 
     let restock = || site.run(&["sales", "restock", "s", "1", "--restock-id", "more"]);
@@ -219,7 +212,7 @@ fn one_database_has_one_ledger_and_one_log() {
     let site = Site::new(&sale("s", 2, -1));
     let server = site.start();
     let (_, pass, _) = site.pass("s", "ann");
-    let press = || site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", &pass)], "{}");
+    let press = || site.press("s", &pass, "{}");
     assert_eq!(press().status, 202);
     site.wait_for(
         "a drained log",
@@ -250,8 +243,7 @@ fn a_log_that_is_gone_stops_the_start_until_it_is_left_out() {
     let site = Site::new(&sale("s", 2, -1));
     let server = site.start();
     let (_, pass, _) = site.pass("s", "ann");
-    let press =
-        |pass: &str| site.call("POST", "/api/v1/sales/s/orders", &[("floodgate-pass", pass)], "{}").status;
+    let press = |pass: &str| site.press("s", pass, "{}").status;
     assert_eq!(press(&pass), 202);
     fails_with(&site, &["ledger", "rebuild", "--without", "1"], 1, &["orders.db.lock"]);
     drop(server);

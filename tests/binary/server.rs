@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const START_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for anything, on a machine that does many things besides.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything a test needs of one configuration: its directory and its two addresses.
 pub(crate) struct Site {
@@ -87,7 +88,7 @@ impl Site {
         let (ended, end) = std::sync::mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {
             let late =
-                end.recv_timeout(START_MAX).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout);
+                end.recv_timeout(PATIENCE).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout);
             if late {
                 let _ = Command::new("kill").args(["-KILL", &id]).status();
             }
@@ -111,7 +112,7 @@ impl Site {
             .expect("the binary starts");
         let mut server = Server { child };
         let began = Instant::now();
-        while began.elapsed() < START_MAX {
+        while began.elapsed() < PATIENCE {
             if let Some(status) = server.child.try_wait().expect("a child of ours") {
                 panic!("ended with {status}: {}", self.log());
             }
@@ -120,7 +121,7 @@ impl Site {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("not ready within {START_MAX:?}: {}", self.log());
+        panic!("not ready within {PATIENCE:?}: {}", self.log());
     }
 
     pub(crate) fn log(&self) -> String {
@@ -151,6 +152,14 @@ impl Site {
         (token, text("pass"), text("order_id"))
     }
 
+    /// Presses the button until the answer is a yes or a no: where the machine is busy enough, any attempt may end as `busy`
+    /// or `uncertain`, and the same pass again is what a buyer does then.
+    pub(crate) fn press(&self, sale: &str, pass: &str, body: &str) -> Answer {
+        let path = format!("/api/v1/sales/{sale}/orders");
+        let press = || self.call("POST", &path, &[("floodgate-pass", pass)], body);
+        self.wait_for("answer", press, |answer| answer.status != 503)
+    }
+
     /// Asks until `good` likes the answer; the last answer otherwise fails the test.
     pub(crate) fn wait_for(
         &self,
@@ -165,7 +174,7 @@ impl Site {
                 return answer;
             }
             assert!(
-                began.elapsed() < START_MAX,
+                began.elapsed() < PATIENCE,
                 "no {what}; last: {} {}\n{}",
                 answer.status,
                 answer.body,
@@ -177,7 +186,7 @@ impl Site {
 }
 
 impl Server {
-    /// Sends a signal by number.
+    /// Sends a signal, named as `kill` takes it: `-TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill");
         assert!(status.success());
@@ -197,8 +206,8 @@ pub(crate) fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
         body.len()

@@ -1,5 +1,6 @@
 //! The engines, started once for all tests, and a place of each test's own in them.
 
+use std::io::Read;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -54,13 +55,13 @@ pub(crate) fn sale_toml(id: &str, total: u32) -> String {
 /// Gateways and workers over places of their own in the engines, ready.
 pub(crate) fn deploy(gateways: usize, workers: usize, sale: &str, total: u32) -> Deployment {
     let (_, engines) = engines_toml();
-    let options = DeploymentOptions {
-        program: env!("CARGO_BIN_EXE_floodgate").into(),
-        gateways,
-        workers,
-        toml: engines + &sale_toml(sale, total),
-    };
-    Deployment::start(&options).expect("a deployment")
+    deploy_with(gateways, workers, engines + &sale_toml(sale, total))
+}
+
+/// Gateways and workers of this configuration, ready.
+pub(crate) fn deploy_with(gateways: usize, workers: usize, toml: String) -> Deployment {
+    let program = env!("CARGO_BIN_EXE_floodgate").into();
+    Deployment::start(&DeploymentOptions { program, gateways, workers, toml }).expect("a deployment")
 }
 
 /// Asks until `good` likes the answer.
@@ -111,8 +112,12 @@ pub(crate) fn pass(gateway: &Instance, sale: &str, user: &str) -> (String, Strin
     (bearer, text("pass"), text("order_id"))
 }
 
+/// Presses the button until the answer is a yes or a no: where the machine is busy enough, any attempt may end as `busy` or
+/// `uncertain`, and the same pass again is what a buyer does then.
 pub(crate) fn press(gateway: &Instance, sale: &str, pass: &str) -> Answer {
-    call(gateway, "POST", &format!("/api/v1/sales/{sale}/orders"), &[("Floodgate-Pass", pass)], "{}")
+    let path = format!("/api/v1/sales/{sale}/orders");
+    let press = || call(gateway, "POST", &path, &[("Floodgate-Pass", pass)], "{}");
+    wait_for("answer", press, |answer| ![0, 503].contains(&answer.status))
 }
 
 /// Asks a gateway for an order until it has this status.
@@ -128,7 +133,7 @@ pub(crate) fn figures(deployment: &Deployment, gateway: &Instance, sale: &str) -
     let bearer = format!("Bearer {}", token.trim());
     let answer = Client::new(gateway.admin_port(), Duration::from_secs(20))
         .request("GET", &format!("/admin/v1/sales/{sale}"), &[("Authorization", &bearer)], "")
-        .unwrap_or_else(|error| Answer { status: 0, body: format!("\"{error}\"") });
+        .unwrap_or_else(|error| Answer { status: 0, body: Value::String(error.to_string()).to_string() });
     json(&answer)
 }
 
@@ -146,15 +151,7 @@ pub(crate) struct Alone(std::process::Child);
 impl Alone {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(deployment: &Deployment, gateway: &Instance) -> Self {
-        let child = std::process::Command::new(env!("CARGO_BIN_EXE_floodgate"))
-            .arg("--config")
-            .arg(deployment.config_file())
-            .envs(deployment.environment(gateway))
-            .env("FLOODGATE_GATEWAY__LISTEN", format!("127.0.0.1:{}", gateway.buyers_port()))
-            .stdin(std::process::Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let mut alone = Self(child);
+        let mut alone = Self(Self::command(deployment, gateway).spawn().expect("the binary starts"));
         wait_for(
             "readiness",
             || (alone.0.try_wait().expect("a child of ours"), gateway.is_ready()),
@@ -164,6 +161,40 @@ impl Alone {
             },
         );
         alone
+    }
+
+    /// Starts it where it has to end by itself; what it said.
+    pub(crate) fn fails(deployment: &Deployment, gateway: &Instance) -> String {
+        let child = Self::command(deployment, gateway).stderr(std::process::Stdio::piped()).spawn();
+        let mut alone = Self(child.expect("the binary starts"));
+        let mut words = alone.0.stderr.take().expect("it is piped");
+        let said = std::thread::spawn(move || {
+            let mut said = String::new();
+            words.read_to_string(&mut said).map(|_| said)
+        });
+        let ended = wait_for("end", || alone.0.try_wait().expect("a child of ours"), Option::is_some);
+        let said = said.join().expect("no panic").expect("text");
+        assert_eq!(ended.and_then(|status| status.code()), Some(1), "{said}");
+        said
+    }
+
+    /// Ends it as an operator does, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        let told = std::process::Command::new("kill").arg(self.0.id().to_string()).status().expect("kill");
+        assert!(told.success());
+        let ended = wait_for("end", || self.0.try_wait().expect("a child of ours"), Option::is_some);
+        assert!(ended.is_some_and(|status| status.success()), "a clean end: {ended:?}");
+    }
+
+    fn command(deployment: &Deployment, gateway: &Instance) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_floodgate"));
+        command
+            .arg("--config")
+            .arg(deployment.config_file())
+            .envs(deployment.environment(gateway))
+            .env("FLOODGATE_GATEWAY__LISTEN", format!("127.0.0.1:{}", gateway.buyers_port()))
+            .stdin(std::process::Stdio::null());
+        command
     }
 }
 
