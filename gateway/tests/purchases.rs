@@ -42,6 +42,8 @@ fn ten_thousand_at_once() {
     options.segment_bytes = 64 << 20;
     options.ring_bytes = 32 << 20;
     let site = Site::start(options);
+    // A place of one's own counts records, of which recovery must add none.
+    site.await_recovered();
     let passes: Vec<_> = (0..10_000).map(|n| site.pass(&format!("user-{n}"))).collect();
     let answers = with_batcher(&site, async |purchases| {
         join_all(passes.iter().map(|(pass, _)| purchases.purchase(attempt(pass, 1)))).await

@@ -10,7 +10,7 @@ use crate::process::{find, run};
 use crate::{Directory, Error, Port, Process, ProcessOptions};
 
 /// How long a question that shows readiness may take.
-const ASK_WITHIN: Duration = Duration::from_secs(1);
+const ASK_WITHIN: Duration = Duration::from_secs(10);
 const PACKAGE: &str = "redis-server";
 
 /// When the append-only file is synced; `Off`: there is none, and a restart has forgotten everything.

@@ -24,8 +24,8 @@ const WARM: u64 = 800;
 const DRAINED_PER_SECOND: u32 = 1_000;
 /// For so long after the strike began the crowd goes on at its full pace: there are batches under way that it hits.
 const RUSH: Duration = Duration::from_millis(250);
-/// A bound on every wait, for a machine that is busy with other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// A bound on every wait, for a machine that is busy with other things: sentinels alone may stand still for 30 s and more.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const OPERATOR_WITHIN: Duration = Duration::from_secs(5);
 
 /// How much of what was promised a fault may cost.
