@@ -3,12 +3,14 @@
 
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::database::{DatabaseError, Outcome, RejectReason};
-use order_worker::{ReconcileError, audit, bring};
-use stock::LedgerError;
-use stock::ledger::{IdState, ReserveOutcome};
+use order_worker::{ReconcileError, Relay, audit, bring};
+use prometheus_client::registry::Registry;
+use stock::ledger::{IdState, ReserveOutcome, Settlement};
+use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
 use tokio::sync::watch;
 use world::{World, order_id, sale_id};
 
@@ -78,6 +80,34 @@ async fn a_release_of_a_sale_that_no_ledger_will_hold_again_is_done() {
     let settled = world.database.settle(vec![order]).await.unwrap();
     assert_eq!(settled[0].outcome, Outcome::Rejected(RejectReason::UnknownSale));
     world.relay().pass().await.unwrap();
+    assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_release_that_only_a_replaced_ledger_has_heard_stays() {
+    let world = World::new();
+    let sale = world.open("s", 2, 2).await;
+    let order = world.reserve(&sale, 1, "u", 2).await.unwrap();
+    world.database.settle(vec![order]).await.unwrap();
+    // Another server holds the present life, and read the order as held; this process still speaks with the old one.
+    let present = EmbeddedLedger::new(world.now());
+    let mut registry = Registry::default();
+    let present = Stock::new(Ledger::Embedded(present), Flag::Embedded(EmbeddedFlag::new(2)), &mut registry);
+    assert_eq!(world.database.next_epoch_after(1).await.unwrap(), 2);
+    let row = world.database.sale(&sale).await.unwrap().unwrap();
+    present.install(&row.ledger_version(), 2).await.unwrap();
+    let held = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 2 };
+    present.confirm(&sale, &[held]).await.unwrap();
+    world.database.cancel(order_id(1), None).await.unwrap();
+    world.relay().pass().await.unwrap();
+    assert_eq!(
+        world.database.releases_outstanding().await.unwrap(),
+        1,
+        "the present life has not heard of it"
+    );
+
+    let relay = Relay::new(world.database.clone(), Arc::new(present), world.metrics.clone());
+    relay.pass().await.unwrap();
     assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
 }
 
