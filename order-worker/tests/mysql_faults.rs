@@ -404,6 +404,25 @@ async fn connections_that_died_while_idle_are_not_noticed() {
 }
 
 #[tokio::test]
+async fn no_crash_takes_back_a_release_that_was_handed_out() {
+    let server = MariaDb::start_with(&["--innodb-flush-log-at-timeout=2700"]).unwrap();
+    let (_, database) = orders_on(&server).await;
+    database.publish(&definition("s", 10, 1)).await.unwrap();
+    database.settle(vec![reservation("s", 1, "a", 1)]).await.unwrap();
+    // A commit is seen a moment before it is on disk: here the moment lasts.
+    server.sql("", "SET GLOBAL innodb_flush_log_at_trx_commit = 0").unwrap();
+    assert!(matches!(database.cancel(order_id(1), None).await.unwrap(), CancelOutcome::Cancelled(_)));
+    server.sql("", "SET GLOBAL innodb_flush_log_at_trx_commit = 1").unwrap();
+    assert_eq!(database.releases(None, 10).await.unwrap().len(), 1);
+    // The ledger hears of it now, and sells the unit again.
+    server.kill().unwrap();
+    server.restart().unwrap();
+    let row = insist("order", async || database.order(order_id(1)).await).await.unwrap();
+    assert_eq!((row.status, row.units_held), (OrderStatus::Closed, 0));
+    must_add_up(&database, 1).await;
+}
+
+#[tokio::test]
 async fn a_dropped_caller_breaks_no_transaction_and_spoils_no_connection() {
     let server = MariaDb::start().unwrap();
     let (_, database) = orders_on(&server).await;

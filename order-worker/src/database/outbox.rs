@@ -6,7 +6,8 @@ use stock::{OrderId, SaleId};
 use super::{Database, DatabaseError, adapter};
 
 impl Database {
-    /// A page of outstanding releases by order id, those behind `after`; fewer than `limit` means that it was the last.
+    /// A page of outstanding releases by order id, those behind `after`; fewer than `limit` means that it was the last. No crash
+    /// takes back what is handed out.
     ///
     /// # Errors
     /// See [`DatabaseError`].

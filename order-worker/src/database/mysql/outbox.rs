@@ -4,6 +4,7 @@ use stock::ledger::Settlement;
 use stock::{OrderId, SaleId};
 
 use super::MysqlDatabase;
+use super::fault::Fault;
 use super::session::in_parts;
 use super::sql::{get, ids, parsed};
 use crate::database::DatabaseError;
@@ -14,7 +15,7 @@ impl MysqlDatabase {
         after: Option<OrderId>,
         rows: usize,
     ) -> Result<Vec<(SaleId, Settlement)>, DatabaseError> {
-        self.read(async move |session| {
+        let page = self.read(async move |session| {
             let page = format!(
                 "SELECT sale_id, order_id, user_id, quantity FROM floodgate_releases
                  WHERE order_id > '{}' ORDER BY order_id LIMIT {rows};",
@@ -27,9 +28,15 @@ impl MysqlDatabase {
                     Settlement { order_id: parsed(row, 1)?, user: parsed(row, 2)?, quantity: get(row, 3)? };
                 Ok((parsed(row, 0)?, settlement))
             });
-            releases.collect()
-        })
-        .await
+            releases.collect::<Result<Vec<(SaleId, Settlement)>, Fault>>()
+        });
+        let page = page.await?;
+        if !page.is_empty() {
+            // The ledger is about to sell these units again, so that they must not come back with a crash of the server: a row is
+            // seen a moment before it is on disk.
+            self.write(async |session| session.commit_found().await).await?;
+        }
+        Ok(page)
     }
 
     pub(in crate::database) async fn releases_done(&self, orders: Vec<OrderId>) -> Result<(), DatabaseError> {
