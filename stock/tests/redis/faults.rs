@@ -259,3 +259,17 @@ fn calls_of(server: &Redis, command: &str) -> u64 {
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
 }
+
+#[tokio::test]
+async fn a_server_that_is_told_to_evict_is_given_up_until_it_is_told_otherwise() {
+    let server = redis(AppendFsync::Off);
+    let sale = Sale::open(&connect(&server.url()).await, 5).await;
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).unwrap();
+    let refused = async || match sale.reserve([1]).await {
+        Err(LedgerError::Unavailable(why)) if why.contains("noeviction") => Some(()),
+        _ => None,
+    };
+    until("nothing is taken any more, and why is told", refused).await;
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).unwrap();
+    until("it serves again", async || sale.reserve([2]).await.ok()).await;
+}

@@ -242,12 +242,18 @@ impl Target {
     }
 }
 
-/// Who answers on this connection now, and whether it is a primary still.
+/// Who answers on this connection now, and whether it is a primary still; an error if it must not be asked any more.
 pub(super) async fn identity(connection: &mut MultiplexedConnection) -> Result<Option<String>, String> {
-    let info: Result<String, _> =
-        redis::cmd("INFO").arg("server").arg("replication").query_async(connection).await;
+    let mut ask = redis::cmd("INFO");
+    ask.arg("server").arg("memory").arg("replication");
+    let info: Result<String, _> = ask.query_async(connection).await;
     let info = info.map_err(|error| error.to_string())?;
     let info = Info { text: &info };
+    // Settings change under a server that runs, and one lost id is enough to sell a unit twice.
+    let policy = info.value("maxmemory_policy");
+    if policy != "noeviction" {
+        return Err(format!("its maxmemory-policy is {policy} now"));
+    }
     Ok((info.value("role") == "master").then(|| info.identity()))
 }
 
