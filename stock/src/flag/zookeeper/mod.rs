@@ -217,6 +217,7 @@ fn serve(shared: &Arc<Shared>, place: Place, timing: Timing, mut ending: watch::
 
 async fn supervise(shared: &Arc<Shared>, place: Place, timing: Timing) {
     let mut backoff = BACKOFF_MIN;
+    let mut told = String::new();
     loop {
         let begun = Instant::now();
         // In a task of its own: a client that panics is a lost session, not a lost thread.
@@ -231,9 +232,14 @@ async fn supervise(shared: &Arc<Shared>, place: Place, timing: Timing) {
                 reason,
                 "out of touch with ZooKeeper: until it is back, every purchase asks the ledger"
             );
-        } else {
-            tracing::debug!(reason, "no session with ZooKeeper");
+        } else if reason != told {
+            // Once, not at each try: a login or an ACL that does not fit is not cured by waiting.
+            tracing::warn!(
+                reason,
+                "no session with ZooKeeper: until there is one, every purchase asks the ledger"
+            );
         }
+        told = reason;
         let lasted = was_in_touch && begun.elapsed() >= LASTING;
         backoff = if lasted { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
         sleep(shared.jitter(backoff)).await;
