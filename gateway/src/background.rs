@@ -92,8 +92,15 @@ impl Gateway {
             sleep(DOUBT_INTERVAL).await;
             let offer = self.catalog.offer_whole();
             for sale in offer.sales().iter().filter(|sale| sale.sold_out()) {
+                let held = sale.flag();
                 // Out of reach: the flag stays, and the next turn asks again.
-                let _ = self.stock.snapshot(&sale.id).await;
+                let Ok(snapshot) = self.stock.snapshot(&sale.id).await else { continue };
+                // A life that the ledger, asked afterwards, has not reached: somebody's who is gone (the database was put back or
+                // made anew, the flag's store was not). Nothing newer would ever lift it.
+                if held.is_some_and(|held| held.version.epoch > snapshot.epoch) {
+                    tracing::warn!(sale = %sale.id, epoch = snapshot.epoch, "a sold-out flag of a life that the ledger has never had is dropped");
+                    self.stock.flag().forget(&sale.id);
+                }
             }
         }
     }

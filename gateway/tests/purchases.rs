@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use stock::ledger::{ReserveBatch, ReserveRequest};
-use stock::{OrderId, Owner};
+use stock::{FlagState, FlagVersion, OrderId, Owner};
 use support::{Options, SALE, Site, now_ms};
 use tokio::sync::watch;
 
@@ -190,6 +190,22 @@ fn the_owner_appends_what_a_crash_kept_from_the_log() {
     let log = site.log();
     assert_eq!(log.len(), 700, "everything of ours over several pages, nothing of the other's");
     assert!(log.iter().all(|r| r.order_id.0 < 1_000 && r.metadata.as_deref() == Some("from before")));
+}
+
+#[test]
+fn a_sold_out_flag_of_a_life_that_the_ledger_never_had_is_dropped() {
+    let site = Site::start(Options::default());
+    // As left in the flag's store by a database that was put back or made anew.
+    let stale = FlagState { sold_out: true, version: FlagVersion { epoch: 7, counter: 3 } };
+    let sale = SALE.parse().expect("a sale");
+    site.runtime.block_on(site.stock.flag().publish(&sale, stale)).expect("published");
+    let (pass, _) = site.pass("alice");
+    site.buy(&pass, "{}").is(410, "sold-out");
+    let bought = (0..1_500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        site.buy(&pass, "{}").status == 202
+    });
+    assert!(bought, "units are left, and nobody can buy them");
 }
 
 async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
