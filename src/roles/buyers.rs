@@ -56,6 +56,8 @@ impl Buyers {
         let gateway = Arc::new(gateway);
         books.offer_through(gateway.catalog().clone());
         books.refresh_catalog().await?;
+        // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.
+        gateway.look_at_health().await;
         let catalog = tokio::spawn(keep_catalog(books, seat));
         Ok(Self { gateway, catalog })
     }

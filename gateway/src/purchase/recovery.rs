@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -30,6 +31,9 @@ const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Recovery {
     wanted: Mutex<BTreeMap<SaleId, Wanted>>,
     wake: Notify,
+    /// The sales that were on offer at the start are wanted: until then nobody knows what a crash left. Set once, behind the
+    /// requests that it speaks of.
+    begun: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -73,7 +77,7 @@ impl Recovery {
     /// Whether nothing is left to recover.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.wanted.lock().is_empty()
+        self.begun.load(Ordering::Acquire) && self.wanted.lock().is_empty()
     }
 
     fn soonest(&self) -> Option<(SaleId, Wanted)> {
@@ -122,6 +126,7 @@ async fn recover_for_ever(parts: &PurchaseParts) {
     loop {
         offers.mark_unchanged();
         look_at_new_sales(parts, &mut seen);
+        parts.recovery.begun.store(true, Ordering::Release);
         let Some((sale, wanted)) = parts.recovery.soonest() else {
             tokio::select! {
                 biased;
@@ -287,5 +292,18 @@ impl Page {
             }
         }
         refused.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_recovered_before_the_first_look() {
+        let recovery = Recovery::default();
+        assert!(!recovery.is_idle(), "a crash may have left reservations that nobody has asked for yet");
+        recovery.begun.store(true, Ordering::Release);
+        assert!(recovery.is_idle());
     }
 }
