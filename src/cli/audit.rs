@@ -112,11 +112,10 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
     let logs = logs::registered(database).await?;
     let (mut lines, mut closed) = (Vec::new(), Vec::new());
     for row in database.sales().await? {
-        // The ledger first and the rows later: what is confirmed has its row by then.
-        let counted = ledger.sale(&row.definition.id).await?;
-        let Some(mut rows) = audit(database, None, None, Some(&row.definition.id)).await?.sales.pop() else {
-            continue;
-        };
+        // Ledger, rows, ledger: what moved while the rows were summed up is not at rest.
+        let sale = &row.definition.id;
+        let rows = async { Ok(audit(database, None, None, Some(sale)).await?.sales.pop()) };
+        let (counted, Some(mut rows)) = ledger.sale_beside(sale, rows).await? else { continue };
         let backlog = logs::backlog(&logs);
         let running = counted.as_ref().map(|counted| Books {
             total: counted.total.unsigned_abs(),
@@ -127,7 +126,7 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
             backlog: backlog.unwrap_or(0),
             at_rest: counted.open
                 && counted.pending == 0
-                && counted.conserved.is_some()
+                && !counted.moving
                 && rows.releases == 0
                 && backlog == Some(0),
             epoch: counted.epoch,

@@ -150,7 +150,14 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
     let stock = match config.stock.backend {
         // It is in the memory of the one instance.
         StockBackend::Embedded => None,
-        StockBackend::Redis => Some(engines::open_stock_to_read(config).await?),
+        StockBackend::Redis => match engines::open_stock_to_read(config).await {
+            Ok(stock) => Some(stock),
+            // The registry is the database's: whose log a rebuild will need is known all the same.
+            Err(error) => {
+                eprintln!("floodgate: nobody's lease is known: {error}");
+                None
+            }
+        },
     };
     let status = operator::status(&database, stock.as_ref()).await?;
     let logs = logs::registered(&database).await?;

@@ -1,5 +1,7 @@
 //! The ledger that processes share, read on its own: by another client library than the one that sells, entry by entry.
 
+use std::future::Future;
+
 use serde::Serialize;
 use stock::SaleId;
 
@@ -19,6 +21,8 @@ pub(super) struct SharedBooks {
     pub(super) sold_out: bool,
     pub(super) open: bool,
     pub(super) paused: bool,
+    /// Whether it moved while it, and what it is compared with, was read.
+    pub(super) moving: bool,
     /// Whether all adds up; none when the sale moved under the count.
     pub(super) conserved: Option<bool>,
     /// What does not.
@@ -36,7 +40,26 @@ impl SharedLedger {
 
     /// None if it has no such sale.
     pub(super) async fn sale(&self, sale: &SaleId) -> Result<Option<SharedBooks>, Failure> {
-        let Some(audit) = self.0.sale(sale).await? else { return Ok(None) };
+        Ok(self.0.sale(sale).await?.map(SharedBooks::of))
+    }
+
+    /// The same, and `rows`, which are read after the count: where the sale has moved by then, the two need not fit.
+    pub(super) async fn sale_beside<T>(
+        &self,
+        sale: &SaleId,
+        rows: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<(Option<SharedBooks>, T), Failure> {
+        let counted = self.0.sale(sale).await?;
+        let rows = rows.await?;
+        let Some(mut counted) = counted else { return Ok((None, rows)) };
+        counted.moving = self.0.has_moved(sale, &counted).await?;
+        Ok((Some(SharedBooks::of(counted)), rows))
+    }
+}
+
+#[cfg(feature = "redis")]
+impl SharedBooks {
+    fn of(audit: stock::ledger::redis::SaleAudit) -> Self {
         let mut findings = audit.findings.clone();
         if audit.error_units() != 0 {
             findings.push(format!(
@@ -45,7 +68,7 @@ impl SharedLedger {
                 audit.total
             ));
         }
-        Ok(Some(SharedBooks {
+        Self {
             epoch: audit.epoch,
             total: audit.total,
             remaining: audit.remaining,
@@ -55,9 +78,10 @@ impl SharedLedger {
             sold_out: audit.remaining <= 0,
             open: audit.open,
             paused: audit.paused,
+            moving: audit.moving,
             conserved: if findings.is_empty() { audit.conserved() } else { Some(false) },
             findings,
-        }))
+        }
     }
 }
 
@@ -72,6 +96,14 @@ impl SharedLedger {
     }
 
     pub(super) async fn sale(&self, _: &SaleId) -> Result<Option<SharedBooks>, Failure> {
+        match *self {}
+    }
+
+    pub(super) async fn sale_beside<T>(
+        &self,
+        _: &SaleId,
+        _: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<(Option<SharedBooks>, T), Failure> {
         match *self {}
     }
 }

@@ -8,7 +8,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Where nobody listens.
 const NOBODY: &str = "127.0.0.1:1";
 
-/// Runs a role that has to end by itself.
+/// Runs a role, or a command, that has to end by itself.
 fn run(role: &str, toml: &str) -> Output {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let listeners = "[gateway]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
@@ -20,7 +20,8 @@ fn run(role: &str, toml: &str) -> Output {
     Command::new("timeout")
         .args(["--kill-after=1", "60"])
         .arg(env!("CARGO_BIN_EXE_floodgate"))
-        .args(["--config", "floodgate.toml", role])
+        .args(["--config", "floodgate.toml"])
+        .args(role.split(' '))
         .current_dir(directory.path())
         .stdin(Stdio::null())
         .output()
@@ -68,6 +69,11 @@ fn engines_out_of_reach_are_named_with_their_keys() {
     let own = own.collect::<Vec<_>>().join("\n");
     assert!(run("migrate", &own).status.code() == Some(2), "migrate wants one of its three");
     refuses("worker", &own, 1, &["floodgate migrate --apply"]);
+    // The registry is in the database: who is waited for can be looked up while Redis is down.
+    assert_eq!(run("migrate --apply", &own).status.code(), Some(0));
+    let instances = run("ledger instances", &own);
+    let said = String::from_utf8_lossy(&instances.stderr);
+    assert!(instances.status.success() && said.contains(NOBODY) && !said.contains("sesame"), "{said}");
 }
 
 #[test]

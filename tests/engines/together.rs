@@ -1,5 +1,8 @@
 //! Gateways and workers that share their engines.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use testbed::Deployment;
 
 use crate::place::{
@@ -84,6 +87,29 @@ fn two_gateways_and_two_workers_are_one_shop() {
     deployment.stop().expect("a clean end");
     let left = deployment.must(&["ledger", "instances", "--json"]).expect("the registry");
     assert!(!left.contains("gateway-"), "a clean end with drained logs leaves nobody registered: {left}");
+}
+
+#[test]
+fn an_audit_of_a_shop_that_sells_does_not_cry_wolf() {
+    let deployment = deploy(1, 1, "shop", 10_000);
+    let [a] = deployment.gateways() else { panic!("one gateway") };
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Slowly: between two purchases nothing is on its way, and an audit that begins then meets the next one.
+            for n in 0..9_999 {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (_, pass, _) = pass(a, "shop", &format!("user-{n}"));
+                assert_eq!(press(a, "shop", &pass).status, 202);
+                std::thread::sleep(Duration::from_millis(15));
+            }
+        });
+        let audits: Vec<_> = (0..15).map(|_| deployment.must(&["audit"])).collect();
+        is_over.store(true, Ordering::Relaxed);
+        audits.into_iter().for_each(|audit| _ = audit.expect("nothing is broken"));
+    });
 }
 
 #[test]

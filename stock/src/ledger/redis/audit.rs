@@ -210,6 +210,23 @@ impl RedisAudit {
         Ok(Some(audit))
     }
 
+    /// Whether the sale has moved since it was counted: what was read elsewhere meanwhile need not fit to the count then.
+    ///
+    /// # Errors
+    /// [`AuditError`]: nothing can be said.
+    pub async fn has_moved(&self, sale: &SaleId, audit: &SaleAudit) -> Result<bool, AuditError> {
+        let Some(now) = self.kept(sale).await? else { return Ok(true) };
+        let Counted { pending_orders, confirmed_orders, released_orders, .. } = audit.counted;
+        let epoch = i64::try_from(audit.epoch).unwrap_or(i64::MAX);
+        let figures =
+            [(0, epoch), (5, audit.total), (6, audit.remaining), (7, audit.pending), (8, audit.confirmed)];
+        let differs =
+            |(place, figure): (usize, i64)| now.books[place].as_deref() != Some(&*figure.to_string());
+        Ok(audit.moving
+            || now.ids != Some(pending_orders + confirmed_orders + released_orders)
+            || figures.into_iter().any(differs))
+    }
+
     fn key(&self, sale: &SaleId, kind: &str) -> String {
         format!("{{{}:{sale}}}:{kind}", self.key_prefix)
     }
