@@ -123,10 +123,20 @@ impl Slots {
         let files = [open(&paths[0])?, open(&paths[1])?];
         let mut slots = Self { files, paths, log_id, generation, current, bytes: Vec::new() };
         if !fresh {
-            // What was read may be in the page cache alone, and wrongly be taken for clean there: see `settle_tail`.
+            slots.settle(&progress)?;
+            // A write that failed may be whole on the disk where zeros are read: gone over, it cannot come back.
             slots.write(&progress)?;
         }
         Ok((slots, progress))
+    }
+
+    /// Makes what was read durable: it may be in the page cache alone, and wrongly be taken for clean there.
+    ///
+    /// The same bytes go to the same place. A crash on the way leaves them torn only if they were not durable before, and then the
+    /// other slot is what was durable last: it must not be touched until this one is.
+    fn settle(&mut self, progress: &Progress) -> Result<(), QueueError> {
+        self.bytes = encode(progress, self.log_id, self.generation);
+        self.put(self.current)
     }
 
     /// Makes `progress` durable.
@@ -136,17 +146,7 @@ impl Slots {
     pub(crate) fn write(&mut self, progress: &Progress) -> Result<(), QueueError> {
         let next = 1 - self.current;
         self.bytes = encode(progress, self.log_id, self.generation + 1);
-        let path = &self.paths[next];
-        let injected = |name| {
-            if failpoint::hit(name) { Err(std::io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
-        };
-        let written = injected("queue.offset-write")
-            .and_then(|()| self.files[next].write_all_at(&self.bytes, 0))
-            .map_err(io("write", path));
-        let synced = written.and_then(|()| {
-            injected("queue.offset-sync").and_then(|()| self.files[next].sync()).map_err(io("sync", path))
-        });
-        if let Err(error) = synced {
+        if let Err(error) = self.put(next) {
             // Nobody may act on a slot that a crash could take back: the other one is to count.
             let _ = self.files[next].write_all_at(&[0; SLOT_HEADER_BYTES], 0);
             return Err(error);
@@ -154,6 +154,18 @@ impl Slots {
         self.generation += 1;
         self.current = next;
         Ok(())
+    }
+
+    /// Writes the encoded bytes to a slot and syncs it.
+    fn put(&self, slot: usize) -> Result<(), QueueError> {
+        let path = &self.paths[slot];
+        let injected = |name| {
+            if failpoint::hit(name) { Err(std::io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+        };
+        injected("queue.offset-write")
+            .and_then(|()| self.files[slot].write_all_at(&self.bytes, 0))
+            .map_err(io("write", path))?;
+        injected("queue.offset-sync").and_then(|()| self.files[slot].sync()).map_err(io("sync", path))
     }
 }
 
