@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::http::Client;
-use crate::{Directory, Error, Port, Process, ProcessOptions};
+use crate::{Directory, Error, Nginx, Port, Process, ProcessOptions};
 
-const READY_WITHIN: Duration = Duration::from_secs(90);
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// A deployment of the testbed is open to nobody but this machine.
 const SECRET: &str = "a-secret-of-the-testbed-that-everybody-may-know";
@@ -39,29 +39,6 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts it without waiting for it.
-    pub fn spawn(&self) -> Result<(), Error> {
-        self.process.spawn()
-    }
-
-    /// Starts it and waits until it says that it is ready.
-    pub fn start(&self) -> Result<(), Error> {
-        self.spawn()?;
-        self.wait_until_ready()
-    }
-
-    /// Waits until it says that it is ready.
-    pub fn wait_until_ready(&self) -> Result<(), Error> {
-        self.process.wait_until("is ready", READY_WITHIN, || self.is_ready())
-    }
-
-    /// Whether it says that it is ready.
-    pub fn is_ready(&self) -> bool {
-        Client::new(self.admin_port(), ANSWER_WITHIN)
-            .request("GET", "/readyz", &[], "")
-            .is_ok_and(|answer| answer.status == 200)
-    }
-
     /// Of later starts: its clock is wrong by so many seconds.
     pub fn set_clock_wrong_by(&self, seconds: i64) -> Result<(), Error> {
         let library = fs::read_dir("/usr/lib")
@@ -85,11 +62,6 @@ impl Instance {
         }
     }
 
-    /// An error, with its last words, if it has ended.
-    pub fn check_running(&self) -> Result<(), Error> {
-        self.process.wait_until("runs", Duration::ZERO, || true)
-    }
-
     /// The process, to be killed, frozen and the like.
     pub fn process(&self) -> &Process {
         &self.process
@@ -108,6 +80,14 @@ impl Instance {
     /// Of a gateway: its log's directory.
     pub fn log_directory(&self) -> Option<&Path> {
         self.log.as_deref()
+    }
+}
+
+impl Deref for Instance {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 
@@ -155,14 +135,20 @@ impl Deployment {
                     None
                 }
             };
-            let process = Process::new(ProcessOptions {
+            let options = ProcessOptions {
                 name,
                 program: options.program.clone(),
                 arguments: vec!["--config".into(), at.join("floodgate.toml").into(), role.into()],
                 environment,
                 log: home.join("output"),
                 directory: home,
-            });
+            };
+            let number = admin.number();
+            let ready = move || {
+                let asked = Client::new(number, ANSWER_WITHIN).request("GET", "/readyz", &[], "");
+                asked.is_ok_and(|answer| answer.status == 200)
+            };
+            let process = Process::new(options, ready);
             Ok(Instance { process, buyers, admin, log: log.cloned() })
         };
         let gateways = logs
@@ -187,6 +173,27 @@ impl Deployment {
             instance.wait_until_ready()?;
         }
         Ok(deployment)
+    }
+
+    /// An nginx before the gateways: it spreads buyers over them and says who they are.
+    pub fn nginx(&self, port: Port) -> Result<Nginx, Error> {
+        let servers: String = self
+            .gateways
+            .iter()
+            .map(|gateway| format!("server 127.0.0.1:{};\n", gateway.buyers_port()))
+            .collect();
+        Nginx::start_at(port, |port| {
+            format!(
+                "upstream gateways {{\n{servers}keepalive 128;\n}}\n\
+                 server {{\nlisten 127.0.0.1:{port};\nproxy_http_version 1.1;\n\
+                 proxy_set_header Connection \"\";\nproxy_set_header Host $http_host;\nproxy_buffering off;\n\
+                 proxy_connect_timeout 1s;\n\
+                 location / {{ proxy_pass http://gateways; \
+                 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }}\n\
+                 # The demo's login answers only what was not forwarded.\n\
+                 location = /api/v1/demo/login {{ proxy_pass http://gateways; }}\n}}"
+            )
+        })
     }
 
     /// Ends everything in good order: buyers first, then the drains.
@@ -225,6 +232,14 @@ impl Deployment {
     /// The file that holds the key of the users' tokens.
     pub fn jwt_secret_file(&self) -> PathBuf {
         self.directory.path().join("jwt.secret")
+    }
+
+    /// Keeps a secret in a file that only this user may read.
+    pub fn keep_secret(&self, name: &str, secret: &str) -> Result<PathBuf, Error> {
+        let file = self.directory.write(name, "")?;
+        private(self.directory.path(), &[name])?;
+        self.directory.write(name, secret)?;
+        Ok(file)
     }
 
     /// A file for a shell to read, after which commands speak with the first gateway.

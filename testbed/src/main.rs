@@ -159,7 +159,7 @@ fn wait_for_the_end(deployment: &Deployment) -> Result<(), Error> {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
             for instance in deployment.instances() {
-                instance.check_running()?;
+                instance.wait_until("runs", Duration::ZERO, || true)?;
             }
         }
     })

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::process::{find, run};
 use crate::{Directory, Error, Port, Process, ProcessOptions};
@@ -63,23 +63,21 @@ impl MariaDb {
             arguments.push(option.into());
         }
         arguments.extend(options.iter().map(OsString::from));
-        let process = Process::new(ProcessOptions {
+        let options = ProcessOptions {
             name: format!("mariadbd on port {}", port.number()),
             program,
             arguments,
             environment: Default::default(),
             directory: directory.path().to_owned(),
             log: directory.path().join("log"),
-        });
-        let server = Self { process, directory, port };
-        server.launch()?;
-        Ok(server)
-    }
-
-    fn launch(&self) -> Result<(), Error> {
-        let port = self.port();
+        };
+        let (number, socket) = (port.number(), socket(&directory));
         // Its socket is its own, unlike a port; it greets there and on the port from the same moment on.
-        self.process.start(|| crate::redis::ask(port, "").is_some() && self.sql("", "SELECT 1").is_ok())
+        let ready =
+            move || crate::redis::ask(number, "").is_some() && as_root_at(&socket, "", "SELECT 1").is_ok();
+        let server = Self { process: Process::new(options, ready), directory, port };
+        server.process.start()?;
+        Ok(server)
     }
 
     /// `mysql://floodgate:PASSWORD@127.0.0.1:PORT/DATABASE`; creates the database if there is none.
@@ -91,64 +89,35 @@ impl MariaDb {
     /// Carries out statements as root through the socket, which works even when no connection is left for others. Rows come
     /// as lines, columns separated by tabs, without headings.
     pub fn sql(&self, database: &str, statements: &str) -> Result<String, Error> {
-        let socket = format!("--socket={}", socket(&self.directory).display());
-        let mut arguments = vec!["--no-defaults", "--user=root", &socket, "--batch", "--skip-column-names"];
-        arguments.extend(["--connect-timeout=30", "--execute", statements]);
-        if !database.is_empty() {
-            arguments.push(database);
-        }
-        run(&find("mariadb", PACKAGE)?, &arguments, &[])
+        as_root_at(&socket(&self.directory), database, statements)
     }
 
     /// Its port; the same after a restart.
     pub fn port(&self) -> u16 {
         self.port.number()
     }
+}
 
-    /// Of the server as started last.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
+impl Deref for MariaDb {
+    type Target = Process;
 
-    /// SIGKILL, and waits until it is gone.
-    pub fn kill(&self) -> Result<(), Error> {
-        self.process.kill()
-    }
-
-    /// SIGTERM, and waits until it has ended.
-    pub fn stop(&self) -> Result<(), Error> {
-        self.process.stop()
-    }
-
-    /// SIGSTOP: connections stay open, nothing answers.
-    pub fn freeze(&self) -> Result<(), Error> {
-        self.process.freeze()
-    }
-
-    /// SIGCONT: what was sent meanwhile is carried out now.
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.process.thaw()
-    }
-
-    /// Starts it again with the same data and port; stops it first if it runs.
-    pub fn restart(&self) -> Result<(), Error> {
-        self.process.stop()?;
-        self.launch()
-    }
-
-    /// Processor time it has used since it was started.
-    pub fn cpu(&self) -> Duration {
-        self.process.cpu()
-    }
-
-    /// What it has printed.
-    pub fn log(&self) -> String {
-        self.process.log()
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 
 fn socket(directory: &Directory) -> PathBuf {
     directory.path().join("socket")
+}
+
+fn as_root_at(socket: &Path, database: &str, statements: &str) -> Result<String, Error> {
+    let socket = format!("--socket={}", socket.display());
+    let mut arguments = vec!["--no-defaults", "--user=root", &socket, "--batch", "--skip-column-names"];
+    arguments.extend(["--connect-timeout=30", "--execute", statements]);
+    if !database.is_empty() {
+        arguments.push(database);
+    }
+    run(&find("mariadb", PACKAGE)?, &arguments, &[])
 }
 
 /// mariadbd will not run as root unless told to.

@@ -1,6 +1,6 @@
 //! An nginx of one's own, with whatever modules Debian has enabled.
 
-use std::time::Duration;
+use std::ops::Deref;
 
 use crate::process::find;
 use crate::redis::ask;
@@ -12,7 +12,7 @@ const PACKAGE: &str = "nginx libnginx-mod-http-lua";
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
-    directory: Directory,
+    _directory: Directory,
     port: Port,
 }
 
@@ -38,7 +38,7 @@ impl Nginx {
             http(port.number()),
         );
         let file = directory.write("nginx.conf", &text)?;
-        let process = Process::new(ProcessOptions {
+        let options = ProcessOptions {
             name: format!("nginx on port {}", port.number()),
             program,
             // No -p: Debian's modules are named relative to the prefix that it was built with.
@@ -46,16 +46,13 @@ impl Nginx {
             environment: Default::default(),
             directory: directory.path().to_owned(),
             log: directory.path().join("log"),
-        });
-        let nginx = Self { process, directory, port };
-        nginx.launch()?;
-        Ok(nginx)
-    }
-
-    fn launch(&self) -> Result<(), Error> {
-        let port = self.port();
+        };
+        let number = port.number();
         // A request that nginx itself refuses: nothing behind it is asked.
-        self.process.start(|| ask(port, "?\r\n\r\n").is_some_and(|answer| answer.contains("400 Bad Request")))
+        let ready = move || ask(number, "?\r\n\r\n").is_some_and(|answer| answer.contains("400 Bad Request"));
+        let nginx = Self { process: Process::new(options, ready), _directory: directory, port };
+        nginx.process.start()?;
+        Ok(nginx)
     }
 
     /// `http://127.0.0.1:PORT`
@@ -67,50 +64,12 @@ impl Nginx {
     pub fn port(&self) -> u16 {
         self.port.number()
     }
+}
 
-    /// Of the master as started last.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
+impl Deref for Nginx {
+    type Target = Process;
 
-    /// Where its configuration lies.
-    pub fn directory(&self) -> &std::path::Path {
-        self.directory.path()
-    }
-
-    /// SIGKILL to master and workers, and waits until they are gone.
-    pub fn kill(&self) -> Result<(), Error> {
-        self.process.kill()
-    }
-
-    /// SIGTERM, and waits until it has ended.
-    pub fn stop(&self) -> Result<(), Error> {
-        self.process.stop()
-    }
-
-    /// SIGSTOP to master and workers.
-    pub fn freeze(&self) -> Result<(), Error> {
-        self.process.freeze()
-    }
-
-    /// SIGCONT.
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.process.thaw()
-    }
-
-    /// Starts it again on the same port; stops it first if it runs.
-    pub fn restart(&self) -> Result<(), Error> {
-        self.process.stop()?;
-        self.launch()
-    }
-
-    /// Processor time that master and workers have used since they were started.
-    pub fn cpu(&self) -> Duration {
-        self.process.cpu()
-    }
-
-    /// What it has printed.
-    pub fn log(&self) -> String {
-        self.process.log()
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }

@@ -1,5 +1,5 @@
-//! One server process: started in a group of its own, waited for until it answers, killed, stopped, frozen.
-//! It never knows which server it is.
+//! One server process: started in a group of its own, waited for until it answers, killed, stopped, frozen. Every handle of a
+//! server derefs to its process. It never knows which server it is.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, fmt, thread};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -42,25 +42,47 @@ pub struct ProcessOptions {
     pub log: PathBuf,
 }
 
-/// A process that ends with its handle.
-#[derive(Debug)]
+/// A process that ends with its handle, and may be started again as often as one likes.
 pub struct Process {
     options: ProcessOptions,
+    ready: Box<dyn Fn() -> bool + Send + Sync>,
     later: Mutex<BTreeMap<String, String>>,
     child: Mutex<Option<Child>>,
     pid: AtomicU32,
 }
 
 impl Process {
-    /// Makes ready to start; nothing runs yet.
-    pub fn new(options: ProcessOptions) -> Self {
-        Self { options, later: Mutex::default(), child: Mutex::new(None), pid: AtomicU32::new(0) }
+    /// Nothing runs yet. `ready` asks it whether it serves, and is asked again and again.
+    pub fn new(options: ProcessOptions, ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            options,
+            ready: Box::new(ready),
+            later: Mutex::default(),
+            child: Mutex::new(None),
+            pid: AtomicU32::new(0),
+        }
     }
 
-    /// Starts it and waits until `ready` says so. It must not be running.
-    pub fn start(&self, ready: impl FnMut() -> bool) -> Result<(), Error> {
+    /// Starts it and waits until it serves. It must not be running.
+    pub fn start(&self) -> Result<(), Error> {
         self.spawn()?;
-        self.wait_until("answers", READY_WITHIN, ready)
+        self.wait_until_ready()
+    }
+
+    /// Starts it again with the same data and ports, and waits until it serves; stops it first if it runs.
+    pub fn restart(&self) -> Result<(), Error> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// Waits until it serves.
+    pub fn wait_until_ready(&self) -> Result<(), Error> {
+        self.wait_until("is ready", READY_WITHIN, &self.ready)
+    }
+
+    /// Whether it serves now.
+    pub fn is_ready(&self) -> bool {
+        (self.ready)()
     }
 
     /// Starts it without waiting for anything.
@@ -95,7 +117,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until `done`, as long as the process runs.
+    /// Waits until `done`, as long as the process runs; `what` completes "no sign that it …".
     pub fn wait_until(
         &self,
         what: &str,
@@ -169,7 +191,7 @@ impl Process {
         self.kill()
     }
 
-    /// SIGSTOP to the whole group, and waits until it stands still.
+    /// SIGSTOP to the whole group, and waits until it stands still: connections stay open, nothing answers.
     pub fn freeze(&self) -> Result<(), Error> {
         self.signal(Signal::STOP)?;
         self.wait_until("stands still", STOPPED_WITHIN, || {
@@ -177,7 +199,7 @@ impl Process {
         })
     }
 
-    /// SIGCONT.
+    /// SIGCONT: what was sent meanwhile is carried out now.
     pub fn thaw(&self) -> Result<(), Error> {
         self.signal(Signal::CONT)
     }
@@ -236,6 +258,12 @@ impl Process {
             .filter_map(|entry| Statistics::read(&entry.path()))
             .filter(|process| process.group == group)
             .collect()
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} (process {})", self.options.name, self.pid())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,23 +90,20 @@ impl Redis {
         let file = directory.write("redis.conf", &text)?;
         let mut arguments = vec![OsString::from(file)];
         arguments.extend(flags.iter().map(OsString::from));
-        let process = Process::new(ProcessOptions {
+        let options = ProcessOptions {
             name: format!("{name} on port {}", port.number()),
             program,
             arguments,
             environment: Default::default(),
             directory: directory.path().to_owned(),
             log: directory.path().join("log"),
-        });
-        let redis = Self { process, _directory: directory, port };
-        redis.launch_process()?;
-        Ok(redis)
-    }
-
-    fn launch_process(&self) -> Result<(), Error> {
-        let port = self.port();
+        };
+        let number = port.number();
         // Not yet: -LOADING while it reads its file.
-        self.process.start(|| ask(port, "PING\r\n").is_some_and(|answer| answer.starts_with("+PONG")))
+        let ready = move || ask(number, "PING\r\n").is_some_and(|answer| answer.starts_with("+PONG"));
+        let redis = Self { process: Process::new(options, ready), _directory: directory, port };
+        redis.process.start()?;
+        Ok(redis)
     }
 
     /// `redis://127.0.0.1:PORT`
@@ -118,58 +116,12 @@ impl Redis {
         self.port.number()
     }
 
-    /// Of the server as started last.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    /// SIGKILL, and waits until it is gone.
-    pub fn kill(&self) -> Result<(), Error> {
-        self.process.kill()
-    }
-
-    /// SIGTERM, and waits until it has ended.
-    pub fn stop(&self) -> Result<(), Error> {
-        self.process.stop()
-    }
-
-    /// SIGSTOP: connections stay open, nothing answers.
-    pub fn freeze(&self) -> Result<(), Error> {
-        self.process.freeze()
-    }
-
-    /// SIGCONT: what was sent meanwhile is carried out now.
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.process.thaw()
-    }
-
-    /// Starts it again with the same data and port; stops it first if it runs.
-    pub fn restart(&self) -> Result<(), Error> {
-        self.process.stop()?;
-        self.launch_process()
-    }
-
-    /// Processor time it has used since it was started.
-    pub fn cpu(&self) -> Duration {
-        self.process.cpu()
-    }
-
-    /// What it has printed.
-    pub fn log(&self) -> String {
-        self.process.log()
-    }
-
     /// Carries out one command by redis-cli; an error reply is an error.
     pub fn command(&self, arguments: &[&str]) -> Result<String, Error> {
         let port = self.port().to_string();
         let mut all = vec!["-e", "-h", "127.0.0.1", "-p", &port];
         all.extend(arguments);
         run(&client()?, &all, &[])
-    }
-
-    /// Waits until `done`, as long as the server runs; `what` completes "no sign that it …".
-    pub fn wait_until(&self, what: &str, within: Duration, done: impl FnMut() -> bool) -> Result<(), Error> {
-        self.process.wait_until(what, within, done)
     }
 
     /// One field of INFO, such as `run_id` or `master_link_status`.
@@ -179,6 +131,14 @@ impl Redis {
             .find_map(|line| line.trim_end().strip_prefix(field)?.strip_prefix(':'))
             .map(str::to_owned)
             .ok_or_else(|| Error::new(format!("INFO has no {field}")))
+    }
+}
+
+impl Deref for Redis {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 

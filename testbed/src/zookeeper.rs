@@ -1,5 +1,6 @@
 //! A ZooKeeper server of one's own, or three of them.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub struct ZooKeeperOptions {
     pub port: Option<u16>,
 }
 
-/// A running server. Sessions may be as short as 500 ms.
+/// A running server. Sessions may be as short as 500 ms; those that were due while it stood still expire when it thaws.
 #[derive(Debug)]
 pub struct ZooKeeper {
     process: Process,
@@ -43,7 +44,7 @@ impl ZooKeeper {
     pub fn start_with(options: ZooKeeperOptions) -> Result<Self, Error> {
         let port = options.port.map_or_else(Port::claim, Port::take)?;
         let server = Self::prepare(port, &options.config, None, Vec::new())?;
-        server.launch()?;
+        server.process.start()?;
         Ok(server)
     }
 
@@ -89,20 +90,17 @@ impl ZooKeeper {
         arguments.push(JARS.join(":").into());
         arguments.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".into());
         arguments.push(file.into());
-        let process = Process::new(ProcessOptions {
+        let options = ProcessOptions {
             name: format!("ZooKeeper on port {}", port.number()),
             program: java,
             arguments,
             environment: Default::default(),
             directory: directory.path().to_owned(),
             log: directory.path().join("log"),
-        });
+        };
+        let number = port.number();
+        let process = Process::new(options, move || mode(number).is_some());
         Ok(Self { process, _directory: directory, port, _peers: peers })
-    }
-
-    fn launch(&self) -> Result<(), Error> {
-        let port = self.port();
-        self.process.start(|| mode(port).is_some())
     }
 
     /// `127.0.0.1:PORT`
@@ -115,47 +113,6 @@ impl ZooKeeper {
         self.port.number()
     }
 
-    /// Of the server as started last.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    /// SIGKILL, and waits until it is gone.
-    pub fn kill(&self) -> Result<(), Error> {
-        self.process.kill()
-    }
-
-    /// SIGTERM, and waits until it has ended.
-    pub fn stop(&self) -> Result<(), Error> {
-        self.process.stop()
-    }
-
-    /// SIGSTOP: connections stay open, nothing answers.
-    pub fn freeze(&self) -> Result<(), Error> {
-        self.process.freeze()
-    }
-
-    /// SIGCONT. Sessions that were due meanwhile expire now.
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.process.thaw()
-    }
-
-    /// Starts it again with the same data and port, and waits until it serves; stops it first if it runs.
-    pub fn restart(&self) -> Result<(), Error> {
-        self.process.stop()?;
-        self.launch()
-    }
-
-    /// Processor time it has used since it was started.
-    pub fn cpu(&self) -> Duration {
-        self.process.cpu()
-    }
-
-    /// What it has printed.
-    pub fn log(&self) -> String {
-        self.process.log()
-    }
-
     /// One of ZooKeeper's four-letter commands, such as `srvr` or `cons`.
     pub fn command(&self, word: &str) -> Result<String, Error> {
         ask(self.port(), word)
@@ -165,6 +122,14 @@ impl ZooKeeper {
     /// Whether it leads its ensemble now.
     pub fn is_leader(&self) -> bool {
         mode(self.port()).is_some_and(|mode| mode == "leader")
+    }
+}
+
+impl Deref for ZooKeeper {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 
@@ -196,10 +161,10 @@ impl ZooKeeperEnsemble {
             .map(|(id, peers)| ZooKeeper::prepare(Port::claim()?, &config, Some(id), peers))
             .collect::<Result<Vec<_>, _>>()?;
         for server in &servers {
-            server.process.spawn()?;
+            server.spawn()?;
         }
         for server in &servers {
-            server.process.wait_until("serves", LEADER_WITHIN, || mode(server.port()).is_some())?;
+            server.wait_until_ready()?;
         }
         Ok(Self { servers })
     }

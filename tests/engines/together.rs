@@ -127,7 +127,7 @@ fn the_dead_are_replaced() {
 
     // A worker is killed: the other takes over its log.
     let first = wait_for("a drain", drainer, Option::is_some).expect("one of them");
-    deployment.workers()[first].process().kill().expect("killed");
+    deployment.workers()[first].kill().expect("killed");
     let (pass_of_ann, order_of_ann) = buy(a, "ann");
     wait_for_status(a, &order_of_ann, &pass_of_ann, "unpaid");
     wait_for("a drain by the other one", drainer, |drainer| *drainer == Some(1 - first));
@@ -136,7 +136,7 @@ fn the_dead_are_replaced() {
 
     // A gateway is killed: the other sells on; what was promised is drained without it.
     let (pass_of_bea, order_of_bea) = buy(a, "bea");
-    a.process().kill().expect("killed");
+    a.kill().expect("killed");
     wait_for_status(b, &order_of_bea, &pass_of_bea, "unpaid");
     buy(b, "cid");
     a.start().expect("back on the same log");

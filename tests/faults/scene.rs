@@ -236,7 +236,7 @@ impl Scene {
 
     /// Gateways whose process lives.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = &Instance> {
-        self.deployment.gateways().iter().filter(|gateway| gateway.process().is_running())
+        self.deployment.gateways().iter().filter(|gateway| gateway.is_running())
     }
 
     /// Waits for a condition; a scene that never gets there is a broken one.
@@ -293,7 +293,7 @@ impl Scene {
     fn last_words(&self) -> String {
         let mut text = format!("crowd: {}\n", self.crowd.summary());
         for instance in self.deployment.instances() {
-            let log = instance.process().log();
+            let log = instance.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(40)..].join("\n  | ");
             text.push_str(&format!("{} {}\n  | {tail}\n", instance.admin_port(), instance.readiness()));

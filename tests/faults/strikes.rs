@@ -145,13 +145,13 @@ pub(crate) fn mariadb_frozen(scene: &Scene) {
 
 /// The other one takes its logs over.
 pub(crate) fn worker_killed(scene: &Scene) {
-    scene.deployment.workers()[0].process().kill().unwrap();
+    scene.deployment.workers()[0].kill().unwrap();
     scene.until_sold(100);
 }
 
 pub(crate) fn workers_killed_in_turn(scene: &Scene) {
     for worker in scene.deployment.workers().iter().cycle().take(6) {
-        worker.process().kill().unwrap();
+        worker.kill().unwrap();
         scene.until_sold(50);
         worker.start().unwrap();
     }
@@ -159,7 +159,7 @@ pub(crate) fn workers_killed_in_turn(scene: &Scene) {
 
 pub(crate) fn gateway_killed_and_back(scene: &Scene) {
     for gateway in scene.deployment.gateways() {
-        gateway.process().kill().unwrap();
+        gateway.kill().unwrap();
         scene.until_sold(50);
         gateway.start().unwrap();
     }
@@ -167,15 +167,15 @@ pub(crate) fn gateway_killed_and_back(scene: &Scene) {
 
 pub(crate) fn gateway_frozen_beyond_its_lease(scene: &Scene) {
     let gateway = &scene.deployment.gateways()[0];
-    gateway.process().freeze().unwrap();
+    gateway.freeze().unwrap();
     thread::sleep(LONG * 2);
-    gateway.process().thaw().unwrap();
+    gateway.thaw().unwrap();
 }
 
 /// By its own clock the sale has not begun. The ledger's counts.
 pub(crate) fn gateways_clock_is_slow(scene: &Scene) {
     let gateway = &scene.deployment.gateways()[0];
-    gateway.process().stop().unwrap();
+    gateway.stop().unwrap();
     gateway.set_clock_wrong_by(-300).unwrap();
     gateway.start().unwrap();
     scene.until_sold(100);
@@ -183,13 +183,13 @@ pub(crate) fn gateways_clock_is_slow(scene: &Scene) {
 
 /// It holds reservations that others have to finish.
 pub(crate) fn gateway_killed_for_good(scene: &Scene) {
-    scene.deployment.gateways()[0].process().kill().unwrap();
+    scene.deployment.gateways()[0].kill().unwrap();
     scene.until_sold(50);
 }
 
 pub(crate) fn gateway_killed_for_good_and_its_disk_deleted(scene: &Scene) {
     let gateway = &scene.deployment.gateways()[0];
-    gateway.process().kill().unwrap();
+    gateway.kill().unwrap();
     std::fs::remove_dir_all(gateway.log_directory().unwrap()).unwrap();
     scene.until_sold(50);
 }
@@ -197,10 +197,10 @@ pub(crate) fn gateway_killed_for_good_and_its_disk_deleted(scene: &Scene) {
 /// Redis has forgotten everything while a log is out of reach: nobody sells until the operator says to do without it.
 pub(crate) fn flushed_with_a_log_out_of_reach(scene: &Scene) {
     let gateway = &scene.deployment.gateways()[0];
-    gateway.process().kill().unwrap();
+    gateway.kill().unwrap();
     // Workers that are attached would read on in the deleted files.
     for worker in scene.deployment.workers() {
-        worker.process().kill().unwrap();
+        worker.kill().unwrap();
     }
     std::fs::remove_dir_all(gateway.log_directory().unwrap()).unwrap();
     redis_flushed(scene);
@@ -240,7 +240,7 @@ pub(crate) fn restocked_and_rebuilt(scene: &Scene) {
 
 pub(crate) fn everything_killed(scene: &Scene) {
     for instance in scene.deployment.instances() {
-        instance.process().kill().unwrap();
+        instance.kill().unwrap();
     }
     scene.redis().kill().unwrap();
     scene.maria.kill().unwrap();
