@@ -29,7 +29,7 @@ fn files_below(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    for folder in CRATES.iter().chain(&["src", "tests", "testbed"]) {
+    for folder in CRATES.iter().chain(&["src", "tests", "benches", "testbed"]) {
         files_below(&root().join(folder), "rs", &mut found);
     }
     assert!(found.len() > 20, "the walk found only {} files", found.len());

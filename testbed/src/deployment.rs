@@ -242,6 +242,11 @@ impl Deployment {
         Ok(file)
     }
 
+    /// The file that holds the key of the passes.
+    pub fn pass_secret_file(&self) -> PathBuf {
+        self.directory.path().join("pass.secret")
+    }
+
     /// A file for a shell to read, after which commands speak with the first gateway.
     pub fn environment_file(&self) -> Result<PathBuf, Error> {
         let gateway = self.gateways.first().ok_or_else(|| Error::new("no gateway"))?;
