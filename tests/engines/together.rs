@@ -102,13 +102,18 @@ fn an_audit_of_a_shop_that_sells_does_not_cry_wolf() {
                     return;
                 }
                 let (_, pass, _) = pass(a, "shop", &format!("user-{n}"));
-                assert_eq!(press(a, "shop", &pass).status, 202);
+                // A machine that is busy may refuse one.
+                let _ = press(a, "shop", &pass);
                 std::thread::sleep(Duration::from_millis(15));
             }
         });
-        let audits: Vec<_> = (0..15).map(|_| deployment.must(&["audit"])).collect();
+        let audits: Vec<_> = (0..15).map(|_| deployment.floodgate(&["audit"])).collect();
         is_over.store(true, Ordering::Relaxed);
-        audits.into_iter().for_each(|audit| _ = audit.expect("nothing is broken"));
+        for audit in audits {
+            let audit = audit.expect("the binary starts");
+            let said = String::from_utf8_lossy(&audit.stdout);
+            assert!(!String::from_utf8_lossy(&audit.stderr).contains("do not add up"), "{said}");
+        }
     });
 }
 

@@ -263,7 +263,7 @@ fn calls_of(server: &Redis, command: &str) -> u64 {
 #[tokio::test]
 async fn a_server_that_is_told_to_evict_is_given_up_until_it_is_told_otherwise() {
     let server = redis(AppendFsync::Off);
-    let sale = Sale::open(&connect(&server.url()).await, 5).await;
+    let sale = Sale::open(&connect_patiently(&server.url()).await, 5).await;
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).unwrap();
     let refused = async || match sale.reserve([1]).await {
         Err(LedgerError::Unavailable(why)) if why.contains("noeviction") => Some(()),
