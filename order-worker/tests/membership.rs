@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::membership::operator::{AtRisk, begin_rebuild, forget_instance, status};
-use stock::ledger::ReserveOutcome;
+use stock::ledger::{ReserveOutcome, Settlement};
 use stock::{Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use world::World;
 use world::process::Process;
+use world::{World, order_id};
 
 /// Long enough for a rebuild that does not wait; a machine that is slower only makes these tests weaker.
 const HASTE: Duration = Duration::from_millis(600);
@@ -139,4 +139,28 @@ async fn an_instance_that_was_left_out_comes_back_and_nothing_is_lost_or_oversol
     back.stop(second).await;
     stays.stop(first).await;
     relay.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_ahead_of_a_database_that_was_put_back_is_rebuilt_from_the_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 10, 10).await;
+    let process = Process::start_closed(world, directory.path());
+    let mut member = process.member(true);
+    assert_eq!(member.start().await.unwrap(), 1);
+    // The ledger has lived on since the state that the database is in now, and holds an order whose row is lost.
+    let World { stock, database, .. } = &process.world;
+    let row = database.sale(&sale).await.unwrap().unwrap();
+    stock.install(&row.ledger_version(), 3).await.unwrap();
+    let lost = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 2 };
+    stock.confirm(&sale, &[lost]).await.unwrap();
+    stock.open(&sale, 3).await.unwrap();
+    let (shutdown, down) = watch::channel(false);
+    let running = tokio::spawn(async move { member.run(down).await });
+    timeout(PATIENCE, opened(&process, &sale, 4)).await.unwrap();
+    assert_eq!(process.world.units(&sale).await, (10, 0, 0), "the rows say what was sold");
+    shutdown.send_replace(true);
+    running.await.unwrap();
+    process.end().await;
 }

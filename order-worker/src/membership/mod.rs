@@ -26,6 +26,8 @@
 //!   anew; should it hold promises that an open ledger was built without, it begins a new epoch.
 //! - *The row is read after the state was seen* where "never opened" is believed: then it was so when that state was made, and an
 //!   older one can no longer be opened.
+//! - *Never ahead of the database.* A life begins there first. A ledger that has had more lives than the database knows of tells that
+//!   the database was put back to an older state: it is rebuilt from the rows that are left.
 //! - A sale that was never opened holds no promise: it is opened at once, empty. An operator's pause is in the sale's version,
 //!   which an install carries: no rebuild lifts it.
 //!
@@ -105,6 +107,8 @@ pub struct Member {
     outliving: bool,
     metrics: MembershipMetrics,
     view: View,
+    /// A life that the ledger had when the database had not begun it: not to be believed, nor any before it.
+    behind: u64,
     /// The registry lacks our log: the round has to join again. Written by the lease's loop, cleared by the round; it guards
     /// nothing else, so relaxed.
     forgotten: Arc<AtomicBool>,
@@ -116,7 +120,7 @@ impl Member {
     pub fn new(parts: MemberParts) -> Self {
         let MemberParts { database, stock, own, logs, outliving, metrics } = parts;
         let view = View::of(0, false);
-        Self { database, stock, own, logs, outliving, metrics, view, forgotten: Arc::default() }
+        Self { database, stock, own, logs, outliving, metrics, view, behind: 0, forgotten: Arc::default() }
     }
 
     /// Registers the own log and takes part until the ledger is open for every sale; answers with its epoch. Before anything

@@ -91,6 +91,11 @@ impl Member {
         // The epoch before everything else: nothing of an older one begins here any more.
         let epoch = match self.database.epoch().await? {
             0 => self.begin_after(0).await?,
+            // A step a round, and none of the lives that the ledger has had is believed on the way.
+            epoch if epoch <= self.behind => {
+                self.begin_after(epoch).await?;
+                return Ok(Standing::Again);
+            }
             epoch => epoch,
         };
         self.look_at(epoch, false);
@@ -171,8 +176,11 @@ impl Member {
         let (sale, epoch) = (&row.definition.id, self.view.epoch);
         match self.stock.snapshot(sale).await {
             Ok(snapshot) if snapshot.epoch > epoch => {
-                // A newer life, of which the next round reads. Or the database was put back to an older state: then it catches up.
+                // A newer life, of which the next round reads. Or the database was put back to an older state: what the ledger
+                // holds is not what the rows say, and a life that neither has had begins.
                 if self.database.epoch().await? == epoch {
+                    tracing::warn!(%sale, epoch, ledger = snapshot.epoch, "the stock ledger is ahead of the database, which was put back: it is rebuilt from the rows");
+                    self.behind = snapshot.epoch;
                     self.begin_after(epoch).await?;
                 }
                 Ok(Place::Again)
