@@ -60,7 +60,8 @@ fn two_gateways_and_two_workers_are_one_shop() {
             |answer| answer.status == 410 && answer.body.contains("sold-out"),
         );
     }
-    deployment.must(&["sales", "restock", "shop", "1", "--restock-id", "more"]).expect("restocked");
+    let restock = || deployment.must(&["sales", "restock", "shop", "1", "--restock-id", "more"]);
+    wait_for("restock", restock, Result::is_ok).expect("restocked");
     for gateway in [a, b] {
         wait_for("a lifted flag", || ask(gateway), |answer| answer.status == 201);
     }
