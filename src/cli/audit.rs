@@ -138,7 +138,7 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
         match &counted {
             Some(counted) => {
                 rows.broken.extend(counted.findings.iter().cloned());
-                if !counted.open && !row.settled {
+                if !counted.open && row.was_opened() && !row.settled {
                     closed.push(row.definition.id.to_string());
                 }
             }
