@@ -15,7 +15,7 @@ const VERSIONS: &[&str] = &[include_str!("schema/0001.sql")];
 const SCHEMA_VERSION: u32 = VERSIONS.len() as u32;
 
 /// Of which only one at a time changes a database's tables. The name is the server's, hence the database in it.
-const LOCK: &str = "CONCAT('floodgate-', MD5(DATABASE()))";
+const LOCK: &str = "CONCAT('floodgate-', LEFT(SHA2(DATABASE(), 256), 32))";
 /// How long another migration is waited for.
 const LOCK_S: u32 = 60;
 
