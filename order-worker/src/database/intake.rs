@@ -37,6 +37,9 @@ pub enum Outcome {
     Rejected(RejectReason),
 }
 
+/// ISO 4217's code for "no currency": of orders whose sale the database has not.
+pub(super) const NO_CURRENCY: &str = "XXX";
+
 /// Why the database would not take a promised order. Written to the row as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {

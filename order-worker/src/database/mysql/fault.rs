@@ -106,13 +106,18 @@ impl Fault {
         }
     }
 
+    /// Whether the server has looked at what was to be written, and would not have it so.
+    pub(super) fn is_of_the_data(&self) -> bool {
+        match self {
+            Self::Duplicate(_) => true,
+            Self::Final(error) => !error.is_retryable(),
+            Self::Again(_) | Self::Lost(_) => false,
+        }
+    }
+
     /// Whether the connection may serve the next caller, once rolled back.
     pub(super) fn spares_the_connection(&self) -> bool {
-        match self {
-            Self::Again(_) | Self::Duplicate(_) => true,
-            Self::Final(error) => !error.is_retryable(),
-            Self::Lost(_) => false,
-        }
+        matches!(self, Self::Again(_)) || self.is_of_the_data()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Promised orders become rows of `floodgate_orders`.
 //!
-//! Two round trips a batch: lock and read; write and commit. A third and fourth only when some of the orders have rows already.
+//! One round trip a batch where nothing is in the way ([`quick`]). Else two more: lock and read; write and commit. And two more when some of the orders
+//! have rows already.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
@@ -9,13 +10,12 @@ use std::sync::Arc;
 use stock::{OrderId, Reservation, SaleId, Timestamp, UserId};
 
 use super::fault::Fault;
+use super::quick::{self, Known};
 use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Answers, Text, TextOrNull, get, ids, list, parsed};
 use super::{MysqlDatabase, sales};
+use crate::database::intake::NO_CURRENCY;
 use crate::database::{DatabaseError, OrderStatus, Outcome, RejectReason, SaleRow, Settled};
-
-/// ISO 4217's code for "no currency": of orders whose sale the database has not.
-const NO_CURRENCY: &str = "XXX";
 
 impl MysqlDatabase {
     pub(in crate::database) async fn settle(
@@ -25,7 +25,8 @@ impl MysqlDatabase {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let settled = self.write(async move |session| settle(session, &batch, None).await).await?;
+        let known = self.known.clone();
+        let settled = self.write(async move |session| settle(session, &batch, &known).await).await?;
         if settled.iter().any(|settled| matches!(settled.outcome, Outcome::Rejected(_))) {
             self.release_written.notify_one();
         }
@@ -38,7 +39,8 @@ impl MysqlDatabase {
         reason: RejectReason,
     ) -> Result<Settled, DatabaseError> {
         let bare = [Reservation { metadata: None, ..reservation }];
-        let mut settled = self.write(async move |session| settle(session, &bare, Some(reason)).await).await?;
+        let mut settled =
+            self.write(async move |session| look_first(session, &bare, Some(reason)).await).await?;
         self.release_written.notify_one();
         settled.pop().ok_or_else(|| DatabaseError::Broken("a rejected order has no answer".into()))
     }
@@ -88,7 +90,24 @@ struct Plan<'b> {
     taken: HashMap<(&'b SaleId, &'b UserId), u64>,
 }
 
-async fn settle(
+async fn settle(session: &mut Session, batch: &[Reservation], known: &Known) -> Result<Vec<Settled>, Fault> {
+    known.learn(session, batch).await?;
+    if let Some(statements) = quick::statements(batch, known) {
+        match session.at_once(statements).await {
+            Ok(()) => return Ok(quick::settled(batch)),
+            Err(fault) if fault.is_of_the_data() => {
+                // If it was for the terms, they are another sale's by now.
+                known.forget(batch);
+                // Never the fault itself: what the packet failed by says nothing of the orders.
+                session.roll_back().await?;
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    look_first(session, batch, None).await
+}
+
+async fn look_first(
     session: &mut Session,
     batch: &[Reservation],
     reject: Option<RejectReason>,

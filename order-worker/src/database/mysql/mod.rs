@@ -1,7 +1,7 @@
 //! The orders database in MySQL or MariaDB, through mysql_async.
 //!
-//! Every change of a sale begins by locking its row (`SELECT … FOR UPDATE`; several in the order of their ids), everything that is read
-//! to decide is read behind that lock, and the writes travel together with COMMIT in one packet. Order ids are told from duplicates by the primary
+//! Whatever changes a sale locks its row (several in the order of their ids), everything that is read to decide is read behind that lock, and the
+//! writes travel together with COMMIT in one packet. Order ids are told from duplicates by the primary
 //! key alone: a batch is inserted as if it were new; only if the server says 1062 are the rows looked up. So nothing depends on `INSERT
 //! IGNORE`, which hides other errors, nor on `RETURNING`, which MySQL has not.
 
@@ -11,12 +11,15 @@ mod intake;
 mod life;
 mod outbox;
 mod pool;
+mod quick;
 mod registry;
 mod sales;
 mod schema;
 mod session;
 mod shares;
 mod sql;
+
+use std::sync::Arc;
 
 use stock::Now;
 use tokio::sync::Notify;
@@ -27,12 +30,14 @@ pub(super) use schema::{check, migrate};
 use super::DatabaseError;
 use fault::Fault;
 use pool::Pool;
+use quick::Known;
 use session::{Purpose, Server, Session};
 
 /// The adapter; see [`super::Database`] for what each method promises.
 pub struct MysqlDatabase {
     pool: Pool,
     release_written: Notify,
+    known: Arc<Known>,
 }
 
 impl MysqlDatabase {
@@ -40,7 +45,7 @@ impl MysqlDatabase {
     pub(super) async fn open(url: &str, clock: Option<Now>) -> Result<Self, DatabaseError> {
         let server = Server::new(url, clock)?;
         schema::verify(&server).await?;
-        Ok(Self { pool: Pool::start(&server)?, release_written: Notify::new() })
+        Ok(Self { pool: Pool::start(&server)?, release_written: Notify::new(), known: Arc::default() })
     }
 
     pub(super) async fn release_written(&self) {

@@ -262,6 +262,6 @@ pub(super) fn sale_row(mut row: Row) -> Result<SaleRow, Fault> {
     })
 }
 
-fn broken(error: serde_json::Error) -> DatabaseError {
+pub(super) fn broken(error: serde_json::Error) -> DatabaseError {
     DatabaseError::Broken(format!("a sale's definition: {error}"))
 }

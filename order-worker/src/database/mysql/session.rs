@@ -55,8 +55,8 @@ impl Purpose {
 
     /// Strict, so that what does not fit is an error and never cut off.
     ///
-    /// Only sums are long enough to be ended by the server itself, a second before we give up: MariaDB arms a timer for each statement
-    /// then, which costs more than a short one does. What else we give up ends soon, for no lock is waited for longer than 3 s.
+    /// Sums are ended by the server itself, a second before we give up, so that none goes on for nobody. What else we give up ends soon
+    /// by itself, for no lock is waited for longer than 3 s.
     fn settings(self) -> String {
         let (isolation, access) = match self {
             Self::Write | Self::Migrate => ("READ COMMITTED", "READ WRITE"),
@@ -179,6 +179,21 @@ impl Session {
         Ok(())
     }
 
+    /// A whole transaction in one packet, which MUST be harmless to repeat: without an answer nobody knows whether it happened, and a
+    /// connection that died while it was idle is not told from one that died of it.
+    pub(super) async fn at_once(&mut self, statements: String) -> Result<(), Fault> {
+        self.transact(&(statements + "COMMIT;")).await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// Undoes what the transaction has done, and ends it.
+    pub(super) async fn roll_back(&mut self) -> Result<(), Fault> {
+        self.ask("ROLLBACK;").await?;
+        self.is_open = false;
+        Ok(())
+    }
+
     /// Ends a transaction that found everything as it should be, written by somebody else. InnoDB shows a row as soon as its transaction
     /// is committed in memory, before that is on disk: only a flush of our own makes durable what we answer for. A transaction that
     /// wrote nothing flushes nothing, hence the marker.
@@ -254,3 +269,34 @@ pub(super) fn in_parts<T>(items: &[T], mut select: impl FnMut(&[T]) -> String) -
 
 /// MariaDB turns a list of 1,000 into a temporary table.
 const IN_LIST_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+    use testbed::MariaDb;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sum_is_ended_by_the_server_before_we_give_up() {
+        let server = MariaDb::start().unwrap();
+        let url = server.url("sums").unwrap();
+        let mut session = Server::new(&url, None).unwrap().connect(Purpose::Sums).await.unwrap();
+        let mut allowed = session.ask("SELECT CAST(@@max_statement_time AS UNSIGNED);").await.unwrap();
+        let allowed = Duration::from_secs(allowed.value().unwrap());
+        assert!(!allowed.is_zero() && allowed < Purpose::Sums.attempt_max(), "{allowed:?}");
+
+        session.ask("SET SESSION max_statement_time = 0.05;").await.unwrap();
+        let ended = session
+            .transact("SELECT COUNT(*) FROM seq_1_to_1000000000000 WHERE seq % 7 = 9;")
+            .await
+            .map(|_| ());
+        assert!(
+            matches!(&ended, Err(Fault::Final(error @ DatabaseError::Unavailable(_))) if error.to_string().contains("1969")),
+            "{ended:?}"
+        );
+        assert!(!server.sql("", "SHOW PROCESSLIST").unwrap().contains("seq_1_to"), "it goes on");
+        session.close().await;
+    }
+}

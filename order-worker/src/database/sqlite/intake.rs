@@ -7,10 +7,8 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use stock::{Reservation, SaleId, Timestamp};
 
 use super::{DatabaseError, SqliteDatabase, parsed, sales};
+use crate::database::intake::NO_CURRENCY;
 use crate::database::{OrderStatus, Outcome, RejectReason, SaleRow, Settled};
-
-/// ISO 4217's code for "no currency": of orders whose sale the database has not.
-const NO_CURRENCY: &str = "XXX";
 
 impl SqliteDatabase {
     pub(in crate::database) async fn settle(
