@@ -1,99 +1,197 @@
-//! Rows a second into MariaDB, settled by the adapter, against the same rows inserted barely: `cargo bench -p order-worker --features mysql --bench mysql`.
+//! Rows a second into MariaDB, by the adapter and by the whole drain, against the same rows inserted barely:
+//! `cargo bench -p order-worker --features mysql --bench mysql [-- settle|drain|paced]`.
 //!
-//! The bare loop is what nobody could do without and still sell: one conditional stock update, one multi-row INSERT into the same table, COMMIT; no
-//! duplicates told, no limit counted, no order rejected. Both take turns on one server, so that ratios travel; absolutes do not.
+//! Bare is one multi-row INSERT a batch into the same table, committed by itself: nothing counted, nothing locked, nothing told apart. Beside it, for
+//! what more writers cost, the least that still sells: a conditional update of the sale's `sold` before the INSERT, and COMMIT. All take
+//! turns on one server, each on an empty table, and the ratio is of the medians: ratios travel, absolutes do not.
 #![allow(clippy::unwrap_used, reason = "in a bench a panic is the report")]
+
+mod crowd;
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crowd::{NO_LIMIT, START_MS, definition, reservation, sale};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use order_worker::Database;
-use stock::{OrderId, Reservation, SaleDefinition, SaleId, Timestamp};
+use stock::{Reservation, SaleId, Timestamp};
 use testbed::MariaDb;
 
-const START_MS: u64 = 1_794_398_400_000;
-/// One turn; each of both takes [`TURNS`] of them.
-const TURN: Duration = Duration::from_millis(1_000);
-const TURNS: u32 = 3;
+/// One turn; each contestant takes [`TURNS`] of them.
+const TURN: Duration = Duration::from_millis(600);
+const TURNS: usize = 5;
+/// Orders that wait when a drain without limit begins.
+const WAITING: u64 = 60_000;
+/// How long a drain under a limit is looked at.
+const PACED: Duration = Duration::from_secs(12);
 
 fn main() {
+    let asked = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
+    let is_asked = |part: &str| asked.as_deref().is_none_or(|asked| asked == part);
     let server =
         MariaDb::start_with(&["--innodb-buffer-pool-size=512M", "--innodb-log-file-size=512M"]).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    println!("MariaDB, innodb_flush_log_at_trx_commit = 1; {TURNS} turns of {TURN:?} each");
-    println!(
-        "CPU: microseconds a row, the client's and the server's; a busy machine changes them less than the rates"
-    );
-    println!(
-        "{:>8} {:>7} {:>13} {:>13} {:>7} {:>14} {:>14}",
-        "writers", "batch", "bare rows/s", "rows/s", "ratio", "bare CPU", "CPU"
-    );
+    println!("MariaDB, innodb_flush_log_at_trx_commit = 1; medians of {TURNS} turns");
     runtime.block_on(async {
-        for writers in [1, 4] {
-            for batch in [1, 100, 256, 500] {
-                // An empty table each: both would slow down as it grows.
-                let (mut bare, mut settled) = (Measured::default(), Measured::default());
-                for turn in 0..TURNS {
-                    let name = format!("orders_{writers}_{batch}_{turn}");
-                    bare.add(measure(&server, &name, writers, batch, false).await);
-                    settled.add(measure(&server, &name, writers, batch, true).await);
-                }
-                let ratio = settled.rate() / bare.rate();
-                println!(
-                    "{writers:>8} {batch:>7} {:>13.0} {:>13.0} {ratio:>7.2} {:>14} {:>14}",
-                    bare.rate(),
-                    settled.rate(),
-                    bare.cpu(),
-                    settled.cpu(),
-                );
-            }
+        if is_asked("settle") {
+            settle(&server).await;
+        }
+        if is_asked("drain") {
+            drain(&server).await;
+        }
+        if is_asked("paced") {
+            paced(&server).await;
         }
     });
 }
 
-#[derive(Default)]
-struct Measured {
+/// Who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Bare,
+    /// With the stock taken.
+    Least,
+    Adapter,
+}
+
+async fn settle(server: &MariaDb) {
+    println!("\nsettle; CPU: microseconds a row, the client's + the server's");
+    println!(
+        "{:>8} {:>6} {:>11} {:>11} {:>11} {:>8} {:>8} {:>13} {:>13} {:>13}",
+        "writers",
+        "batch",
+        "bare/s",
+        "least/s",
+        "rows/s",
+        "to bare",
+        "to least",
+        "bare CPU",
+        "least CPU",
+        "CPU"
+    );
+    for writers in [1, 4] {
+        for batch in [1, 100, 256, 500] {
+            let contestants = [By::Bare, By::Least, By::Adapter];
+            let mut turns = [vec![], vec![], vec![]];
+            for _ in 0..TURNS {
+                for (turns, by) in turns.iter_mut().zip(contestants) {
+                    turns.push(turn(server, writers, batch, by).await);
+                }
+            }
+            let rates = turns.each_ref().map(|turns| median(turns.iter().map(Turn::rate)));
+            let [bare, least, adapter] = rates;
+            let [bare_cpu, least_cpu, cpu] = turns.each_ref().map(|turns| {
+                let of = |cpu: fn(&Turn) -> Duration| {
+                    median(turns.iter().map(|turn| cpu(turn).as_secs_f64() * 1e6 / turn.rows as f64))
+                };
+                format!("{:.1} + {:.1}", of(|turn| turn.client), of(|turn| turn.server))
+            });
+            println!(
+                "{writers:>8} {batch:>6} {bare:>11.0} {least:>11.0} {adapter:>11.0} {:>8.2} {:>8.2} {bare_cpu:>13} {least_cpu:>13} {cpu:>13}",
+                adapter / bare,
+                adapter / least,
+            );
+        }
+    }
+}
+
+async fn drain(server: &MariaDb) {
+    println!(
+        "\ndrain without limit (disk log → settle → offset → ledger), {WAITING} orders waiting, one log"
+    );
+    println!("{:>6} {:>11} {:>11} {:>8}", "batch", "bare/s", "orders/s", "to bare");
+    for batch in [256, 500] {
+        let (mut bare, mut drained) = (vec![], vec![]);
+        for _ in 0..TURNS {
+            bare.push(turn(server, 1, batch, By::Bare).await.rate());
+            let orders = Orders::new(server).await;
+            let all = Duration::from_secs(20);
+            let size = u32::try_from(batch).unwrap();
+            drained.push(crowd::drain(orders.database.clone(), NO_LIMIT, size, WAITING, all).await.rate);
+        }
+        let (bare, drained) = (median(bare), median(drained));
+        println!("{batch:>6} {bare:>11.0} {drained:>11.0} {:>8.2}", drained / bare);
+    }
+}
+
+/// In any second at most the limit and what is under way, which the pace holds to a tenth of it.
+async fn paced(server: &MariaDb) {
+    println!("\ndrain under a limit, {PACED:?} from the start, the warm-up in it");
+    println!(
+        "{:>8} {:>11} {:>9} {:>20} {:>16}",
+        "limit", "orders/s", "off", "most in one second", "limit + a tenth"
+    );
+    for limit in [2_000, 5_000] {
+        let orders = Orders::new(server).await;
+        let waiting = u64::from(limit) * (PACED.as_secs() + 2);
+        let drained = crowd::drain(orders.database.clone(), limit, 256, waiting, PACED).await;
+        println!(
+            "{limit:>8} {:>11.0} {:>8.2}% {:>20} {:>16}",
+            drained.rate,
+            (drained.rate / f64::from(limit) - 1.0) * 100.0,
+            drained.most_in_a_second,
+            limit + limit / 10,
+        );
+    }
+}
+
+fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// An empty database with the sale published; gone when dropped.
+struct Orders<'s> {
+    server: &'s MariaDb,
+    name: String,
+    url: String,
+    database: Database,
+}
+
+impl<'s> Orders<'s> {
+    async fn new(server: &'s MariaDb) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("orders_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let url = server.url(&name).unwrap();
+        Database::migrate_mysql(&url).await.unwrap();
+        let database = Database::open_mysql(&url).await.unwrap();
+        database.publish(&definition()).await.unwrap();
+        Self { server, name, url, database }
+    }
+}
+
+impl Drop for Orders<'_> {
+    fn drop(&mut self) {
+        self.server.sql("", &format!("DROP DATABASE {}", self.name)).unwrap();
+    }
+}
+
+struct Turn {
     rows: u64,
     took: Duration,
     client: Duration,
     server: Duration,
 }
 
-impl Measured {
-    fn add(&mut self, turn: Self) {
-        self.rows += turn.rows;
-        self.took += turn.took;
-        self.client += turn.client;
-        self.server += turn.server;
-    }
-
+impl Turn {
     fn rate(&self) -> f64 {
         self.rows as f64 / self.took.as_secs_f64()
     }
-
-    fn cpu(&self) -> String {
-        let a_row = |cpu: Duration| cpu.as_secs_f64() * 1e6 / self.rows as f64;
-        format!("{:.1} + {:.1}", a_row(self.client), a_row(self.server))
-    }
 }
 
-/// One turn on an empty table: both would slow down as it grows.
-async fn measure(server: &MariaDb, name: &str, writers: u64, batch: u64, settle: bool) -> Measured {
-    let url = server.url(name).unwrap();
-    Database::migrate_mysql(&url).await.unwrap();
-    let database = Database::open_mysql(&url).await.unwrap();
-    database.publish(&definition()).await.unwrap();
+async fn turn(server: &MariaDb, writers: u64, batch: u64, by: By) -> Turn {
+    let orders = Orders::new(server).await;
+    let (database, sale) = (&orders.database, sale());
     // Connections are there before it is timed.
-    for n in 0..writers {
-        database.settle(vec![reservation(u64::MAX - n)]).await.unwrap();
-    }
+    let warm_up = |n: u64| database.settle(vec![reservation(&sale, u64::MAX - n)]);
+    let _ = tokio::join!(warm_up(0), warm_up(1), warm_up(2), warm_up(3));
     let mut connections = Vec::new();
     for _ in 0..writers {
-        connections.push(connect(&url).await);
+        connections.push(connect(&orders.url).await);
     }
     let next = AtomicU64::new(0);
     let (client, on_server) = (own_cpu(), server.cpu());
@@ -101,11 +199,11 @@ async fn measure(server: &MariaDb, name: &str, writers: u64, batch: u64, settle:
     let write = async |mut connection: Conn| {
         while begun.elapsed() < TURN {
             let first = next.fetch_add(batch, Ordering::Relaxed);
-            let orders: Arc<[Reservation]> = (first..first + batch).map(reservation).collect();
-            if settle {
-                database.settle(orders).await.unwrap();
-            } else {
-                insert(&mut connection, &orders).await;
+            let batch: Arc<[Reservation]> = (first..first + batch).map(|n| reservation(&sale, n)).collect();
+            match by {
+                By::Adapter => _ = database.settle(batch).await.unwrap(),
+                By::Bare => connection.query_drop(insert(&batch)).await.unwrap(),
+                By::Least => take_and_insert(&mut connection, &batch, &sale).await,
             }
         }
     };
@@ -118,8 +216,7 @@ async fn measure(server: &MariaDb, name: &str, writers: u64, batch: u64, settle:
     }
     let took = begun.elapsed();
     let (client, on_server) = (own_cpu() - client, server.cpu() - on_server);
-    server.sql("", &format!("DROP DATABASE {name}")).unwrap();
-    Measured { rows: next.into_inner(), took, client, server: on_server }
+    Turn { rows: next.into_inner(), took, client, server: on_server }
 }
 
 /// Processor time of this process, to 10 ms.
@@ -137,68 +234,34 @@ async fn connect(url: &str) -> Conn {
     connection
 }
 
-/// Four round trips, as anyone would write it.
-async fn insert(connection: &mut Conn, orders: &[Reservation]) {
+fn insert(orders: &[Reservation]) -> String {
     let now = Timestamp(START_MS).to_string();
-    let mut rows = String::new();
-    for order in orders {
-        let comma = if rows.is_empty() { "" } else { "," };
+    let mut insert = String::from(
+        "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason,
+                                       metadata, created_at, updated_at, pay_by, version)
+         VALUES ",
+    );
+    for (index, order) in orders.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
         write!(
-            rows,
+            insert,
             "{comma}('{}','{}','{}',{},{},206640,'CNY','unpaid',NULL,NULL,'{now}','{now}','{now}',1)",
             order.order_id, order.sale, order.user, order.quantity, order.quantity
         )
         .unwrap();
     }
+    insert
+}
+
+/// Four round trips, as anyone would write it.
+async fn take_and_insert(connection: &mut Conn, orders: &[Reservation], sale: &SaleId) {
     let units = orders.len();
     connection.query_drop("START TRANSACTION").await.unwrap();
     let stock = format!(
-        "UPDATE floodgate_sales SET sold = sold + {units} WHERE sale_id = 'bench' AND sold + {units} <= total"
+        "UPDATE floodgate_sales SET sold = sold + {units} WHERE sale_id = '{sale}' AND sold + {units} <= total"
     );
     connection.query_drop(stock).await.unwrap();
     assert_eq!(connection.affected_rows(), 1);
-    let insert = format!(
-        "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason,
-                                       metadata, created_at, updated_at, pay_by, version)
-         VALUES {rows}"
-    );
-    connection.query_drop(insert).await.unwrap();
+    connection.query_drop(insert(orders)).await.unwrap();
     connection.query_drop("COMMIT").await.unwrap();
-}
-
-fn definition() -> SaleDefinition {
-    SaleDefinition {
-        id: sale(),
-        item_id: String::new(),
-        title: String::new(),
-        description: String::new(),
-        currency: "CNY".into(),
-        price: 206_640,
-        list_price: 0,
-        total: u32::MAX,
-        per_user_limit: 1,
-        passes_per_unit: 0,
-        pay_within_s: 900,
-        starts_at: Timestamp(START_MS - 1),
-        ends_at: Timestamp(START_MS + 3_600_000),
-        rehearsal: false,
-        labels: [].into(),
-    }
-}
-
-fn sale() -> SaleId {
-    "bench".parse().unwrap()
-}
-
-/// Orders as a crowd makes them: ids close to time order, users at random.
-fn reservation(n: u64) -> Reservation {
-    let scattered = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    Reservation {
-        order_id: OrderId::new(START_MS + n / 64, &sale(), scattered),
-        sale: sale(),
-        user: format!("user-{scattered:016x}").parse().unwrap(),
-        quantity: 1,
-        metadata: None,
-        reserved_at_ms: START_MS,
-    }
 }
