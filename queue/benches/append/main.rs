@@ -34,9 +34,9 @@ fn main() {
     // What the log has chosen at its first open is in its identity file.
     let direct = std::fs::read(place.join("floodgate-queue")).unwrap()[10] == 1;
     println!(
-        "one sync of 4 KiB: fdatasync {} µs, O_DIRECT|O_DSYNC {:?} µs; the log uses {}; {} slices of {slice_ms} ms; load {}",
-        operator::micros(probed.data_sync),
-        probed.direct_write.map(operator::micros),
+        "one sync of 4 and of 128 KiB: fdatasync {:?} µs, O_DIRECT|O_DSYNC {:?} µs; the log uses {}; {} slices of {slice_ms} ms; load {}",
+        probed.data_sync.map(operator::micros),
+        probed.direct_write.map(|medians| medians.map(operator::micros)),
         if direct { "O_DIRECT|O_DSYNC" } else { "fdatasync" },
         rounds,
         std::fs::read_to_string("/proc/loadavg").unwrap().trim(),

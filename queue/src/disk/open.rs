@@ -46,8 +46,11 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// Smallest ring bytes for one record: bounds the waiters' slots.
 const RING_BYTES_A_RECORD: usize = 128;
 
-/// Writes for one probe of a sync method.
-const PROBE_WRITES: usize = 24;
+/// Writes of each size and method in a probe.
+const PROBE_ROUNDS: usize = 24;
+
+/// Sizes of the writes of a probe: the smallest batch, and one of a spike.
+const PROBE_BYTES: [usize; 2] = [BLOCK_BYTES, 128 * 1024];
 
 /// What an identity file says.
 pub(super) struct Identity {
@@ -127,13 +130,13 @@ pub(super) fn identify_foreign(options: &DiskOptions) -> Result<Identity, QueueE
     })
 }
 
-/// What the disk does with one block, by method.
+/// What the disk does by each method: medians.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbedDisk {
-    /// Median of a write and `fdatasync` of 4 KiB over zeros.
-    pub data_sync: Duration,
-    /// Median of an `O_DIRECT | O_DSYNC` write of the same; `None` where the file system cannot.
-    pub direct_write: Option<Duration>,
+    /// A write and `fdatasync` over zeros, of 4 KiB and of 128 KiB.
+    pub data_sync: [Duration; 2],
+    /// An `O_DIRECT | O_DSYNC` write of the same; `None` where the file system cannot.
+    pub direct_write: Option<[Duration; 2]>,
     pub(crate) method: SyncMethod,
 }
 
@@ -147,21 +150,47 @@ impl ProbedDisk {
     }
 }
 
-/// Measures both methods on a file that is removed again.
+/// Measures both methods, taking turns, on a file that is removed again. The choice is for ever: the methods may be equals with one
+/// block, the batch of a quiet hour, and far apart with the batches of a spike.
 pub(crate) fn probe(storage: &Storage, directory: &Path) -> Result<ProbedDisk, QueueError> {
     if !storage.is_real() {
-        let data_sync = Duration::ZERO;
+        let data_sync = [Duration::ZERO; 2];
         return Ok(ProbedDisk { data_sync, direct_write: None, method: SyncMethod::DataSync });
     }
     let path = directory.join("probe.draft");
     let result = (|| {
+        let mut batch = AlignedBuffer::new(PROBE_BYTES[1]);
         let file = storage.open(&path, Access::Write)?;
-        file.write_all_at(&vec![0; PROBE_WRITES * BLOCK_BYTES], 0)?;
+        for region in 0..2 {
+            file.write_all_at(batch.bytes(), region * PROBE_BYTES[1] as u64)?;
+        }
         file.sync()?;
-        let data_sync = median(storage, &path, SyncMethod::DataSync)?;
-        let direct_write = median(storage, &path, SyncMethod::DirectWrite).ok();
+        batch.bytes_mut().fill(1);
+        let data = storage.open(&path, Access::Append(SyncMethod::DataSync))?;
+        let direct = storage.open(&path, Access::Append(SyncMethod::DirectWrite)).ok();
+        let mut data_sync = [[Duration::ZERO; PROBE_ROUNDS]; 2];
+        let mut direct_write = data_sync;
+        let mut direct_works = direct.is_some();
+        for round in 0..PROBE_ROUNDS {
+            for (size, bytes) in PROBE_BYTES.iter().enumerate() {
+                let started = Instant::now();
+                data.write_all_at(&batch.bytes()[..*bytes], 0)?;
+                data.sync()?;
+                data_sync[size][round] = started.elapsed();
+                if let Some(direct) = &direct {
+                    // Not where the other method has left pages in the cache.
+                    let started = Instant::now();
+                    let wrote = direct.write_all_at(&batch.bytes()[..*bytes], PROBE_BYTES[1] as u64);
+                    direct_write[size][round] = started.elapsed();
+                    direct_works &= wrote.is_ok();
+                }
+            }
+        }
+        let data_sync = data_sync.map(median);
+        let direct_write = direct_works.then(|| direct_write.map(median));
+        let total = |medians: [Duration; 2]| medians[0] + medians[1];
         let method = match direct_write {
-            Some(direct) if direct <= data_sync => SyncMethod::DirectWrite,
+            Some(direct) if total(direct) <= total(data_sync) => SyncMethod::DirectWrite,
             _ => SyncMethod::DataSync,
         };
         Ok(ProbedDisk { data_sync, direct_write, method })
@@ -172,21 +201,9 @@ pub(crate) fn probe(storage: &Storage, directory: &Path) -> Result<ProbedDisk, Q
     Ok(probed)
 }
 
-fn median(storage: &Storage, path: &Path, method: SyncMethod) -> std::io::Result<Duration> {
-    let file = storage.open(path, Access::Append(method))?;
-    let mut block = AlignedBuffer::new(BLOCK_BYTES);
-    block.bytes_mut().fill(1);
-    let mut times = Vec::with_capacity(PROBE_WRITES);
-    for write in 0..PROBE_WRITES {
-        let started = Instant::now();
-        file.write_all_at(block.bytes(), (write * BLOCK_BYTES) as u64)?;
-        if method == SyncMethod::DataSync {
-            file.sync()?;
-        }
-        times.push(started.elapsed());
-    }
+fn median(mut times: [Duration; PROBE_ROUNDS]) -> Duration {
     times.sort_unstable();
-    Ok(times[PROBE_WRITES / 2])
+    times[PROBE_ROUNDS / 2]
 }
 
 /// Makes what recovery read durable before anybody hears of it: a killed process may have left it in the page cache alone,

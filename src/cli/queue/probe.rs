@@ -21,10 +21,14 @@ pub(crate) struct ProbeDisk {
 #[derive(Serialize)]
 struct Probed {
     directory: PathBuf,
-    /// Median of a write and fdatasync.
+    /// Median of a write of 4 KiB and fdatasync.
     fdatasync_us: u64,
-    /// Median of a write that is durable when it returns; absent where the file system cannot.
+    /// The same of 128 KiB.
+    fdatasync_128k_us: u64,
+    /// Median of a write of 4 KiB that is durable when it returns; absent where the file system cannot.
     direct_write_us: Option<u64>,
+    /// The same of 128 KiB.
+    direct_write_128k_us: Option<u64>,
     faster: &'static str,
 }
 
@@ -32,12 +36,16 @@ impl ProbeDisk {
     pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
         let directory = self.directory.unwrap_or_else(|| existing(&config.queue.directory));
         let probed = operator::probe_disk(&directory)?;
+        let [data_sync, data_sync_128k] = probed.data_sync.map(operator::micros);
+        let direct_write = probed.direct_write.map(|medians| medians.map(operator::micros));
         output::one(
             self.json,
             &Probed {
                 directory,
-                fdatasync_us: operator::micros(probed.data_sync),
-                direct_write_us: probed.direct_write.map(operator::micros),
+                fdatasync_us: data_sync,
+                fdatasync_128k_us: data_sync_128k,
+                direct_write_us: direct_write.map(|[small, _]| small),
+                direct_write_128k_us: direct_write.map(|[_, large]| large),
                 faster: probed.chosen(),
             },
         )
