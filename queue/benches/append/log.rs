@@ -141,7 +141,8 @@ impl Log {
             let stages = [
                 batch.started - before.released_at,
                 batch.gathered_at - batch.started,
-                batch.durable_at - batch.gathered_at,
+                batch.sealed_at - batch.gathered_at,
+                batch.durable_at - batch.sealed_at,
                 batch.released_at - batch.durable_at,
             ];
             for (sum, stage) in outcome.stages.iter_mut().zip(stages) {
@@ -227,13 +228,14 @@ impl Worst {
         let own = &self.traces[at];
         let since = |at: Instant| at.saturating_duration_since(self.appended).as_micros();
         println!(
-            "the worst acknowledgement: {} µs ({}). Its batch ({} records, {} KiB) was begun {} µs after the append, gathered at {}, durable at {}, released at {}; its client saw it at {}.",
+            "the worst acknowledgement: {} µs ({}). Its batch ({} records, {} KiB) was begun {} µs after the append, gathered at {}, sealed at {}, durable at {}, released at {}; its client saw it at {}.",
             self.waited.as_micros(),
             self.label,
             own.records,
             own.bytes / 1024,
             since(own.started.into_std()),
             since(own.gathered_at.into_std()),
+            since(own.sealed_at.into_std()),
             since(own.durable_at.into_std()),
             since(own.released_at.into_std()),
             since(self.seen),
@@ -244,7 +246,7 @@ impl Worst {
             println!(
                 "  meanwhile a batch of {} records: write and sync took {} µs and ended at {} µs",
                 before.records,
-                (before.durable_at - before.gathered_at).as_micros(),
+                (before.durable_at - before.sealed_at).as_micros(),
                 since(before.durable_at.into_std()),
             );
         }

@@ -38,9 +38,17 @@ pub(crate) struct Committer {
 
 enum Phase {
     Idle,
-    Written { header: BatchHeader, gathered: Gathered, started: Instant, gathered_at: Instant },
+    Written { header: BatchHeader, gathered: Gathered, passed: Passed },
     Poisoned,
     Ended,
+}
+
+/// When a batch that is written passed the stages before.
+#[derive(Clone, Copy)]
+struct Passed {
+    started: Instant,
+    gathered_at: Instant,
+    sealed_at: Instant,
 }
 
 /// When one batch passed its stages, by tokio's clock: which of them a slow acknowledgement was in.
@@ -54,8 +62,10 @@ pub struct BatchTrace {
     pub bytes: u64,
     /// The committer began to gather it.
     pub started: Instant,
-    /// Everything that was in the ring is gathered; the write begins.
+    /// Everything that was in the ring is gathered.
     pub gathered_at: Instant,
+    /// Its checksum stands; the write begins.
+    pub sealed_at: Instant,
     /// Written and synced.
     pub durable_at: Instant,
     /// Published, waiters woken, its room in the ring given back.
@@ -91,9 +101,7 @@ impl Committer {
         let Some(own) = &topic.own else { return Step::Ended };
         let result = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => self.write(own),
-            Phase::Written { header, gathered, started, gathered_at } => {
-                self.settle(own, &header, gathered, started, gathered_at)
-            }
+            Phase::Written { header, gathered, passed } => self.settle(own, &header, gathered, passed),
             Phase::Poisoned => {
                 self.phase = Phase::Poisoned;
                 if !own.closed.load(Ordering::Acquire) {
@@ -155,13 +163,14 @@ impl Committer {
         debug_assert!(gathered.records > 0, "a segment takes at least one record");
         let now_ms = (self.topic.now)();
         let gathered_at = Instant::now();
-        let header = self
-            .writer
-            .write(gathered.records as u32, durable, now_ms)
-            .map_err(|e| self.failed("write", e))?;
+        let header = self.writer.seal(gathered.records as u32, durable, now_ms);
+        let header = header.map_err(|error| self.failed("write", error))?;
+        let sealed_at = Instant::now();
+        self.writer.write(&header).map_err(|error| self.failed("write", error))?;
         let charged = charge(0) * gathered.records as i64 + (gathered.words * 8) as i64;
         own.room_bytes.fetch_add(charged - header.padded_bytes() as i64, Ordering::Relaxed);
-        self.phase = Phase::Written { header, gathered, started, gathered_at };
+        let passed = Passed { started, gathered_at, sealed_at };
+        self.phase = Phase::Written { header, gathered, passed };
         Ok(Step::Worked)
     }
 
@@ -172,12 +181,11 @@ impl Committer {
         own: &OwnTopic,
         header: &BatchHeader,
         gathered: Gathered,
-        started: Instant,
-        gathered_at: Instant,
+        passed: Passed,
     ) -> Result<Step, QueueError> {
         self.writer.sync().map_err(|error| self.failed("sync", error))?;
         let durable_at = Instant::now();
-        own.metrics.sync_seconds.observe((durable_at - gathered_at).as_secs_f64());
+        own.metrics.sync_seconds.observe((durable_at - passed.sealed_at).as_secs_f64());
         self.writer.note(header)?;
         failpoint::hit("queue.publish");
         let last = header.next_sequence() - 1;
@@ -197,8 +205,9 @@ impl Committer {
                 first: Position(header.first_sequence),
                 records: gathered.records,
                 bytes: header.padded_bytes(),
-                started,
-                gathered_at,
+                started: passed.started,
+                gathered_at: passed.gathered_at,
+                sealed_at: passed.sealed_at,
                 durable_at,
                 released_at: Instant::now(),
             });
@@ -234,7 +243,8 @@ impl Committer {
         let now_ms = (self.topic.now)();
         let durable = self.writer.next_sequence() - 1;
         debug_assert_eq!(durable, own.watermark.durable(), "nothing is under way between two batches");
-        let header = self.writer.write(0, durable, now_ms).map_err(|error| self.failed("write", error))?;
+        let header = self.writer.seal(0, durable, now_ms).map_err(|error| self.failed("write", error))?;
+        self.writer.write(&header).map_err(|error| self.failed("write", error))?;
         own.room_bytes.fetch_sub(header.padded_bytes() as i64, Ordering::Relaxed);
         self.writer.sync().map_err(|error| self.failed("sync", error))?;
         self.writer.note(&header)

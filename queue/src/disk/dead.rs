@@ -82,7 +82,8 @@ impl DeadLetters {
         let mut body = self.writer.body();
         body.extend(&[first]);
         body.extend(&frame);
-        let header = self.writer.write(1, self.durable, now_ms).map_err(fail)?;
+        let header = self.writer.seal(1, self.durable, now_ms).map_err(fail)?;
+        self.writer.write(&header).map_err(fail)?;
         self.writer.sync().map_err(fail)?;
         self.writer.note(&header)?;
         self.durable = header.first_sequence;

@@ -93,17 +93,9 @@ impl Writer {
         BodyWords { body: &mut self.buffer.bytes_mut()[HEADER_BYTES..], filled: &mut self.filled }
     }
 
-    /// Writes what was pushed as one batch of `count` records. It is not durable before [`Writer::sync`].
-    ///
-    /// A crash while it is under way leaves any subset of its sectors: the checksum then fails, nothing later proves that it
-    /// was acknowledged, and recovery drops it. The sectors of earlier batches are never touched.
-    pub(crate) fn write(
-        &mut self,
-        count: u32,
-        durable_sequence: u64,
-        now_ms: u64,
-    ) -> io::Result<BatchHeader> {
-        let active = self.active.as_mut().ok_or(io::ErrorKind::StorageFull)?;
+    /// Makes what was pushed one batch of `count` records, which is to be written next.
+    pub(crate) fn seal(&mut self, count: u32, durable_sequence: u64, now_ms: u64) -> io::Result<BatchHeader> {
+        let active = self.active.as_ref().ok_or(io::ErrorKind::StorageFull)?;
         self.clock_ms = self.clock_ms.max(now_ms);
         let mut header = BatchHeader {
             log_id: self.files.log_id,
@@ -120,6 +112,16 @@ impl Writer {
         };
         let bytes = padded(self.filled);
         header.crc = header.seal(&mut self.buffer.bytes_mut()[..bytes]);
+        Ok(header)
+    }
+
+    /// Writes the sealed batch. It is not durable before [`Writer::sync`].
+    ///
+    /// A crash while it is under way leaves any subset of its sectors: the checksum then fails, nothing later proves that it
+    /// was acknowledged, and recovery drops it. The sectors of earlier batches are never touched.
+    pub(crate) fn write(&mut self, header: &BatchHeader) -> io::Result<()> {
+        let active = self.active.as_mut().ok_or(io::ErrorKind::StorageFull)?;
+        let bytes = padded(self.filled);
         if failpoint::hit("queue.write") {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
@@ -128,7 +130,7 @@ impl Writer {
         self.previous_crc = header.crc;
         self.next_sequence = header.next_sequence();
         self.filled = 0;
-        Ok(header)
+        Ok(())
     }
 
     /// Makes what was written durable. After an error nobody knows what is; the log must take nothing more.
