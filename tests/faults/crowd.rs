@@ -284,8 +284,9 @@ impl<'a> Buyer<'a> {
             409 | 410 => Told::No,
             status => {
                 self.crowd.trouble(format_args!("press: {status} {}", answer.body));
-                // Anything else says that nothing was taken.
-                if status == 500 || answer.body.contains("uncertain") { Told::Unknown } else { Told::NotNow }
+                // Anything else says that nothing was taken, but for nginx's own words on a gateway that broke off or was slow.
+                let unknown = matches!(status, 500 | 502 | 504) || answer.body.contains("uncertain");
+                if unknown { Told::Unknown } else { Told::NotNow }
             }
         }
     }

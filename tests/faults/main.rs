@@ -60,6 +60,7 @@ faults! {
     #[ignore] gateway_killed_for_good_and_its_disk_deleted: Layout::default(), Loses::OneLog,
         strikes::gateway_killed_for_good_and_its_disk_deleted;
     #[ignore] flushed_with_a_log_out_of_reach: Layout::default(), Loses::OneLog, strikes::flushed_with_a_log_out_of_reach;
+    nginx_killed: Layout::behind_nginx(), Loses::Nothing, strikes::nginx_killed;
     restocked_and_rebuilt: Layout::default(), Loses::Nothing, strikes::restocked_and_rebuilt;
     #[ignore] everything_killed: Layout::default(), Loses::Nothing, strikes::everything_killed;
     #[ignore] a_pass_used_again_after_cancel: Layout::default(), Loses::Nothing, strikes::pass_used_again_after_cancel;

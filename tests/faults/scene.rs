@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use testbed::{
-    AppendFsync, Client, Deployment, DeploymentOptions, Instance, MariaDb, Proxy, Redis, RedisOptions,
-    Sentinel, ZooKeeper, ZooKeeperEnsemble, moment,
+    AppendFsync, Client, Deployment, DeploymentOptions, Instance, MariaDb, Nginx, Port, Proxy, Redis,
+    RedisOptions, Sentinel, ZooKeeper, ZooKeeperEnsemble, moment,
 };
 
 use crate::crowd::Crowd;
@@ -44,11 +44,12 @@ pub(crate) struct Layout {
     appendfsync: AppendFsync,
     sentinel: bool,
     ensemble: bool,
+    nginx: bool,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { appendfsync: AppendFsync::Everysec, sentinel: false, ensemble: false }
+        Self { appendfsync: AppendFsync::Everysec, sentinel: false, ensemble: false, nginx: false }
     }
 }
 
@@ -66,6 +67,11 @@ impl Layout {
     /// Three ZooKeeper servers.
     pub(crate) fn ensemble() -> Self {
         Self { ensemble: true, ..Self::default() }
+    }
+
+    /// Buyers know nginx only.
+    pub(crate) fn behind_nginx() -> Self {
+        Self { nginx: true, ..Self::default() }
     }
 }
 
@@ -91,6 +97,7 @@ enum Keeper {
 /// Everything that a strike may lay hands on.
 pub(crate) struct Scene {
     pub(crate) crowd: Arc<Crowd>,
+    nginx: Option<Nginx>,
     pub(crate) deployment: Deployment,
     ledger: Ledger,
     keeper: Keeper,
@@ -124,11 +131,11 @@ impl Fault {
             (self.strike)(scene);
         });
         let (promised_during, over) = (scene.crowd.promised() - promised_before, Instant::now());
-        // Each gateway that lives sells again: the fault is over for buyers.
+        // Wherever buyers knock they are sold something again: the fault is over for them.
         let recovered: Vec<Duration> = scene
-            .gateways()
-            .map(|gateway| {
-                let port = gateway.buyers_port();
+            .doors()
+            .into_iter()
+            .map(|port| {
                 scene.until("a gateway sells again", || scene.crowd.one_more_at(port));
                 over.elapsed()
             })
@@ -192,9 +199,13 @@ impl Scene {
             toml: configuration(&stock, &zookeeper, maria_proxy.port()),
         })
         .unwrap();
-        let ports = deployment.gateways().iter().map(Instance::buyers_port).collect();
+        let nginx = layout.nginx.then(|| deployment.nginx(Port::claim().unwrap()).unwrap());
+        let ports = match &nginx {
+            Some(nginx) => vec![nginx.port()],
+            None => deployment.gateways().iter().map(Instance::buyers_port).collect(),
+        };
         let crowd = Arc::new(Crowd::new(SALE, ports, UNITS * 3 / 2));
-        Self { crowd, deployment, ledger, keeper, maria, maria_proxy }
+        Self { crowd, nginx, deployment, ledger, keeper, maria, maria_proxy }
     }
 
     /// The one Redis.
@@ -234,6 +245,18 @@ impl Scene {
         }
     }
 
+    pub(crate) fn nginx(&self) -> &Nginx {
+        self.nginx.as_ref().expect("this scene has no nginx")
+    }
+
+    /// Where buyers knock.
+    fn doors(&self) -> Vec<u16> {
+        match &self.nginx {
+            Some(nginx) => vec![nginx.port()],
+            None => self.gateways().map(Instance::buyers_port).collect(),
+        }
+    }
+
     /// Gateways whose process lives.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = &Instance> {
         self.deployment.gateways().iter().filter(|gateway| gateway.is_running())
@@ -258,6 +281,20 @@ impl Scene {
     pub(crate) fn until_felt(&self, more: u64) {
         let goal = self.crowd.troubled() + more;
         self.until(&format!("{more} more attempts are in trouble"), || self.crowd.troubled() >= goal);
+    }
+
+    /// Waits until so many orders are promised and not yet drained.
+    pub(crate) fn until_backlog(&self, orders: u64) {
+        // The operator's figures would ask the database, which may be what is away.
+        let backlog = |gateway: &Instance| {
+            let mut client = Client::new(gateway.admin_port(), OPERATOR_WITHIN);
+            let metrics = client.request("GET", "/metrics", &[], "").ok()?.body;
+            let line = metrics.lines().find(|line| line.starts_with("floodgate_backlog_orders"))?;
+            line.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        self.until(&format!("{orders} orders wait in the logs"), || {
+            self.gateways().filter_map(backlog).sum::<u64>() >= orders
+        });
     }
 
     /// An operator's call to one gateway.

@@ -12,6 +12,8 @@ use crate::scene::{SALE, Scene};
 /// Attempts in trouble before a fault ends that buyers are to feel.
 const FELT: u64 = 20;
 
+/// How long an engine stays away at least: a backlog grows, buyers are refused again and again.
+const AWAY: Duration = Duration::from_secs(2);
 /// How long a fault lasts that is about lasting: leases and sessions end meanwhile.
 const LONG: Duration = Duration::from_secs(10);
 
@@ -22,6 +24,7 @@ pub(crate) fn nothing(scene: &Scene) {
 pub(crate) fn redis_killed(scene: &Scene) {
     scene.redis().kill().unwrap();
     scene.until_felt(FELT);
+    thread::sleep(AWAY);
     scene.redis().restart().unwrap();
 }
 
@@ -61,6 +64,7 @@ pub(crate) fn redis_flushed(scene: &Scene) {
 pub(crate) fn redis_out_of_memory(scene: &Scene) {
     scene.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
     scene.until_felt(FELT);
+    thread::sleep(AWAY);
     scene.redis().command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
 }
 
@@ -68,14 +72,17 @@ pub(crate) fn redis_out_of_memory(scene: &Scene) {
 pub(crate) fn redis_read_only(scene: &Scene) {
     scene.redis().command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
     scene.until_felt(FELT);
+    thread::sleep(AWAY);
     scene.redis().command(&["REPLICAOF", "NO", "ONE"]).unwrap();
 }
 
 pub(crate) fn redis_cut_off(scene: &Scene) {
     scene.redis_proxy().stall();
     scene.until_felt(FELT);
+    thread::sleep(AWAY);
     scene.redis_proxy().cut().unwrap();
     scene.until_felt(FELT);
+    thread::sleep(AWAY);
     scene.redis_proxy().heal().unwrap();
 }
 
@@ -83,6 +90,7 @@ pub(crate) fn redis_answers_lost(scene: &Scene) {
     let before = scene.redis_proxy().swallowed();
     scene.redis_proxy().drop_replies(true);
     scene.until("answers are lost", || scene.redis_proxy().swallowed() > before + 20);
+    thread::sleep(AWAY);
     scene.redis_proxy().drop_replies(false);
 }
 
@@ -91,6 +99,7 @@ pub(crate) fn zookeeper_killed(scene: &Scene) {
     let (keeper, _) = scene.zookeeper();
     keeper.kill().unwrap();
     scene.until_sold(100);
+    thread::sleep(AWAY);
     keeper.restart().unwrap();
 }
 
@@ -107,6 +116,7 @@ pub(crate) fn zookeeper_leader_killed(scene: &Scene) {
     old.kill().unwrap();
     scene.until_sold(50);
     ensemble.leader().unwrap();
+    thread::sleep(AWAY);
     old.restart().unwrap();
 }
 
@@ -114,8 +124,10 @@ pub(crate) fn zookeeper_cut_off(scene: &Scene) {
     let (_, proxy) = scene.zookeeper();
     proxy.stall();
     scene.until_sold(200);
+    thread::sleep(AWAY);
     proxy.cut().unwrap();
     scene.until_sold(200);
+    thread::sleep(AWAY);
     proxy.heal().unwrap();
 }
 
@@ -123,10 +135,12 @@ pub(crate) fn zookeeper_cut_off(scene: &Scene) {
 pub(crate) fn mariadb_killed(scene: &Scene) {
     scene.maria.kill().unwrap();
     scene.until_sold(200);
+    thread::sleep(AWAY);
+    scene.until_backlog(200);
     scene.maria.restart().unwrap();
 }
 
-/// Commits are carried out and nobody hears of it.
+/// Commits are carried out and nobody hears of it: now and then, and then for longer.
 pub(crate) fn mariadb_answers_lost(scene: &Scene) {
     for _ in 0..5 {
         let before = scene.maria_proxy.swallowed();
@@ -135,6 +149,9 @@ pub(crate) fn mariadb_answers_lost(scene: &Scene) {
         scene.maria_proxy.drop_replies(false);
         scene.until_sold(20);
     }
+    scene.maria_proxy.drop_replies(true);
+    thread::sleep(AWAY);
+    scene.maria_proxy.drop_replies(false);
 }
 
 pub(crate) fn mariadb_frozen(scene: &Scene) {
@@ -147,6 +164,7 @@ pub(crate) fn mariadb_frozen(scene: &Scene) {
 pub(crate) fn worker_killed(scene: &Scene) {
     scene.deployment.workers()[0].kill().unwrap();
     scene.until_sold(100);
+    thread::sleep(AWAY);
 }
 
 pub(crate) fn workers_killed_in_turn(scene: &Scene) {
@@ -185,6 +203,7 @@ pub(crate) fn gateways_clock_is_slow(scene: &Scene) {
 pub(crate) fn gateway_killed_for_good(scene: &Scene) {
     scene.deployment.gateways()[0].kill().unwrap();
     scene.until_sold(50);
+    thread::sleep(AWAY);
 }
 
 pub(crate) fn gateway_killed_for_good_and_its_disk_deleted(scene: &Scene) {
@@ -247,6 +266,7 @@ pub(crate) fn everything_killed(scene: &Scene) {
     scene.maria.kill().unwrap();
     let (keeper, _) = scene.zookeeper();
     keeper.kill().unwrap();
+    thread::sleep(AWAY);
     scene.redis().restart().unwrap();
     scene.maria.restart().unwrap();
     keeper.restart().unwrap();
@@ -256,6 +276,14 @@ pub(crate) fn everything_killed(scene: &Scene) {
     for instance in scene.deployment.instances() {
         instance.wait_until_ready().unwrap();
     }
+}
+
+/// Nobody reaches the gateways, which have all they need to sell.
+pub(crate) fn nginx_killed(scene: &Scene) {
+    scene.nginx().kill().unwrap();
+    scene.until_felt(FELT);
+    thread::sleep(AWAY);
+    scene.nginx().restart().unwrap();
 }
 
 /// A pass names one order: once that is cancelled, no gateway sells on it again, and its units are somebody else's.
