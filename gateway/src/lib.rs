@@ -58,6 +58,8 @@ pub const FAILPOINTS: &[&str] = &[
     "gateway.appended",
     "gateway.durable",
     "gateway.answered",
+    "gateway.recovered",
+    "gateway.adopted",
 ];
 
 /// Longest wait for the books when readiness is looked at.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use queue::Refused;
+use queue::failpoint::hit;
 use stock::ledger::BATCH_MAX;
 use stock::{LedgerError, OrderId, Owner, Reservation, SaleId, UnderWay};
 use tokio::sync::{Notify, watch};
@@ -213,7 +214,12 @@ async fn recover(parts: &PurchaseParts, sale: &SaleId, owner: Owner) -> Result<(
     loop {
         let Some(page) = Page::read(parts, sale, owner, after).await? else { return Ok(()) };
         after = page.next;
-        page.append(parts).await?;
+        let appended = page.append(parts).await?;
+        let failpoint = if owner == parts.owner { "gateway.recovered" } else { "gateway.adopted" };
+        // A crash here leaves the records in the log, and the next look appends some of them again.
+        if appended > 0 && hit(failpoint) {
+            return Err(Unfinished::Append);
+        }
         if after.is_none() {
             return Ok(());
         }
@@ -252,7 +258,8 @@ impl Page {
         Ok(Some(Self { under_way, reservations, next }))
     }
 
-    async fn append(self, parts: &PurchaseParts) -> Result<(), Unfinished> {
+    /// How many it appended.
+    async fn append(self, parts: &PurchaseParts) -> Result<usize, Unfinished> {
         let Self { under_way, reservations, .. } = self;
         let mut under_way = Some(under_way);
         let mut appends = Vec::new();
@@ -278,6 +285,7 @@ impl Page {
                 }
             }
         }
+        let appended = appends.len();
         // To the last one, whatever becomes of the first: none may be left as if on its way.
         for (order_id, append) in appends {
             match append.durable(&mut under_way).await {
@@ -291,7 +299,7 @@ impl Page {
                 }
             }
         }
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(appended), Err)
     }
 }
 
