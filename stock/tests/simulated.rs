@@ -138,3 +138,50 @@ async fn what_is_under_way_dies_with_its_connection_but_outlives_a_flush() {
         assert_eq!(remaining(&server, &version).await, expected);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_on_the_wire_arrives_though_its_sender_stands_still() {
+    let (server, ledger, version, settlement) = server().await;
+    let mut arrived = 0;
+    for n in 0..20 {
+        let order_id = OrderId::new(0, &version.sale, 100 + n);
+        let settled = [Settlement { order_id, ..settlement.clone() }];
+        let mut call = std::pin::pin!(ledger.confirm(&version.sale, &settled));
+        assert!(tokio::time::timeout(Duration::ZERO, call.as_mut()).await.is_err());
+        sleep(Duration::from_secs(1)).await;
+        server.settle();
+        arrived += u32::from(server.state_of(&version.sale, order_id) == Some(IdState::Confirmed));
+        call.await.unwrap();
+        assert_eq!(server.state_of(&version.sale, order_id), Some(IdState::Confirmed));
+    }
+    assert!((1..20).contains(&arrived), "{arrived} of 20 did not wait for their sender");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opening_tells_what_was_known_then() {
+    let (server, ledger, version, settlement) = server().await;
+    assert!(server.take_openings()[0].known.is_empty());
+    let order_id = settlement.order_id;
+    server.flush();
+    assert!(!server.is_open(&version.sale) && server.state_of(&version.sale, order_id).is_none());
+    ledger.install(&version, 2).await.unwrap();
+    ledger.confirm(&version.sale, &[settlement]).await.unwrap();
+    ledger.open(&version.sale, 2).await.unwrap();
+    ledger.open(&version.sale, 2).await.unwrap();
+    let openings = server.take_openings();
+    assert_eq!(openings.len(), 1, "the second changed nothing: {openings:?}");
+    assert_eq!((openings[0].epoch, openings[0].known.iter().collect::<Vec<_>>()), (2, vec![&order_id]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_install_finds_whatever_there_is_by_then() {
+    let (server, ledger, version, _) = server().await;
+    server.set_late_installs(1_000);
+    assert!(matches!(ledger.install(&version, 2).await, Err(LedgerError::Uncertain(_))));
+    server.set_late_installs(0);
+    ledger.install(&version, 3).await.unwrap();
+    sleep(Duration::from_secs(4)).await;
+    server.settle();
+    assert_eq!(ledger.snapshot(&version.sale).await.unwrap().epoch, 3);
+    assert_eq!((server.happened().late_installs, server.happened().late_installs_refused), (0, 1));
+}

@@ -273,6 +273,12 @@ impl Books {
             .collect())
     }
 
+    /// Every id that has left absent, in no order.
+    #[cfg(feature = "simulation")]
+    pub(super) fn known(&self) -> impl Iterator<Item = OrderId> {
+        self.entries.keys().copied()
+    }
+
     pub(super) fn pending(
         &self,
         owner: Option<Owner>,

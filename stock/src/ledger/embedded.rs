@@ -150,6 +150,13 @@ impl EmbeddedLedger {
         }
     }
 
+    /// Every id that has left absent.
+    #[cfg(feature = "simulation")]
+    pub(super) fn known(&self, sale: &SaleId) -> std::collections::BTreeSet<OrderId> {
+        let books = self.sales.read().get(sale).cloned();
+        books.map(|books| books.lock().known().collect()).unwrap_or_default()
+    }
+
     /// Forgets everything, as a server does that restarts without its memory.
     #[cfg(feature = "simulation")]
     pub(super) fn wipe(&self) {

@@ -38,7 +38,7 @@ mod simulated;
 pub use self::redis::RedisLedger;
 pub use embedded::EmbeddedLedger;
 #[cfg(feature = "simulation")]
-pub use simulated::{FaultPlan, SimulatedLedger, SimulatedServer};
+pub use simulated::{FaultPlan, Happened, Opening, SimulatedLedger, SimulatedServer};
 
 use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 

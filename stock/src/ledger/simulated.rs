@@ -1,8 +1,9 @@
 //! A ledger outside the simulated process, as a server would be: it outlives the process, and a seeded plan loses, delays,
 //! repeats and refuses calls. For the seeded simulation only.
 //!
-//! A call that was sent executes whether or not its sender still lives; one that was refused never does. A connection belongs
-//! to one life of the server's memory: what was under way when that ended is never executed.
+//! A call that was sent executes whether or not its sender still lives; one that was refused never does. Half of the calls are
+//! on the wire at once and arrive in time though their sender stands still; the others only when their sender gets its turn. A
+//! connection belongs to one life of the server's memory: what was under way when that ended is never executed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
+mod client;
+mod happened;
 mod memory;
 
-use super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
-};
-use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use super::{IdState, LedgerError};
+use crate::{Now, OrderId, Owner, SaleId};
+pub use client::SimulatedLedger;
+pub use happened::{Happened, Opening};
 use memory::{Answer, Call, Memory};
 
 /// How often each fault strikes, in calls out of 1,000. Their sum is at most 1,000; the rest is answered well.
@@ -53,9 +56,16 @@ pub struct SimulatedServer {
 struct ServerState {
     random: u64,
     plan: FaultPlan,
+    /// Of 1,000 installs so many are late, beside the plan.
+    late_installs: u32,
+    /// Longest way, one way, of a call that no fault strikes.
+    way_max: Duration,
     /// Sent, not yet executed, in no order.
     under_way: Vec<Sent>,
+    /// Reserve batches that were executed and whose answer is on its way.
+    answering: u64,
     struck: u64,
+    happened: Happened,
 }
 
 impl fmt::Debug for SimulatedServer {
@@ -70,7 +80,11 @@ struct Sent {
     at: Instant,
     life: u64,
     call: Call,
+    reply: Reply,
 }
+
+/// Where a call's answer goes; `None`: its sender has given it up.
+type Reply = Option<Arc<Mutex<Option<Result<Answer, LedgerError>>>>>;
 
 enum Fault {
     None,
@@ -92,14 +106,23 @@ impl SimulatedServer {
     #[must_use]
     pub fn with_replica(seed: u64, now: Now, plan: FaultPlan, lag_max: usize) -> Self {
         let memory = Memory::new(now, lag_max);
-        let state = ServerState { random: seed, plan, under_way: Vec::new(), struck: 0 };
+        let state = ServerState {
+            random: seed,
+            plan,
+            late_installs: 0,
+            way_max: Duration::from_millis(1),
+            under_way: Vec::new(),
+            answering: 0,
+            struck: 0,
+            happened: Happened::default(),
+        };
         Self { memory: Arc::new(Mutex::new(memory)), state: Arc::new(Mutex::new(state)) }
     }
 
     /// A client of it, for one process.
     #[must_use]
     pub fn connect(&self) -> SimulatedLedger {
-        SimulatedLedger { server: self.clone() }
+        SimulatedLedger::new(self.clone())
     }
 
     /// Another plan from here on; the default one has no faults.
@@ -107,8 +130,20 @@ impl SimulatedServer {
         self.state.lock().plan = plan;
     }
 
+    /// Of 1,000 installs so many are late from here on, whatever the plan says.
+    pub fn set_late_installs(&self, per_mille: u32) {
+        self.state.lock().late_installs = per_mille;
+    }
+
+    /// Longest way to the server and back, each, of a call that no fault strikes; below half the time that a caller waits.
+    pub fn set_way_max(&self, way_max: Duration) {
+        assert!(way_max < RESPONSE_TIMEOUT / 2, "a caller would give up: {way_max:?}");
+        self.state.lock().way_max = way_max;
+    }
+
     /// Restarts the server without its memory. What was under way to it is lost with it.
     pub fn wipe(&self) {
+        self.about_to_forget();
         let mut memory = self.memory.lock();
         memory.flush();
         memory.life += 1;
@@ -116,6 +151,7 @@ impl SimulatedServer {
 
     /// Forgets everything, as FLUSHALL does: connections stay, and what is under way finds an empty memory.
     pub fn flush(&self) {
+        self.about_to_forget();
         self.memory.lock().flush();
     }
 
@@ -128,7 +164,18 @@ impl SimulatedServer {
     /// Promotes the replica, which lacks the last `lost` writes, or all that it may lack if those are fewer. What was under
     /// way to the old primary is lost with it.
     pub fn fail_over(&self, lost: usize) {
+        self.about_to_forget();
         self.memory.lock().fail_over(lost);
+    }
+
+    /// What has arrived by now was executed before.
+    fn about_to_forget(&self) {
+        self.settle();
+        let mid_rebuild = self.memory.lock().is_rebuilding();
+        let mut state = self.state.lock();
+        let mid_batch = state.answering > 0;
+        state.happened.lost_in_mid_rebuild += u64::from(mid_rebuild);
+        state.happened.lost_in_mid_batch += u64::from(mid_batch);
     }
 
     /// Executes the late calls whose time has come. Every call does so first; whoever checks at rest does so, too.
@@ -144,9 +191,61 @@ impl SimulatedServer {
         });
         due.sort_by_key(|sent| sent.at);
         for sent in due {
-            // Nobody waits for the answer.
-            let _ = self.execute(sent.call, sent.life);
+            self.arrive(sent);
         }
+    }
+
+    fn arrive(&self, sent: Sent) {
+        let Sent { life, call, reply, .. } = sent;
+        match reply {
+            Some(reply) => *reply.lock() = Some(self.execute(call, life)),
+            None => {
+                let is_batch = matches!(call, Call::Reserve(_));
+                let is_install = matches!(call, Call::Install(..));
+                let is_done = self.execute(call, life).is_ok();
+                let mut state = self.state.lock();
+                let count = match (is_batch, is_install, is_done) {
+                    (true, _, true) => &mut state.happened.late_batches,
+                    (true, _, false) => &mut state.happened.late_batches_refused,
+                    (_, true, true) => &mut state.happened.late_installs,
+                    (_, true, false) => &mut state.happened.late_installs_refused,
+                    (false, false, _) => return,
+                };
+                *count += 1;
+            }
+        }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn happened(&self) -> Happened {
+        let mut happened = self.state.lock().happened;
+        happened.lost_in_mid_batch += self.memory.lock().flushed_in_mid_batch;
+        happened
+    }
+
+    /// Sales that were opened since this was asked last, the oldest first; beyond 1,024 none is noted.
+    #[must_use]
+    pub fn take_openings(&self) -> Vec<Opening> {
+        std::mem::take(&mut self.memory.lock().openings)
+    }
+
+    /// How an id stands; `None` while the sale is not open in this life of the memory. Seen from beside: no fault strikes.
+    #[must_use]
+    pub fn state_of(&self, sale: &SaleId, order_id: OrderId) -> Option<IdState> {
+        self.memory.lock().state_of(sale, order_id)
+    }
+
+    /// Whether the sale is open in this life of the memory.
+    #[must_use]
+    pub fn is_open(&self, sale: &SaleId) -> bool {
+        self.memory.lock().is_open(sale)
+    }
+
+    /// Whether an instance's lease lasts.
+    #[must_use]
+    pub fn is_leased(&self, owner: Owner) -> bool {
+        self.memory.lock().is_leased(owner)
     }
 
     /// Faults that struck so far.
@@ -155,10 +254,14 @@ impl SimulatedServer {
         self.state.lock().struck
     }
 
-    fn draw(&self) -> (Fault, u64) {
+    fn draw(&self, call: &Call) -> (Fault, u64) {
         let mut state = self.state.lock();
         let draw = (next_random(&mut state.random) % 1_000) as u32;
         let amount = next_random(&mut state.random);
+        if matches!(call, Call::Install(..)) && ((amount >> 32) % 1_000) < u64::from(state.late_installs) {
+            state.struck += 1;
+            return (Fault::Late, amount);
+        }
         let FaultPlan { refused, answer_lost, late, repeated, slow } = state.plan;
         let mut bound = 0;
         let faults = [
@@ -188,7 +291,7 @@ impl SimulatedServer {
         state.under_way.push(sent);
         drop(state);
         if let Some(sent) = overflow {
-            let _ = self.execute(sent.call, sent.life);
+            self.arrive(sent);
         }
     }
 
@@ -196,16 +299,18 @@ impl SimulatedServer {
         self.memory.lock().execute(call, life)
     }
 
+    /// What a client's call comes to, by the plan.
     async fn call(&self, call: Call) -> Result<Answer, LedgerError> {
         self.settle();
-        let (fault, amount) = self.draw();
+        let (fault, amount) = self.draw(&call);
         let life = self.life();
-        let round_trip = Duration::from_micros(50 + amount % 1_000);
+        let way = Duration::from_micros(50 + amount % self.state.lock().way_max.as_micros() as u64);
+        let reply = None;
         let lost = || Err(LedgerError::Uncertain("no answer in time".into()));
         let later = || Instant::now() + Duration::from_millis(1 + amount % LATE_MAX_MS);
         match fault {
             Fault::Refused => {
-                sleep(round_trip).await;
+                sleep(way).await;
                 Err(LedgerError::Unavailable("the connection was refused".into()))
             }
             Fault::AnswerLost => {
@@ -214,38 +319,48 @@ impl SimulatedServer {
                 lost()
             }
             Fault::Late => {
-                self.send_late(Sent { at: later() + RESPONSE_TIMEOUT, life, call });
+                self.send_late(Sent { at: later() + RESPONSE_TIMEOUT, life, call, reply });
                 sleep(RESPONSE_TIMEOUT).await;
                 lost()
             }
             Fault::Repeated if !matches!(call, Call::Reserve(_) | Call::Install(..)) => {
-                self.send_late(Sent { at: later(), life, call: call.clone() });
-                self.answer_after(round_trip, call, life).await
+                self.send_late(Sent { at: later(), life, call: call.clone(), reply });
+                self.answer_after(way, call, life).await
             }
             Fault::Slow => {
                 // Half the way there, half the way back; a crash of the caller in between takes nothing back.
                 let half = Duration::from_micros(amount % (RESPONSE_TIMEOUT.as_micros() as u64 / 2));
                 self.answer_after(half, call, life).await
             }
-            Fault::None | Fault::Repeated => self.answer_after(round_trip, call, life).await,
+            Fault::None | Fault::Repeated => self.answer_after(way, call, life).await,
         }
     }
 
     /// Executes after one way and answers after the other. A sender that dies on the first way has sent all the same.
     async fn answer_after(&self, way: Duration, call: Call, life: u64) -> Result<Answer, LedgerError> {
         let arrives = Instant::now() + way;
-        let mut sent = SentCall { server: self, sent: Some(Sent { at: arrives, life, call }) };
-        sleep_until(arrives).await;
-        self.settle();
-        let answer = match sent.sent.take() {
-            Some(sent) => self.execute(sent.call, sent.life),
-            None => Err(LedgerError::Unavailable("sent twice".into())),
+        let is_reserve = matches!(call, Call::Reserve(_));
+        let is_on_the_wire = next_random(&mut self.state.lock().random).is_multiple_of(2);
+        let answer = if is_on_the_wire {
+            let reply = Arc::new(Mutex::new(None));
+            self.send_late(Sent { at: arrives, life, call, reply: Some(reply.clone()) });
+            sleep_until(arrives).await;
+            self.settle();
+            reply.lock().take()
+        } else {
+            let mut sent =
+                SentCall { server: self, sent: Some(Sent { at: arrives, life, call, reply: None }) };
+            sleep_until(arrives).await;
+            self.settle();
+            sent.sent.take().map(|sent| self.execute(sent.call, sent.life))
         };
+        let _answering = is_reserve.then(|| Answering::new(self));
         sleep(way).await;
         if self.life() != life {
             return Err(LedgerError::Uncertain("the connection was lost".into()));
         }
-        answer
+        // Its time has come, so that it has arrived.
+        answer.unwrap_or_else(|| Err(LedgerError::Uncertain("no answer in time".into())))
     }
 }
 
@@ -263,6 +378,22 @@ impl Drop for SentCall<'_> {
     }
 }
 
+/// A reserve batch whose answer is on its way; over when dropped.
+struct Answering<'a>(&'a SimulatedServer);
+
+impl<'a> Answering<'a> {
+    fn new(server: &'a SimulatedServer) -> Self {
+        server.state.lock().answering += 1;
+        Self(server)
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().answering -= 1;
+    }
+}
+
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -270,111 +401,4 @@ fn next_random(state: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-/// One process's client. See [`SimulatedServer`].
-#[derive(Debug, Clone)]
-pub struct SimulatedLedger {
-    server: SimulatedServer,
-}
-
-/// Sends a call and unpacks its kind of answer.
-macro_rules! ask {
-    ($self:ident, $call:expr => $answer:path) => {
-        match $self.server.call($call).await? {
-            $answer(answer) => Ok(answer),
-            other => unreachable!("each call has one kind of answer, not {other:?}"),
-        }
-    };
-}
-
-impl SimulatedLedger {
-    pub(super) async fn now_ms(&self) -> Result<u64, LedgerError> {
-        ask!(self, Call::Now => Answer::Now)
-    }
-
-    pub(super) async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
-        ask!(self, Call::Reserve(batch.clone()) => Answer::Reserve)
-    }
-
-    pub(super) async fn grant(
-        &self,
-        sale: &SaleId,
-        epoch: u64,
-        request: &GrantRequest,
-    ) -> Result<(GrantOutcome, FlagState), LedgerError> {
-        ask!(self, Call::Grant(sale.clone(), epoch, request.clone()) => Answer::Grant)
-    }
-
-    pub(super) async fn confirm(
-        &self,
-        sale: &SaleId,
-        settled: &[Settlement],
-    ) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::Confirm(sale.clone(), settled.to_vec()) => Answer::Flag)
-    }
-
-    pub(super) async fn release(
-        &self,
-        sale: &SaleId,
-        settled: &[Settlement],
-    ) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::Release(sale.clone(), settled.to_vec()) => Answer::Flag)
-    }
-
-    pub(super) async fn states(&self, sale: &SaleId, ids: &[OrderId]) -> Result<Vec<IdState>, LedgerError> {
-        ask!(self, Call::States(sale.clone(), ids.to_vec()) => Answer::States)
-    }
-
-    pub(super) async fn pending(
-        &self,
-        sale: &SaleId,
-        owner: Option<Owner>,
-        after: Option<OrderId>,
-        limit: usize,
-    ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
-        ask!(self, Call::Pending(sale.clone(), owner, after, limit) => Answer::Pending)
-    }
-
-    pub(super) async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
-        ask!(self, Call::Snapshot(sale.clone()) => Answer::Snapshot)
-    }
-
-    pub(super) async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::PushSale(version.clone()) => Answer::Flag)
-    }
-
-    pub(super) async fn install(&self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
-        ask!(self, Call::Install(version.clone(), epoch) => Answer::Done)
-    }
-
-    pub(super) async fn restore(
-        &self,
-        sale: &SaleId,
-        epoch: u64,
-        owner: Owner,
-        reservations: &[Reservation],
-    ) -> Result<(), LedgerError> {
-        ask!(self, Call::Restore(sale.clone(), epoch, owner, reservations.to_vec()) => Answer::Done)
-    }
-
-    pub(super) async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::Open(sale.clone(), epoch) => Answer::Flag)
-    }
-
-    pub(super) async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
-        ask!(self, Call::Forget(sale.clone()) => Answer::Done)
-    }
-
-    pub(super) async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
-        ask!(self, Call::RenewLease(owner, ttl_ms) => Answer::Now)
-    }
-
-    pub(super) async fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
-        ask!(self, Call::EndLease(owner) => Answer::Done)
-    }
-
-    pub(super) async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
-        ask!(self, Call::Leases => Answer::Leases)
-    }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use tokio::time::Instant;
+
 use super::super::{
     EmbeddedLedger, GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch,
     Settlement, Snapshot,
 };
+use super::happened::{OPENINGS_MAX, Opening};
 use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
 
 /// What the server knows.
@@ -21,6 +24,9 @@ pub(super) struct Memory {
     lag_max: usize,
     /// The states before each of the last `lag_max` writes, oldest first.
     before: VecDeque<(EmbeddedLedger, BTreeMap<SaleId, u64>)>,
+    /// How often [`Self::reserves_until_flush`] came true.
+    pub(super) flushed_in_mid_batch: u64,
+    pub(super) openings: Vec<Opening>,
 }
 
 /// What would travel to the server.
@@ -96,6 +102,8 @@ impl Memory {
             reserves_until_flush: None,
             lag_max,
             before: VecDeque::new(),
+            flushed_in_mid_batch: 0,
+            openings: Vec::new(),
         }
     }
 
@@ -121,6 +129,7 @@ impl Memory {
                 self.reserves_until_flush = self.reserves_until_flush.map(|left| left.saturating_sub(1));
                 if self.reserves_until_flush == Some(0) {
                     self.reserves_until_flush = None;
+                    self.flushed_in_mid_batch += 1;
                     self.flush();
                 }
                 Answer::Reserve(answer)
@@ -138,7 +147,15 @@ impl Memory {
             Call::Restore(sale, epoch, owner, reservations) => {
                 Answer::Done(books.restore(&sale, epoch, owner, &reservations)?)
             }
-            Call::Open(sale, epoch) => Answer::Flag(books.open(&sale, epoch)?),
+            Call::Open(sale, epoch) => {
+                let was_open = books.snapshot(&sale)?.open;
+                let flag = books.open(&sale, epoch)?;
+                if !was_open && self.openings.len() < OPENINGS_MAX {
+                    let known = books.known(&sale);
+                    self.openings.push(Opening { sale, epoch, at: Instant::now(), known });
+                }
+                Answer::Flag(flag)
+            }
             Call::Forget(sale) => {
                 self.installed_in.remove(&sale);
                 Answer::Done(books.forget(&sale)?)
@@ -158,6 +175,32 @@ impl Memory {
             return Err(LedgerError::Amnesia);
         }
         Ok(())
+    }
+
+    fn is_of_this_life(&self, sale: &SaleId) -> bool {
+        self.installed_in.get(sale) == Some(&self.life)
+    }
+
+    pub(super) fn is_open(&self, sale: &SaleId) -> bool {
+        self.is_of_this_life(sale) && self.books.snapshot(sale).is_ok_and(|snapshot| snapshot.open)
+    }
+
+    pub(super) fn state_of(&self, sale: &SaleId, order_id: OrderId) -> Option<IdState> {
+        if !self.is_of_this_life(sale) {
+            return None;
+        }
+        // A closed sale tells no states.
+        self.books.states(sale, &[order_id]).ok()?.first().copied()
+    }
+
+    pub(super) fn is_leased(&self, owner: Owner) -> bool {
+        self.books.leases().is_ok_and(|(_, leases)| leases.iter().any(|(leased, _)| *leased == owner))
+    }
+
+    /// Whether a sale of this life is installed and not open.
+    pub(super) fn is_rebuilding(&self) -> bool {
+        let mut sales = self.installed_in.keys();
+        sales.any(|sale| self.is_of_this_life(sale) && !self.is_open(sale))
     }
 
     /// Everything is gone, whatever life it is.
