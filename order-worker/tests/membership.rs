@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use order_worker::membership::operator::{AtRisk, begin_rebuild, forget_instance, status};
 use stock::ledger::{ReserveOutcome, Settlement};
-use stock::{Owner, SaleId, Seat};
+use stock::{LedgerError, Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use world::process::Process;
@@ -160,6 +160,30 @@ async fn a_ledger_that_is_ahead_of_a_database_that_was_put_back_is_rebuilt_from_
     let running = tokio::spawn(async move { member.run(down).await });
     timeout(PATIENCE, opened(&process, &sale, 4)).await.unwrap();
     assert_eq!(process.world.units(&sale).await, (10, 0, 0), "the rows say what was sold");
+    shutdown.send_replace(true);
+    running.await.unwrap();
+    process.end().await;
+}
+
+#[tokio::test]
+async fn nobody_installs_at_an_epoch_that_another_has_claimed() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 10, 10).await;
+    let process = Process::start_closed(world, directory.path());
+    let mut member = process.member(true);
+    member.start().await.unwrap();
+    let World { database, stock, .. } = &process.world;
+    assert_eq!(begin_rebuild(database).await.unwrap(), 2);
+    // Another process took the right to install; its call is on its way, or was never sent.
+    assert!(database.claim_install(&sale, 2).await.unwrap());
+    let (shutdown, down) = watch::channel(false);
+    let running = tokio::spawn(async move { member.run(down).await });
+    timeout(PATIENCE, opened(&process, &sale, 3)).await.expect("its patience ends, and a newer epoch begins");
+
+    let version = database.sale(&sale).await.unwrap().unwrap().ledger_version();
+    let late = stock.install(&version, 2).await;
+    assert_eq!(late, Err(LedgerError::WrongEpoch { current: 3 }), "that call changes nothing any more");
     shutdown.send_replace(true);
     running.await.unwrap();
     process.end().await;
