@@ -9,6 +9,8 @@ use gateway::purchase::PurchaseAnswer;
 use stock::{OrderId, SaleId, UserId};
 use tokio::time::{sleep, timeout};
 
+use crate::census::{LATER_LIFE, USED_AGAIN};
+use crate::checks;
 use crate::claims::Claims;
 use crate::machine::Machine;
 use crate::process::{Call, PassAnswer};
@@ -81,6 +83,12 @@ impl Buyer {
             }
             if self.random.chance(350) {
                 self.cancel(&ticket).await;
+                // The used pass again, in whatever life of the ledger.
+                if self.random.chance(300) {
+                    let pause_ms = *self.random.pick(&[1, 1_000, 5_000]);
+                    sleep(Duration::from_millis(self.random.below(pause_ms))).await;
+                    self.press(&ticket, quantity).await;
+                }
             }
         }
     }
@@ -117,6 +125,7 @@ impl Buyer {
     async fn press(&self, ticket: &Ticket, quantity: u32) -> Press {
         let order_id = ticket.order_id;
         let machine = self.machine();
+        self.take_note(order_id);
         self.claims.pressed(order_id, &self.sale, &self.user, quantity, machine.instance);
         let (sale, pass) = (self.sale.clone(), ticket.pass.clone());
         let patience = if self.random.chance(150) {
@@ -133,6 +142,7 @@ impl Buyer {
             ) => {
                 assert_eq!(told, order_id, "another order was promised than the pass names");
                 self.claims.promised(order_id);
+                checks::check_promise(&self.world, &self.sale, order_id);
                 Press::Won
             }
             Some(PurchaseAnswer::Uncertain { order_id: told }) => {
@@ -194,7 +204,18 @@ impl Buyer {
         self.world.trace.say(format_args!("{} cancels {order_id}: {answer:?}", self.user));
         if let Some(Ok(Cancelled::Done(order))) = answer {
             assert_eq!(order.status, OrderStatus::Closed, "a cancelled order is closed");
-            self.claims.cancelled(order_id);
+            self.claims.cancelled(order_id, self.world.epoch());
+        }
+    }
+
+    /// A pass is about to be pressed: maybe one whose order is over.
+    fn take_note(&self, order_id: OrderId) {
+        if let Some(claim) = self.claims.get(order_id).filter(|claim| claim.cancelled) {
+            if self.world.is_rebuilding() {
+                self.world.census.saw(USED_AGAIN);
+            } else if self.world.epoch() > claim.cancelled_in {
+                self.world.census.saw(LATER_LIFE);
+            }
         }
     }
 }

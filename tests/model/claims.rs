@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use stock::{OrderId, SaleId, UserId};
+use tokio::time::Instant;
 
 /// All that was said about one order id.
 #[derive(Debug, Clone)]
@@ -14,12 +15,16 @@ pub(crate) struct Claim {
     pub(crate) asked: BTreeSet<u32>,
     /// A 202 was heard, or that the database has it.
     pub(crate) promised: bool,
+    /// When that was heard first.
+    pub(crate) promised_at: Option<Instant>,
     /// A status was heard: in some process's view the order existed, in the ledger of this epoch.
     pub(crate) seen: Option<u64>,
     /// Presses of which nothing certain was heard since it was last known not to exist.
     pub(crate) open_presses: u32,
     /// A cancellation was confirmed.
     pub(crate) cancelled: bool,
+    /// In the ledger of which epoch.
+    pub(crate) cancelled_in: u64,
     /// A cancellation was asked for.
     pub(crate) cancel_asked: bool,
     /// Machines on which its pass was pressed.
@@ -55,9 +60,11 @@ impl Claims {
             user: user.clone(),
             asked: BTreeSet::new(),
             promised: false,
+            promised_at: None,
             seen: None,
             open_presses: 0,
             cancelled: false,
+            cancelled_in: 0,
             cancel_asked: false,
             pressed_on: BTreeSet::new(),
             at_risk: false,
@@ -71,6 +78,7 @@ impl Claims {
     pub(crate) fn promised(&self, order_id: OrderId) {
         self.with(order_id, |claim| {
             claim.promised = true;
+            claim.promised_at.get_or_insert_with(Instant::now);
             claim.open_presses -= 1;
         });
     }
@@ -94,8 +102,11 @@ impl Claims {
         self.with(order_id, |claim| claim.cancel_asked = true);
     }
 
-    pub(crate) fn cancelled(&self, order_id: OrderId) {
-        self.with(order_id, |claim| claim.cancelled = true);
+    pub(crate) fn cancelled(&self, order_id: OrderId, epoch: u64) {
+        self.with(order_id, |claim| {
+            claim.cancelled = true;
+            claim.cancelled_in = epoch;
+        });
     }
 
     /// The log of this machine is out of reach for good.
@@ -103,6 +114,13 @@ impl Claims {
         for claim in self.0.borrow_mut().values_mut() {
             claim.at_risk |= claim.pressed_on.contains(&machine);
         }
+    }
+
+    /// Promised until then, and not by a log that is lost.
+    pub(crate) fn promised_until(&self, then: Instant) -> Vec<(OrderId, Claim)> {
+        let claims = self.0.borrow();
+        let is_due = |claim: &Claim| !claim.at_risk && claim.promised_at.is_some_and(|at| at <= then);
+        claims.iter().filter(|(_, claim)| is_due(claim)).map(|(id, claim)| (*id, claim.clone())).collect()
     }
 
     pub(crate) fn get(&self, order_id: OrderId) -> Option<Claim> {

@@ -12,8 +12,9 @@ use queue::failpoint::Crash;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
+use crate::census::THAWED_LATE;
 use crate::process::{self, Call, Inside, Stop};
-use crate::world::World;
+use crate::world::{Mode, World};
 
 /// See the module.
 pub(crate) struct Machine {
@@ -80,9 +81,16 @@ impl Machine {
         if fate == Fate::EmptyDisk {
             self.world.lose_log(self.instance);
         }
+        self.meet(fate);
+        self.kill();
+    }
+
+    fn meet(&self, fate: Fate) {
+        if fate == Fate::Gone && !self.is_gone() {
+            self.world.gone.set(self.world.gone.get() + 1);
+        }
         self.fate.set(fate);
         self.turn.notify_waiters();
-        self.kill();
     }
 
     /// A machine that is down is started.
@@ -127,6 +135,7 @@ impl Machine {
     pub(crate) async fn run(&self) {
         loop {
             let end = self.run_process().await;
+            let end_at = if let End::Crashed(failpoint) = end { Some(failpoint) } else { None };
             let (reason, pause_ms): (String, u64) = match end {
                 End::Crashed(failpoint) => (format!("crashed at {failpoint}"), 20),
                 End::Killed => ("killed".into(), 20),
@@ -135,9 +144,23 @@ impl Machine {
             };
             *self.crashes.borrow_mut() += 1;
             self.world.trace.say(format_args!("machine {}: {reason}", self.instance));
-            self.world.maybe_forget();
+            let crashed_in = |part: &str| end_at.is_some_and(|failpoint| failpoint.starts_with(part));
+            self.world.maybe_forget(crashed_in("rebuild."));
+            // With something reserved that others have to look after, if it stays away.
+            if crashed_in("gateway.") && self.fate.get() == Fate::Restart && self.world.random.chance(400) {
+                let is_last = !self.world.can_lose_one();
+                self.meet(if is_last { Fate::Down } else { Fate::Gone });
+            }
             sleep(Duration::from_millis(pause_ms + self.world.random.below(1_000))).await;
             self.await_fate().await;
+        }
+    }
+
+    fn take_note_of_thaw(&self) {
+        let owner = self.world.log_of(self.instance);
+        let is_leased = owner.is_none_or(|owner| self.world.server.is_leased(owner));
+        if self.world.mode == Mode::Outliving && self.inside.borrow().is_some() && !is_leased {
+            self.world.census.saw(THAWED_LATE);
         }
     }
 
@@ -173,7 +196,7 @@ impl Machine {
         let end = tokio::select! {
             biased;
             () = self.kill.notified() => End::Killed,
-            end = until_crash(&self.frozen_until, process.as_mut()) => end,
+            end = until_crash(&self.frozen_until, || self.take_note_of_thaw(), process.as_mut()) => end,
         };
         // Nothing of the process runs from here on; what its parts do while they are dropped must not reach the disk.
         if !matches!(end, End::Left(Stop::Clean)) {
@@ -190,6 +213,7 @@ impl Machine {
 /// Polls a process until it ends or panics with [`Crash`]; not at all while it is frozen. Any other panic is a bug and goes on.
 async fn until_crash(
     frozen_until: &Cell<Option<Instant>>,
+    thawed: impl Fn(),
     mut process: Pin<&mut impl Future<Output = Stop>>,
 ) -> End {
     let mut thaw: Option<Pin<Box<Sleep>>> = None;
@@ -203,6 +227,7 @@ async fn until_crash(
                 return Poll::Pending;
             }
             frozen_until.set(None);
+            thawed();
         }
         thaw = None;
         match catch_unwind(AssertUnwindSafe(|| process.as_mut().poll(context))) {

@@ -4,6 +4,7 @@
 //! `FLOODGATE_SEEDS=n` sets how many seeds run, `FLOODGATE_SEED=n` replays one, `FLOODGATE_TRACE=1` prints what happens.
 
 mod buyers;
+mod census;
 mod checks;
 mod claims;
 mod machine;
@@ -11,6 +12,7 @@ mod operator;
 mod process;
 mod random;
 mod run;
+mod slow;
 mod strikes;
 mod trace;
 mod world;
@@ -19,6 +21,7 @@ mod world;
 #[path = "../../src/books.rs"]
 mod books;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +29,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::census::Event;
 use crate::run::{Report, run};
 use crate::strikes::{Counts, all_failpoints};
 
@@ -47,6 +51,9 @@ fn the_invariants_hold_at_rest_after_any_crash() {
         let never: Vec<_> =
             all_failpoints().into_iter().filter(|name| !totals.counts.contains_key(name)).collect();
         assert!(never.is_empty(), "failpoints that no seed ever reached: {never:?}");
+        let unseen: Vec<_> =
+            census::ALL.into_iter().filter(|event| !totals.seen.contains_key(event)).collect();
+        assert!(unseen.is_empty(), "what no seed ever saw: {unseen:?}");
     }
 }
 
@@ -65,6 +72,8 @@ struct Totals {
     events: u64,
     ends: u64,
     ledger_faults: u64,
+    /// Seeds that saw each.
+    seen: BTreeMap<Event, u64>,
 }
 
 /// Runs seeds 1 to `seeds`, one thread a core; the lowest that fails is reported.
@@ -109,6 +118,9 @@ impl Totals {
         self.events += report.events;
         self.ends += report.ends;
         self.ledger_faults += report.ledger_faults;
+        for &event in &report.seen {
+            *self.seen.entry(event).or_default() += 1;
+        }
         for (name, count) in &report.counts {
             let total = self.counts.entry(name).or_default();
             total.passed += count.passed;
@@ -136,6 +148,10 @@ fn print_summary(seeds: u64, begun: Instant, totals: &Totals) {
     for name in all_failpoints() {
         let count = totals.counts.get(name).copied().unwrap_or_default();
         text += &format!("{name:<28} {:>10} {:>8} {:>8}\n", count.passed, count.crashed, count.failed);
+    }
+    text += &format!("{:<56} {:>6}\n", "what happened", "seeds");
+    for event in census::ALL {
+        text += &format!("{event:<56} {:>6}\n", totals.seen.get(event).copied().unwrap_or_default());
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -7,6 +7,7 @@ use gateway::books::SaleChange;
 use stock::{SaleDefinition, SaleId, Timestamp};
 use tokio::time::sleep;
 
+use crate::census::RESTOCKED;
 use crate::machine::Machine;
 use crate::process::Call;
 use crate::random::Random;
@@ -79,11 +80,16 @@ impl Operator {
         for _ in 0..100 {
             let (sale, change) = (sale.clone(), change());
             let what = format!("{change:?}");
+            let is_restock = matches!(change, SaleChange::Restock { .. });
+            let was_rebuilding = self.world.is_rebuilding();
             let answer = self.machine().call(|answer| Call::Change { sale, change, answer }).await;
             let told =
                 answer.as_ref().map(|answer| answer.as_ref().map(|sale| (sale.total_now, sale.version)));
             self.world.trace.say(format_args!("operator {what}: {told:?}"));
             if let Some(Ok(_)) = answer {
+                if is_restock && was_rebuilding {
+                    self.world.census.saw(RESTOCKED);
+                }
                 return;
             }
             sleep(Duration::from_millis(200 + self.random.below(800))).await;

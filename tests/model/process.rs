@@ -31,6 +31,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::books::RootBooks;
+use crate::slow::slowly;
 use crate::world::{Mode, World};
 
 /// What reaches a process from outside. A dropped answer is a closed connection.
@@ -286,7 +287,7 @@ impl Process {
             lasts(reconciler.run(closed.clone())),
         ]);
         let mut lasting = Parts(vec![
-            lasts(queue.run()),
+            lasts(slowly(|| world.draw_disk_delay(), queue.run())),
             lasts(member.run(closed)),
             part(keep_watch(&books, &inside.seat, &inside.topic)),
         ]);

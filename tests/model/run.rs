@@ -1,5 +1,6 @@
 //! One run: a world, its machines, buyers and operator under faults; then peace, a crowd that buys everything, and the checks.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use stock::Owner;
 use tokio::time::sleep;
 
 use crate::buyers::Buyer;
+use crate::census::{Event, WITHOUT_LOG};
 use crate::checks;
 use crate::claims::Claims;
 use crate::machine::{Fate, Machine};
@@ -27,6 +29,7 @@ pub(crate) struct Report {
     /// Processes that ended.
     pub(crate) ends: u64,
     pub(crate) ledger_faults: u64,
+    pub(crate) seen: BTreeSet<Event>,
 }
 
 /// Runs one seed. Panics where an invariant does not hold.
@@ -43,6 +46,10 @@ async fn run_in_virtual_time(seed: u64) -> Report {
     let random = Random::new(seed);
     let strikes = Strikes::install(&random);
     let world = Rc::new(World::draw(&random));
+    strikes.forget_by({
+        let world = world.clone();
+        move || world.forget_at_once()
+    });
     world.trace.say(format_args!("seed {seed}: {:?}, {:?}", world.mode, world.sale));
     let machines: Rc<Vec<Machine>> =
         Rc::new((0..world.machines()).map(|instance| Machine::new(instance, world.clone())).collect());
@@ -58,10 +65,12 @@ async fn run_in_virtual_time(seed: u64) -> Report {
         _ = running => unreachable!("machines run for ever"),
         () = story => {}
     }
+    let counts = strikes.counts();
     Report {
         trace_hash: world.trace.hash(),
         events: world.trace.events(),
-        counts: strikes.counts(),
+        seen: world.census.close(&counts, &world.server.happened()),
+        counts,
         ends: machines.iter().map(|machine| *machine.crashes.borrow()).sum(),
         ledger_faults: world.server.struck(),
     }
@@ -100,6 +109,11 @@ async fn tell(
         for _ in 0..random.below(3) {
             sleep(Duration::from_millis(random.below(12_000))).await;
             world.forget();
+            // Once more, while it is rebuilt or soon after.
+            if random.chance(300) {
+                sleep(Duration::from_millis(random.below(*random.pick(&[50, 1_000, 4_000])))).await;
+                world.forget();
+            }
         }
     };
     let tasks = random.below(4);
@@ -116,10 +130,17 @@ async fn tell(
     let could_forget = world.forgetful.replace(false);
     world.server.flush_after(None);
     world.trace.say(format_args!("peace"));
+    checks::check_openings(world, claims);
     for machine in machines.iter() {
         machine.start();
     }
     if could_forget {
+        give_up_lost_logs(world, machines).await;
+    } else if world.is_waiting_for_lost_log(machines).await {
+        // Nothing was forgotten, but an install's end was never known.
+        for machine in machines.iter().filter(|machine| world.is_out_of_reach(machine)) {
+            claims.log_lost(machine.instance);
+        }
         give_up_lost_logs(world, machines).await;
     }
     operator.resume(&world.sale.id).await;
@@ -149,10 +170,10 @@ async fn tell(
     check_all(world, machines, claims, sold_out).await;
 }
 
-/// Something happens to a machine. One is always left to come back.
+/// Something happens to a machine.
 fn strike(random: &Random, world: &World, machine: &Machine, machines: &[Machine], claims: &Claims) {
+    // One is always left to come back.
     let others_last = machines.iter().any(|other| other.instance != machine.instance && !other.is_gone());
-    let is_reachable = !world.forgetful.get() || world.neighbours_in_reach;
     if machine.is_gone() {
         return;
     }
@@ -165,7 +186,7 @@ fn strike(random: &Random, world: &World, machine: &Machine, machines: &[Machine
             machine.freeze(duration);
         }
         7 => machine.kill_for(Fate::Down),
-        8 if others_last && is_reachable => {
+        8 if others_last && world.log_stays_in_reach() => {
             world.trace.say(format_args!("machine {} is gone for good", machine.instance));
             machine.kill_for(Fate::Gone);
         }
@@ -189,12 +210,17 @@ async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
         }
         let database = world.open_database();
         let instances = database.instances().await.expect("the registry");
-        let lost =
-            instances.into_iter().map(|instance| instance.owner).filter(|owner| !world.has_log(*owner));
+        let in_reach = |owner: Owner| {
+            let holds_it = |machine: &&Machine| world.log_of(machine.instance) == Some(owner);
+            let holder = machines.iter().find(holds_it);
+            holder.is_some_and(|machine| !machine.is_gone() || world.neighbours_in_reach)
+        };
+        let lost = instances.into_iter().map(|instance| instance.owner).filter(|owner| !in_reach(*owner));
         let lost: Vec<Owner> = lost.collect();
         if lost.is_empty() {
             return;
         }
+        world.census.saw(WITHOUT_LOG);
         for owner in lost {
             let forgotten = operator::forget_instance(&database, None, owner).await;
             world.trace.say(format_args!("the operator goes on without {owner}: {forgotten:?}"));
@@ -204,6 +230,7 @@ async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
 }
 
 async fn check_all(world: &World, machines: &[Machine], claims: &Claims, sold_out: bool) {
+    checks::check_openings(world, claims);
     for machine in machines {
         if machine.is_gone() {
             continue;

@@ -41,6 +41,18 @@ const COMBINATIONS: &[&[(&str, bool)]] = &[
 const OUTAGES: &[&str] =
     &["database.begin", "database.commit", "drain.confirm", "relay.read", "gateway.appending"];
 
+/// Where the ledger's server may lose its memory: a promise is on its way to the log, or a rebuild under way.
+const FORGETTING: &[&str] = &[
+    "gateway.reserved",
+    "gateway.appended",
+    "gateway.appended",
+    "gateway.appended",
+    "rebuild.installed",
+    "rebuild.log",
+    "rebuild.reported",
+    "rebuild.marked",
+];
+
 /// A step that fails whenever it is tried in a span of virtual time.
 struct Outage {
     name: &'static str,
@@ -59,10 +71,15 @@ struct State {
     armed: bool,
     aims: Vec<Aim>,
     outage: Option<Outage>,
+    /// What is called where the server forgets, and after how many passings of which failpoint.
+    forget: Option<Rc<dyn Fn()>>,
+    forget_at: Option<(&'static str, u64)>,
     counts: Counts,
     random: Random,
     /// Random strikes in a million passings.
     crash_ppm: u64,
+    /// Random crashes in a million passings of a rebuild's steps.
+    rebuild_crash_ppm: u64,
     fail_ppm: u64,
     crashes_left: u32,
 }
@@ -96,13 +113,21 @@ impl Strikes {
         });
         let crash_ppm = *random.pick(&[0, 500, 3_000, 10_000]);
         let fail_ppm = *random.pick(&[0, 0, 1_000, 10_000]);
+        let forget_at = random.chance(400).then(|| {
+            let name: &&str = random.pick(FORGETTING);
+            (*name, random.below(6))
+        });
+        let rebuild_crash_ppm = if random.chance(150) { 60_000 } else { crash_ppm };
         let state = State {
             armed: false,
             aims,
             outage,
+            forget: None,
+            forget_at,
             counts: Counts::new(),
             random,
             crash_ppm,
+            rebuild_crash_ppm,
             fail_ppm,
             crashes_left: 10,
         };
@@ -117,11 +142,20 @@ impl Strikes {
         self.0.borrow_mut().armed = armed;
     }
 
+    /// What makes the ledger's server forget.
+    pub(crate) fn forget_by(&self, forget: impl Fn() + 'static) {
+        self.0.borrow_mut().forget = Some(Rc::new(forget));
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.0.borrow().counts.clone()
     }
 
     fn pass(&self, name: &'static str) -> bool {
+        let forget = self.0.borrow_mut().forget_here(name);
+        if let Some(forget) = forget {
+            forget();
+        }
         let Some(strike) = self.0.borrow_mut().draw(name) else { return false };
         if strike == Strike::Crash {
             // Past the panic hook, which would print it.
@@ -138,6 +172,19 @@ enum Strike {
 }
 
 impl State {
+    fn forget_here(&mut self, name: &'static str) -> Option<Rc<dyn Fn()>> {
+        if !self.armed || std::thread::panicking() {
+            return None;
+        }
+        let (_, left) = self.forget_at.as_mut().filter(|(at, _)| *at == name)?;
+        if *left > 0 {
+            *left -= 1;
+            return None;
+        }
+        self.forget_at = None;
+        self.forget.clone()
+    }
+
     fn draw(&mut self, name: &'static str) -> Option<Strike> {
         let count = self.counts.entry(name).or_default();
         count.passed += 1;
@@ -145,7 +192,8 @@ impl State {
         if !self.armed || std::thread::panicking() {
             return None;
         }
-        let mut crash = self.random.below(1_000_000) < self.crash_ppm;
+        let ppm = if name.starts_with("rebuild.") { self.rebuild_crash_ppm } else { self.crash_ppm };
+        let mut crash = self.random.below(1_000_000) < ppm;
         let mut fail = self.random.below(1_000_000) < self.fail_ppm;
         let now = Instant::now();
         fail |= self

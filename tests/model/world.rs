@@ -1,7 +1,9 @@
 //! What outlives every process: disks, the orders database, maybe the ledger's server, the clock.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use order_worker::Database;
 use order_worker::database::SharedConnection;
@@ -9,8 +11,10 @@ use parking_lot::Mutex;
 use queue::{Faults, SimulatedDisk};
 use stock::ledger::{FaultPlan, SimulatedServer};
 use stock::{Now, Owner, SaleDefinition, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use crate::census::Census;
+use crate::machine::Machine;
 use crate::random::Random;
 use crate::trace::Trace;
 
@@ -46,8 +50,17 @@ pub(crate) struct World {
     pub(crate) drained_per_second: u32,
     /// The log that each machine's disk holds, once a process has seen it.
     logs: RefCell<Vec<Option<Owner>>>,
+    /// Machines that have lost one.
+    lost: RefCell<BTreeSet<usize>>,
     /// Whether a process can take the log of a machine that is down.
     pub(crate) neighbours_in_reach: bool,
+    /// Longest that the machines' disks take for what they are asked.
+    disk_ms_max: u64,
+    /// In 1,000 installs so many are late while there are faults.
+    late_installs: u32,
+    /// Machines that are gone for good.
+    pub(crate) gone: Cell<usize>,
+    pub(crate) census: Census,
 }
 
 impl World {
@@ -63,17 +76,25 @@ impl World {
             (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
         let replica_lag_max = if forgetful { random.below(9) as usize } else { 0 };
         let sale = draw_sale(&random);
+        let server =
+            SimulatedServer::with_replica(random.next(), now.clone(), FaultPlan::default(), replica_lag_max);
+        server.set_way_max(Duration::from_millis(*random.pick(&[1, 1, 1, 20, 80])));
         Self {
             mode,
-            now: now.clone(),
+            now,
             disks: Arc::new(Mutex::new(disks)),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
-            server: SimulatedServer::with_replica(random.next(), now, FaultPlan::default(), replica_lag_max),
+            server,
             sale,
+            disk_ms_max: *random.pick(&[0, 0, 0, 5, 50, 300, 1_000]),
+            late_installs: if forgetful { *random.pick(&[0, 0, 100, 400]) as u32 } else { 0 },
+            gone: Cell::default(),
+            census: Census::default(),
             trace: Trace::new(),
             forgetful: Cell::new(forgetful),
             drained_per_second: *random.pick(&[2_000, 2_000, 2_000, 10, 4]) as u32,
             logs: RefCell::new(vec![None; instances as usize]),
+            lost: RefCell::default(),
             neighbours_in_reach: random.chance(500),
             random,
         }
@@ -97,6 +118,7 @@ impl World {
                 Faults::default()
             });
         }
+        self.server.set_late_installs(if faulty { self.late_installs } else { 0 });
         let answers_get_lost = faulty && self.mode == Mode::Outliving && random.chance(800);
         let share = || *random.pick(&[0, 5, 20, 60]) as u32;
         self.server.set_plan(if answers_get_lost {
@@ -123,11 +145,21 @@ impl World {
                 self.trace.say(format_args!("the ledger's server is flushed after {reserves} batches"));
                 self.server.flush_after(Some(reserves));
             }
-            1 => {
+            _ => self.forget_at_once(),
+        }
+    }
+
+    /// The same, without waiting for a batch.
+    pub(crate) fn forget_at_once(&self) {
+        if !self.forgetful.get() {
+            return;
+        }
+        match self.random.below(3) {
+            0 => {
                 self.trace.say(format_args!("the ledger's server restarts and has forgotten everything"));
                 self.server.wipe();
             }
-            2 => {
+            1 => {
                 self.trace.say(format_args!("the ledger's server is flushed"));
                 self.server.flush();
             }
@@ -141,11 +173,35 @@ impl World {
         }
     }
 
-    /// Sometimes, when a process ends.
-    pub(crate) fn maybe_forget(&self) {
-        if self.random.chance(100) {
+    /// Sometimes, when a process ends; more often in the middle of a rebuild.
+    pub(crate) fn maybe_forget(&self, is_mid_rebuild: bool) {
+        if self.random.chance(if is_mid_rebuild { 400 } else { 100 }) {
             self.forget();
         }
+    }
+
+    pub(crate) fn draw_disk_delay(&self) -> Duration {
+        match self.disk_ms_max {
+            0 => Duration::ZERO,
+            max => Duration::from_millis(self.random.below(max + 1)),
+        }
+    }
+
+    /// Whether the ledger's server lives in another epoch than the first and has the sale not open.
+    pub(crate) fn is_rebuilding(&self) -> bool {
+        self.mode == Mode::Outliving && !self.server.is_open(&self.sale.id) && self.epoch() > 1
+    }
+
+    /// Whether a rebuild does not come to its end, as one that waits for a log that is lost.
+    pub(crate) async fn is_waiting_for_lost_log(&self, machines: &[Machine]) -> bool {
+        for _ in 0..150 {
+            let all_in_reach = !machines.iter().any(|machine| self.is_out_of_reach(machine));
+            if self.mode == Mode::Embedded || all_in_reach || self.server.is_open(&self.sale.id) {
+                return false;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        true
     }
 
     pub(crate) fn machines(&self) -> usize {
@@ -154,6 +210,21 @@ impl World {
 
     pub(crate) fn disk(&self, machine: usize) -> SimulatedDisk {
         self.disks.lock()[machine].clone()
+    }
+
+    /// Whether no rebuild will ever miss the log of a machine that is gone for good.
+    pub(crate) fn log_stays_in_reach(&self) -> bool {
+        !self.forgetful.get() || self.neighbours_in_reach
+    }
+
+    /// Whether one more may go for good, and somebody is left.
+    pub(crate) fn can_lose_one(&self) -> bool {
+        self.log_stays_in_reach() && self.gone.get() + 1 < self.machines()
+    }
+
+    /// Whether a log of this machine was lost, or is where nobody can take it.
+    pub(crate) fn is_out_of_reach(&self, machine: &Machine) -> bool {
+        self.lost.borrow().contains(&machine.instance) || machine.is_gone() && !self.neighbours_in_reach
     }
 
     /// A new disk, empty: the log that was on the old one is out of reach for good.
@@ -165,6 +236,7 @@ impl World {
     /// The log that this machine held is out of reach from now on.
     pub(crate) fn lose_log(&self, machine: usize) {
         self.logs.borrow_mut()[machine] = None;
+        self.lost.borrow_mut().insert(machine);
     }
 
     pub(crate) fn saw_log(&self, machine: usize, owner: Owner) {
@@ -173,10 +245,6 @@ impl World {
 
     pub(crate) fn log_of(&self, machine: usize) -> Option<Owner> {
         self.logs.borrow()[machine]
-    }
-
-    pub(crate) fn has_log(&self, owner: Owner) -> bool {
-        self.logs.borrow().contains(&Some(owner))
     }
 
     /// The ledger's epoch, read past every failpoint; 0 before the first.
