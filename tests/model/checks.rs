@@ -50,6 +50,9 @@ async fn unrest(world: &World, machines: &[Machine]) -> Option<String> {
             continue;
         }
         let Some(inside) = machine.inside() else { return Some("a process is down".into()) };
+        if machine.is_frozen() {
+            return Some("a process stands still".into());
+        }
         if let Some(unrest) = unrest_of(&inside).await {
             return Some(unrest);
         }

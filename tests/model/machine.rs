@@ -111,6 +111,10 @@ impl Machine {
         self.frozen_until.set(Some(Instant::now() + duration));
     }
 
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen_until.get().is_some_and(|until| Instant::now() < until)
+    }
+
     /// Asks the process to shut down cleanly.
     pub(crate) fn stop(&self) {
         self.stop.notify_waiters();
