@@ -35,7 +35,8 @@ fn main() {
             let database = database(directory.path()).await;
             let drained = crowd::drain(database, limit, batch_size, WAITING, Duration::from_secs(5)).await;
             let limit = if limit == NO_LIMIT { "none".into() } else { limit.to_string() };
-            println!("{limit:>10} {batch_size:>12} {:>14.0} {:>22}", drained.rate, drained.most_in_a_second);
+            let batch = drained.batch_max;
+            println!("{limit:>10} {batch:>12} {:>14.0} {:>22}", drained.rate, drained.most_in_a_second);
         }
     });
 }

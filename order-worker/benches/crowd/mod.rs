@@ -68,6 +68,8 @@ pub(crate) struct Drained {
     pub(crate) rate: f64,
     /// Most orders in any second.
     pub(crate) most_in_a_second: u64,
+    /// Most orders that a batch could be.
+    pub(crate) batch_max: usize,
 }
 
 /// Drains `waiting` orders from a disk log: log → settle → offset → ledger; for `at_most`, or until none is left.
@@ -108,14 +110,9 @@ pub(crate) async fn drain(
     let stats = Arc::new(DrainStats::new(orders_per_second_max));
     let config = DrainConfig { orders_per_second_max, batch_size_max, adaptive: true };
     let metrics = WorkerMetrics::new(&mut registry);
-    let parts = WorkerParts {
-        database,
-        stock,
-        group,
-        pace: Arc::new(Pace::new(&config)),
-        metrics,
-        stats: stats.clone(),
-    };
+    let pace = Arc::new(Pace::new(&config));
+    let batch_max = pace.batch_max();
+    let parts = WorkerParts { database, stock, group, pace, metrics, stats: stats.clone() };
     let (shutdown, down) = watch::channel(false);
     let begun = Instant::now();
     let worker = tokio::spawn(Worker::new(parts, down).run());
@@ -134,7 +131,7 @@ pub(crate) async fn drain(
         last.map_or(0, |(_, drained)| drained - from.1)
     };
     let most_in_a_second = seen.iter().map(within).max().unwrap_or(0);
-    Drained { rate: drained as f64 / took, most_in_a_second }
+    Drained { rate: drained as f64 / took, most_in_a_second, batch_max }
 }
 
 async fn promise(topic: &Topic, orders: u64) {
