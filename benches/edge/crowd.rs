@@ -23,6 +23,22 @@ pub(crate) struct Run {
     pub(crate) latencies_us: Vec<u32>,
 }
 
+/// What the connections share during a turn.
+struct Presses {
+    requests: Vec<Vec<u8>>,
+    count: usize,
+    next: AtomicUsize,
+    /// How every answer has to begin.
+    begin: Vec<u8>,
+}
+
+impl Presses {
+    fn next(&self) -> Option<&[u8]> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        (turn < self.count).then(|| self.requests[turn % self.requests.len()].as_slice())
+    }
+}
+
 impl Crowd {
     pub(crate) fn connect(port: u16, connections: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -35,20 +51,22 @@ impl Crowd {
         Self { runtime, connections }
     }
 
-    /// Sends each request once. Every answer must be 202.
-    pub(crate) fn press(&mut self, requests: Vec<Vec<u8>>) -> Run {
-        let (requests, next) = (Arc::new(requests), Arc::new(AtomicUsize::new(0)));
+    /// Sends `count` requests, these in turn. Every answer must have this status.
+    pub(crate) fn press(&mut self, requests: Vec<Vec<u8>>, count: usize, status: u16) -> Run {
+        let presses = Arc::new(Presses {
+            requests,
+            count,
+            next: AtomicUsize::new(0),
+            begin: format!("HTTP/1.1 {status} ").into_bytes(),
+        });
         let connections = std::mem::take(&mut self.connections);
         let (connections, run) = self.runtime.block_on(async {
             let begin = Instant::now();
-            let presses = connections.into_iter().map(|connection| {
-                let (requests, next) = (requests.clone(), next.clone());
-                tokio::spawn(press(connection, requests, next))
-            });
-            let presses: Vec<_> = presses.collect();
+            let press = |connection| tokio::spawn(press(connection, presses.clone()));
+            let tasks: Vec<_> = connections.into_iter().map(press).collect();
             let (mut connections, mut latencies_us) = (Vec::new(), Vec::new());
-            for press in presses {
-                let (connection, latencies) = press.await.expect("every answer is 202");
+            for task in tasks {
+                let (connection, latencies) = task.await.expect("every answer is the expected one");
                 connections.push(connection);
                 latencies_us.extend(latencies);
             }
@@ -59,14 +77,10 @@ impl Crowd {
     }
 }
 
-async fn press(
-    mut connection: TcpStream,
-    requests: Arc<Vec<Vec<u8>>>,
-    next: Arc<AtomicUsize>,
-) -> (TcpStream, Vec<u32>) {
+async fn press(mut connection: TcpStream, presses: Arc<Presses>) -> (TcpStream, Vec<u32>) {
     let mut latencies_us = Vec::new();
     let mut buffer = vec![0; HEAD_AND_BODY_MAX];
-    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+    while let Some(request) = presses.next() {
         let pressed = Instant::now();
         connection.write_all(request).await.expect("sent");
         let mut length = 0;
@@ -75,7 +89,7 @@ async fn press(
             assert!(read > 0, "the server hung up after {:?}", String::from_utf8_lossy(&buffer[..length]));
             length += read;
         }
-        assert!(buffer.starts_with(b"HTTP/1.1 202 "), "{}", String::from_utf8_lossy(&buffer[..length]));
+        assert!(buffer.starts_with(&presses.begin), "{}", String::from_utf8_lossy(&buffer[..length]));
         latencies_us.push(u32::try_from(pressed.elapsed().as_micros()).unwrap_or(u32::MAX));
     }
     (connection, latencies_us)

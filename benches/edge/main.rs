@@ -1,6 +1,7 @@
-//! What an accepted purchase costs the servers: gateway and Redis, against what is built without them, nginx with Lua that
-//! runs one script in Redis a request. Both in one run, in turns, so that ratios hold on any machine.
-//! `cargo bench --features production --bench edge`
+//! What a purchase costs the servers, against what is built without Floodgate. An accepted one: gateway and Redis, against
+//! nginx with Lua that runs one script in Redis a request. A refused one, with nothing left: the gateway, against nginx that
+//! says 410 to everybody and nginx with Lua that looks at a flag. All in one run, in turns, so that ratios hold on any machine.
+//! `cargo bench --features production --bench edge`, one table alone with `-- accepted` or `-- refused`.
 //!
 //! The two do not promise the same. Both check a signed pass, the user's limit and the stock, and record the order under the
 //! same `appendfsync`. Floodgate besides limits each user's rate, knows window and pause, answers a repeated press with the
@@ -8,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench stops at the first surprise")]
 
 mod crowd;
+mod refused;
 mod sides;
 
 use std::time::Duration;
@@ -59,6 +61,17 @@ impl Total {
 }
 
 fn main() {
+    let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |table: &str| wanted.is_empty() || wanted.iter().any(|word| word == table);
+    if is_wanted("accepted") {
+        accepted();
+    }
+    if is_wanted("refused") {
+        refused::table();
+    }
+}
+
+fn accepted() {
     println!(
         "processor time of the servers, us an accepted purchase; {TURNS} times {PER_TURN} a side, in turns, the crowd on the \
          same machine"
@@ -94,7 +107,7 @@ fn measure(sides: [&mut dyn Side; 2], connections: usize) -> [Total; 2] {
         for side in [0, 1] {
             let requests = sides[side].requests(PER_TURN);
             let before = sides[side].cpu();
-            let run = crowds[side].press(requests);
+            let run = crowds[side].press(requests, PER_TURN, 202);
             let after = sides[side].cpu();
             if turn > 0 {
                 totals[side].add([after[0] - before[0], after[1] - before[1]], run);

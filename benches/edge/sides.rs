@@ -12,6 +12,8 @@ use testbed::{
 };
 
 const PATH: &str = "/api/v1/sales/bench/orders";
+/// Of a sale with a single unit.
+const PATH_OF_ONE: &str = "/api/v1/sales/one/orders";
 const BODY: &str = r#"{"quantity":1}"#;
 const SECRET: &str = "a-secret-of-the-bench-that-everybody-may-know";
 const UNITS: u32 = 1_000_000_000;
@@ -53,14 +55,14 @@ impl Floodgate {
         let mut floodgate = Self { deployment, passes, next: 0, redis, _keeper: keeper, _maria: maria };
         floodgate.wait_until_it_sells();
         for worker in floodgate.deployment.workers() {
-            worker.process().stop().unwrap();
+            worker.stop().unwrap();
         }
         floodgate
     }
 
-    fn pass(&mut self) -> String {
+    fn pass(&mut self, sale: &str) -> String {
         self.next += 1;
-        let sale: SaleId = "bench".parse().unwrap();
+        let sale: SaleId = sale.parse().unwrap();
         // As real ones: time, sale, random bits.
         let order_id = OrderId::new(
             1_700_000_000_000 + self.next as u64 / 20,
@@ -75,10 +77,25 @@ impl Floodgate {
         let deadline = Instant::now() + WITHIN;
         let mut client = Client::new(self.port(), WITHIN);
         loop {
-            let pass = self.pass();
+            let pass = self.pass("bench");
             let answer = client.request("POST", PATH, &[("Floodgate-Pass", &pass)], BODY).unwrap();
             if answer.status == 202 {
                 return;
+            }
+            assert!(Instant::now() < deadline, "{answer:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Sells the only unit of a sale. Returns a press that is refused from now on, and what it hears.
+    pub(crate) fn sell_out(&mut self) -> (Vec<u8>, String) {
+        let deadline = Instant::now() + WITHIN;
+        let mut client = Client::new(self.port(), WITHIN);
+        loop {
+            let pass = self.pass("one");
+            let answer = client.request("POST", PATH_OF_ONE, &[("Floodgate-Pass", &pass)], BODY).unwrap();
+            if answer.status == 410 {
+                return (refused_request(&pass), answer.body);
             }
             assert!(Instant::now() < deadline, "{answer:?}");
             std::thread::sleep(Duration::from_millis(20));
@@ -92,11 +109,11 @@ impl Side for Floodgate {
     }
 
     fn requests(&mut self, count: usize) -> Vec<Vec<u8>> {
-        (0..count).map(|_| request(&self.pass())).collect()
+        (0..count).map(|_| request(&self.pass("bench"))).collect()
     }
 
     fn cpu(&self) -> [Duration; 2] {
-        [self.deployment.gateways()[0].process().cpu(), self.redis.cpu()]
+        [self.deployment.gateways()[0].cpu(), self.redis.cpu()]
     }
 }
 
@@ -151,6 +168,17 @@ impl Side for Rival {
     }
 }
 
+/// An nginx whose whole logic is `refuse`, with what it says.
+pub(crate) fn refusing_nginx(http: &str, refuse: &str) -> Nginx {
+    let nginx = Nginx::start(|port| {
+        format!(
+            "keepalive_requests 100000000;\n{http}\n\
+             server {{\nlisten 127.0.0.1:{port} reuseport;\nlocation = {PATH_OF_ONE} {{\n{refuse}\n}}\n}}"
+        )
+    });
+    nginx.unwrap()
+}
+
 fn start_redis(appendfsync: AppendFsync) -> Redis {
     // A rewrite of the file would be another process, which comes and goes.
     let config = vec![("auto-aof-rewrite-percentage".to_owned(), "0".to_owned())];
@@ -161,6 +189,18 @@ fn request(pass: &str) -> Vec<u8> {
     format!(
         "POST {PATH} HTTP/1.1\r\nHost: bench\r\nFloodgate-Pass: {pass}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    )
+    .into_bytes()
+}
+
+/// The same with a user's token, as pages send it.
+fn refused_request(pass: &str) -> Vec<u8> {
+    // As long as a real one; nobody looks at it.
+    let token = ["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", &"x".repeat(86), &"y".repeat(43)].join(".");
+    format!(
+        "POST {PATH_OF_ONE} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\nFloodgate-Pass: {pass}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
         BODY.len()
     )
     .into_bytes()
@@ -192,6 +232,14 @@ id = "bench"
 title = "A sale of the bench"
 price = 206640
 total = {UNITS}
+starts_at = "{opening}"
+ends_at = "{end}"
+
+[[sale]]
+id = "one"
+title = "A sale that is over in a moment"
+price = 206640
+total = 1
 starts_at = "{opening}"
 ends_at = "{end}"
 "#

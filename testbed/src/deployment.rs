@@ -29,7 +29,7 @@ pub struct DeploymentOptions {
     pub toml: String,
 }
 
-/// One `floodgate` process of it.
+/// One `floodgate` process of it: a [`Process`], to be killed, frozen and the like.
 #[derive(Debug)]
 pub struct Instance {
     process: Process,
@@ -60,11 +60,6 @@ impl Instance {
             Ok(answer) => answer.body,
             Err(error) => error.to_string(),
         }
-    }
-
-    /// The process, to be killed, frozen and the like.
-    pub fn process(&self) -> &Process {
-        &self.process
     }
 
     /// Of a gateway: where buyers connect.
