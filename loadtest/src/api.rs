@@ -28,11 +28,12 @@ pub(crate) enum Refusal {
     ChallengeExpired,
     BadRequest,
     TooLarge,
+    Unauthorized,
     /// A 4xx or 503 with a word that the interface does not name.
     Unnamed,
 }
 
-const REFUSALS: [(Refusal, &str); 17] = [
+const REFUSALS: [(Refusal, &str); 18] = [
     (Refusal::SoldOut, "sold-out"),
     (Refusal::LimitReached, "limit-reached"),
     (Refusal::NotEnough, "not-enough"),
@@ -49,6 +50,7 @@ const REFUSALS: [(Refusal, &str); 17] = [
     (Refusal::ChallengeExpired, "challenge-expired"),
     (Refusal::BadRequest, "bad-request"),
     (Refusal::TooLarge, "too-large"),
+    (Refusal::Unauthorized, "unauthorized"),
     (Refusal::Unnamed, "unnamed"),
 ];
 

@@ -138,6 +138,13 @@ pub(crate) struct OwnServer {
     pub(crate) orders_per_second_max: Option<u32>,
 }
 
+impl OwnServer {
+    /// Whether anything is said of it.
+    pub(crate) fn is_named(&self) -> bool {
+        self.server.is_some() || self.keep.is_some() || self.orders_per_second_max.is_some()
+    }
+}
+
 /// How a life of the server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Ending {

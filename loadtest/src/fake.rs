@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     HangsUp,
     /// Promises 100 ms before it writes: a kill in between breaks promises, a SIGTERM does not.
     PromisesEarly,
+    /// Has another secret than the crowd's.
+    KnowsNobody,
     /// Asks image questions.
     AsksImages,
     /// Asks for a proof of work of this many bits: nothing is broken by that.
@@ -271,6 +273,9 @@ impl State {
                 }
                 _ => Some((201, json!({ "challenge": "c", "kind": "image", "image_url": "/x" }))),
             },
+            ("POST", ["api", "v1", "sales", _, "passes"]) if matches!(self.fault, Fault::KnowsNobody) => {
+                refuse(401, "unauthorized")
+            }
             ("POST", ["api", "v1", "sales", _, "passes"]) if !self.is_answered(&request.body) => {
                 refuse(400, "bad-request")
             }

@@ -111,7 +111,6 @@ pub(crate) async fn run(options: &SpikeOptions) -> Result<bool, Failure> {
         server.terminate().await?;
         server.explain(&report.broken);
     }
-    println!("{}", report.table());
     if let Some(path) = &options.json {
         let json =
             serde_json::to_string_pretty(&report).map_err(|error| Failure::world("the report", error))?;
@@ -120,6 +119,8 @@ pub(crate) async fn run(options: &SpikeOptions) -> Result<bool, Failure> {
     if let Some(path) = &options.html {
         write(path, &html::page(&report))?;
     }
+    // Last, since whoever reads it may have seen enough.
+    println!("{}", report.table());
     Ok(report.broken.is_empty())
 }
 

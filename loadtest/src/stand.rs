@@ -54,6 +54,10 @@ impl Stand {
     pub(crate) async fn set_up(options: &SpikeOptions, seed: u64) -> Result<Self, Failure> {
         match options.target.as_slice() {
             [] => Self::own(options, seed).await,
+            _ if options.own.is_named() => Err(Failure::Usage(
+                "--server, --keep and --orders-per-second-max are for a server that is started here: leave them out, or --target"
+                    .into(),
+            )),
             targets => Self::at(targets, options, seed).await,
         }
     }
@@ -92,15 +96,20 @@ impl Stand {
         let client = |target: &String| Client::new(target, sockets_each, ANSWER_WITHIN);
         let shop = Shop::new(targets.iter().map(client).collect::<Result<_, _>>().map_err(usage)?);
         let database_url = match (&options.database_url, &options.database_url_file) {
-            (None, file) => read(file.as_deref())?.trim().to_owned(),
+            (None, file) => read("--database-url-file", file.as_deref())?.trim().to_owned(),
             (Some(url), _) => url.clone(),
         };
         let auditor = Auditor::new(&database_url).map_err(usage)?;
-        let secret = read(options.jwt_secret_file.as_deref())?;
+        let secret = read("--jwt-secret-file", options.jwt_secret_file.as_deref())?;
         let signer = Signer::new(&secret, options.jwt_issuer.clone(), options.jwt_audience.clone());
         let operator = operator(options)?;
 
-        let now = shop.time().await.map_err(Failure::World)?;
+        let now = shop.time().await.map_err(|error| {
+            Failure::World(format!(
+                "the target {} does not answer: {error}; start it, or name its gateway.listen with --target",
+                targets.join(", ")
+            ))
+        })?;
         let now_ms =
             clock::parse_ms(&now).ok_or_else(|| Failure::World(format!("the target's time is {now}")))?;
         let ahead_ms = now_ms as i64 - clock::unix_now_ms() as i64;
@@ -129,6 +138,12 @@ impl Stand {
         }
         let starts_at_ms = clock::parse_ms(&shown.starts_at)
             .ok_or_else(|| Failure::World(format!("the sale starts at {}", shown.starts_at)))?;
+        // Before the crowd rather than after it.
+        auditor.read(&sale).await.map_err(|error| {
+            Failure::World(format!(
+                "{error}: --database-url must be the target's orders.database_url, as seen from here"
+            ))
+        })?;
         let puzzles = asks_puzzles(&shop, &signer, &sale, options, seed).await?;
         Ok(Self {
             server: None,
@@ -176,7 +191,7 @@ fn operator(options: &SpikeOptions) -> Result<Option<Operator>, Failure> {
         )));
     }
     let listeners = urls.iter().zip(files.iter().cycle()).map(|(url, file)| {
-        let token = read(Some(file))?.trim().to_owned();
+        let token = read("--admin-token-file", Some(file))?.trim().to_owned();
         let client = Client::new(url, 4, ANSWER_WITHIN).map_err(Failure::Usage)?;
         Ok(Listener { client, token: Some(token) })
     });
@@ -206,6 +221,13 @@ async fn asks_puzzles(
             ));
         }
         (Refusal::NotStarted, Arrival::AtOpen) => return Ok(false),
+        (Refusal::Unauthorized, _) => {
+            return Err(Failure::Usage(
+                "the target takes none of our users' tokens: --jwt-secret-file must hold its auth.hs256_secret, and --jwt-issuer \
+                 and --jwt-audience be its auth.issuer and auth.audience, where it has any"
+                    .into(),
+            ));
+        }
         _ => {}
     }
     match shop.challenge(sale, &token, from).await {
@@ -232,9 +254,10 @@ async fn asks_puzzles(
     }
 }
 
-fn read(path: Option<&std::path::Path>) -> Result<String, Failure> {
+fn read(option: &str, path: Option<&std::path::Path>) -> Result<String, Failure> {
     let path = path.unwrap_or(std::path::Path::new(""));
-    std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("{option} {}: {error}", path.display())))
 }
 
 /// Waits until the target is at rest, at most 60 s. Returns the last figures, and whether it came to rest.

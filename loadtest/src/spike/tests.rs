@@ -106,6 +106,30 @@ async fn a_target_that_asks_image_questions_is_wrong_usage() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_played_or_audited_is_said_before_the_crowd_comes() {
+    let fake = Fake::start(Fault::KnowsNobody).await;
+    let refused = run(&options(&fake, "presale")).await;
+    let Err(Failure::Usage(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("--jwt-secret-file") && text.contains("auth.hs256_secret"), "{text}");
+
+    let fake = Fake::start(Fault::Nothing).await;
+    let with = |change: fn(&mut SpikeOptions)| {
+        let mut options = options(&fake, "presale");
+        change(&mut options);
+        options
+    };
+    let failed = run(&with(|options| options.database_url = Some("sqlite://nowhere.db".into()))).await;
+    let Err(Failure::World(text)) = failed else { panic!("{failed:?}") };
+    assert!(text.contains("nowhere.db") && text.contains("--database-url"), "{text}");
+    let failed = run(&with(|options| options.target = vec!["http://127.0.0.1:1".into()])).await;
+    let Err(Failure::World(text)) = failed else { panic!("{failed:?}") };
+    assert!(text.contains("http://127.0.0.1:1 does not answer"), "{text}");
+    let failed = run(&with(|options| options.own.keep = Some("somewhere".into()))).await;
+    let Err(Failure::Usage(text)) = failed else { panic!("{failed:?}") };
+    assert!(text.contains("--keep"), "{text}");
+}
+
+#[tokio::test]
 async fn puzzles_are_solved_unless_they_would_take_too_long() {
     let (good, report) = spike(Fault::AsksPuzzles(6)).await;
     assert!(good, "{report:#}");
