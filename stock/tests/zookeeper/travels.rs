@@ -246,3 +246,21 @@ async fn units_that_return_lift_the_flag_although_nobody_published_them() {
     assert!(!lifted.sold_out && lifted.version > heard.version);
     edge.hears(&demo, Some(lifted)).await;
 }
+
+#[tokio::test]
+async fn a_flag_of_a_life_that_never_was_goes_though_a_state_follows_at_once() {
+    let place = format!("{}/dropped", SERVER.connect_string());
+    let (first, second) = (Peer::start(place.clone()).await, Peer::start(place).await);
+    let demo = sale("demo");
+    first.publish(&demo, sold_out(9, 4)).await;
+    second.hears(&demo, Some(sold_out(9, 4))).await;
+    // As a gateway does whose ledger has begun anew: it drops the flag, and the ledger's next answer brings a lower one.
+    second.flag.forget(&demo);
+    second.publish(&demo, open(2, 1)).await;
+    first.hears(&demo, Some(open(2, 1))).await;
+    second.hears(&demo, Some(open(2, 1))).await;
+    for peer in [&first, &second] {
+        peer.told_all().await;
+        assert_eq!(peer.flag.cell(&demo).read(), Some(open(2, 1)));
+    }
+}

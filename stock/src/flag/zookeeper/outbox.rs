@@ -16,6 +16,8 @@ pub(super) enum Intent {
     Write(FlagState),
     /// It is gone.
     Remove,
+    /// Whatever it holds is gone, were it newer, and then it holds this state.
+    Renew(FlagState),
 }
 
 /// See the module. Callers on the purchase path never wait here: the lock guards a map and nothing else.
@@ -34,8 +36,13 @@ impl Outbox {
     /// Tells whether there was room.
     pub(super) fn put(&self, sale: &SaleId, intent: Intent) -> bool {
         let mut intents = self.intents.lock();
-        match (intents.get(sale), intent) {
-            (Some(Intent::Write(held)), Intent::Write(state)) if held.version >= state.version => {}
+        match (intents.get(sale).copied(), intent) {
+            (Some(Intent::Write(held) | Intent::Renew(held)), Intent::Write(state))
+                if held.version >= state.version => {}
+            // What was to go is still there: a state of a life that never was would outlive what is true now.
+            (Some(Intent::Remove | Intent::Renew(_)), Intent::Write(state)) => {
+                intents.insert(sale.clone(), Intent::Renew(state));
+            }
             (None, _) if intents.len() >= SALES_MAX => return false,
             _ => _ = intents.insert(sale.clone(), intent),
         }
@@ -52,7 +59,7 @@ impl Outbox {
 
     /// Whether a state of this sale waits.
     pub(super) fn holds_state(&self, sale: &SaleId) -> bool {
-        matches!(self.intents.lock().get(sale), Some(Intent::Write(_)))
+        matches!(self.intents.lock().get(sale), Some(Intent::Write(_) | Intent::Renew(_)))
     }
 
     /// Forgets an intent that was carried out, unless another one has taken its place meanwhile.
@@ -91,8 +98,13 @@ mod tests {
         assert!(outbox.holds_state(&sale));
         assert!(outbox.put(&sale, Intent::Remove));
         assert!(!outbox.holds_state(&sale));
-        assert!(outbox.put(&sale, write(1)));
-        outbox.done(&sale, write(1));
+        for counter in [1, 3, 2] {
+            assert!(outbox.put(&sale, write(counter)));
+        }
+        let Intent::Write(newest) = write(3) else { unreachable!() };
+        assert_eq!(outbox.all(), [(sale.clone(), Intent::Renew(newest))], "what was to go goes first");
+        assert!(outbox.holds_state(&sale));
+        outbox.done(&sale, Intent::Renew(newest));
         assert_eq!((outbox.all(), outbox.waiting.get()), (vec![], 0));
     }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
-use zookeeper_client::{Client, Error, EventType, SessionState};
+use zookeeper_client::{Client, Error, EventType, SessionState, Stat};
 
 use super::outbox::Intent;
 use super::place::Place;
@@ -62,6 +62,14 @@ struct Seen {
     state: Option<FlagVersion>,
     /// ZooKeeper's own version of the data, which a conditional write names.
     znode: i32,
+    /// The transaction that made the znode.
+    made: i64,
+}
+
+impl Seen {
+    fn of(state: Option<FlagVersion>, stat: &Stat) -> Self {
+        Self { state, znode: stat.version, made: stat.czxid }
+    }
 }
 
 /// What became of an intent.
@@ -133,7 +141,7 @@ impl Session {
         let sales = self.sales().await?;
         for sale in &sales {
             match self.client.get_data(&self.place.znode(sale)).await {
-                Ok((data, stat)) => self.heard(sale, &data, stat.version),
+                Ok((data, stat)) => self.heard(sale, &data, &stat),
                 Err(Error::NoNode) => self.vanished(sale),
                 Err(error) => return Err(error.into()),
             }
@@ -195,7 +203,7 @@ impl Session {
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.heard(&sale, &data, stat.version);
+            self.heard(&sale, &data, &stat);
             let event = watcher.changed().await;
             if event.event_type == EventType::Session {
                 return Err(Ended::State(event.session_state));
@@ -203,9 +211,15 @@ impl Session {
         }
     }
 
-    fn heard(&self, sale: &SaleId, data: &[u8], znode: i32) {
+    fn heard(&self, sale: &SaleId, data: &[u8], stat: &Stat) {
         let state = znode::decode(data);
-        self.seen.lock().insert(sale.clone(), Seen { state: state.map(|state| state.version), znode });
+        let seen = Seen::of(state.map(|state| state.version), stat);
+        let before = self.seen.lock().get(sale).copied();
+        if before.is_some_and(|before| before.made != seen.made) {
+            // It was gone in between, faster than its watch was followed.
+            self.vanished(sale);
+        }
+        self.seen.lock().insert(sale.clone(), seen);
         let Some(state) = state else {
             self.shared.metrics.unreadable.inc();
             return;
@@ -252,14 +266,21 @@ impl Session {
     /// its intent stays, and the next session begins with reading.
     async fn carry_out(&self, sale: &SaleId, intent: Intent) -> Result<Carried, Ended> {
         let path = self.place.znode(sale);
-        let Intent::Write(state) = intent else {
-            return match self.client.delete(&path, None).await {
-                Ok(()) | Err(Error::NoNode) => {
-                    self.seen.lock().remove(sale);
-                    Ok(self.carried(FlagWrite::Removed))
-                }
-                Err(error) => self.refused(sale, error),
-            };
+        if let Intent::Remove | Intent::Renew(_) = intent {
+            match self.client.delete(&path, None).await {
+                Ok(()) | Err(Error::NoNode) => _ = self.seen.lock().remove(sale),
+                Err(error) => return self.refused(sale, error),
+            }
+        }
+        let state = match intent {
+            Intent::Remove => return Ok(self.carried(FlagWrite::Removed)),
+            Intent::Write(state) => state,
+            Intent::Renew(state) => {
+                // It may have been read again meanwhile.
+                self.shared.cells.forget_state(sale);
+                self.shared.cells.publish(sale, state);
+                state
+            }
         };
         for _ in 0..ROUNDS_MAX {
             let seen = self.seen.lock().get(sale).copied();
@@ -273,7 +294,7 @@ impl Session {
                 }
                 None => match self.client.get_data(&path).await {
                     Ok((data, stat)) => {
-                        self.heard(sale, &data, stat.version);
+                        self.heard(sale, &data, &stat);
                         continue;
                     }
                     Err(Error::NoNode) => {
@@ -285,8 +306,7 @@ impl Session {
             };
             match written {
                 Ok(stat) => {
-                    let seen = Seen { state: Some(state.version), znode: stat.version };
-                    self.seen.lock().insert(sale.clone(), seen);
+                    self.seen.lock().insert(sale.clone(), Seen::of(Some(state.version), &stat));
                     return Ok(self.carried(FlagWrite::Written));
                 }
                 // Somebody was quicker: read, and judge anew.
