@@ -4,9 +4,11 @@
 //! rejected → release; no row → its owner's business (the log has it, or will, or never promised it). Units never come back
 //! by a timer alone. It also brings sale rows to the ledger, and lets the ledger forget settled sales.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use stock::ledger::{BATCH_MAX, Settlement};
 use stock::{LedgerError, Now, OrderId, SaleId, Stock};
 use tokio::sync::watch;
@@ -49,13 +51,15 @@ pub struct Reconciler {
     stock: Arc<Stock>,
     now: Now,
     metrics: WorkerMetrics,
+    /// Orders without a row, by sale, as last looked up.
+    without_row: Mutex<BTreeMap<SaleId, i64>>,
 }
 
 impl Reconciler {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(database: Database, stock: Arc<Stock>, now: Now, metrics: WorkerMetrics) -> Self {
-        Self { database, stock, now, metrics }
+        Self { database, stock, now, metrics, without_row: Mutex::default() }
     }
 
     /// Goes through all sales every second until `shutdown` is true or its sender gone.
@@ -77,16 +81,20 @@ impl Reconciler {
     /// # Errors
     /// [`DatabaseError`] when the sales cannot be read.
     pub async fn pass(&self) -> Result<(), DatabaseError> {
-        let mut without_row = 0;
+        let mut seen = BTreeMap::new();
         for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
             match self.reconcile(&row).await {
-                Ok(absent) => without_row += absent,
+                Ok(absent) => _ = seen.insert(row.definition.id, absent),
                 Err(error) => {
                     tracing::warn!(sale = %row.definition.id, %error, "a sale is reconciled later");
+                    // What could not be looked at stays as it was last seen.
+                    let last = self.without_row.lock().get(&row.definition.id).copied();
+                    seen.extend(last.map(|last| (row.definition.id, last)));
                 }
             }
         }
-        self.metrics.without_row.set(without_row);
+        self.metrics.without_row.set(seen.values().sum());
+        *self.without_row.lock() = seen;
         Ok(())
     }
 
