@@ -9,10 +9,11 @@ use order_worker::{Database, DatabaseError, Executor, OrdersBackend};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Queue, QueueError};
 use stock::config::{SoldOutBackend, StockBackend};
-use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Stock};
+use stock::{DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Stock};
 
 use crate::clock;
 use crate::config::Config;
+use crate::roles::random;
 
 /// An engine that the configuration names, and that does not serve us. Never shows a password.
 #[derive(Debug, thiserror::Error)]
@@ -136,14 +137,21 @@ fn disk_options(config: &Config, now: Now) -> DiskOptions {
     options
 }
 
+/// What ties a shared ledger to this database, made by the first process that uses it.
+pub(crate) async fn deployment(database: &Database) -> Result<DeploymentId, DatabaseError> {
+    let candidate = DeploymentId(u128::from(random()) << 64 | u128::from(random()));
+    database.deployment(candidate).await
+}
+
 /// Ledger and flag. `life` is random: the edge feed's versions begin anew with each process.
 pub(crate) async fn open_stock(
     config: &Config,
+    deployment: DeploymentId,
     now: Now,
     life: u64,
     registry: &mut Registry,
 ) -> Result<Stock, EngineError> {
-    let ledger = open_ledger(config, now).await?;
+    let ledger = open_ledger(config, deployment, now).await?;
     let flag = match config.sold_out.backend {
         SoldOutBackend::Embedded => Flag::Embedded(EmbeddedFlag::new(life)),
         #[cfg(feature = "zookeeper")]
@@ -160,23 +168,29 @@ pub(crate) async fn open_stock(
     Ok(Stock::new(ledger, flag, registry))
 }
 
-/// The shared ledger for a command that only looks: without the flag, which is nobody's truth.
-pub(crate) async fn open_stock_to_read(config: &Config) -> Result<Stock, EngineError> {
-    let ledger = open_ledger(config, clock::system()).await?;
+/// The shared ledger for a command: without the flag, which is nobody's truth.
+pub(crate) async fn open_stock_aside(
+    config: &Config,
+    deployment: DeploymentId,
+) -> Result<Stock, EngineError> {
+    let ledger = open_ledger(config, deployment, clock::system()).await?;
     Ok(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(0)), &mut Registry::default()))
 }
 
-async fn open_ledger(config: &Config, now: Now) -> Result<Ledger, EngineError> {
+async fn open_ledger(config: &Config, deployment: DeploymentId, now: Now) -> Result<Ledger, EngineError> {
     Ok(match config.stock.backend {
         StockBackend::Embedded => Ledger::Embedded(EmbeddedLedger::new(now)),
         #[cfg(feature = "redis")]
         StockBackend::Redis => Ledger::Redis(
-            stock::RedisLedger::connect(&config.stock)
+            stock::RedisLedger::connect(&config.stock, deployment)
                 .await
                 .map_err(|error| EngineError { key: "stock.redis_urls", problem: error.to_string() })?,
         ),
         #[cfg(not(feature = "redis"))]
-        StockBackend::Redis => return Err(absent("stock.backend")),
+        StockBackend::Redis => {
+            let _ = deployment;
+            return Err(absent("stock.backend"));
+        }
     })
 }
 

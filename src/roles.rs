@@ -51,7 +51,7 @@ struct Foundation {
     stock: Arc<Stock>,
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     getrandom::u64()
         .unwrap_or_else(|e| panic!("the kernel gives no randomness, without which no pass is safe: {e}"))
 }

@@ -15,6 +15,10 @@ use crate::{Gateway, READY_BOOKS_MAX};
 /// How often a held "sold out" is doubted.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
 
+/// What `/readyz` says of sales that another orders database holds in the ledger.
+pub const FOREIGN_SALES: &str = "sales of ours belong to another orders database in the stock ledger: give this deployment a stock.key_prefix or a \
+     Redis of its own; if the other database is gone for good, `floodgate ledger adopt`";
+
 /// Whether a purchase could succeed, as last seen.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -115,24 +119,34 @@ impl Gateway {
     /// What keeps a purchase from succeeding at the moment; empty means ready.
     #[must_use]
     pub fn not_ready(&self) -> Vec<&'static str> {
+        let (open, foreign) = (self.health.ledger_open.load(Ordering::Relaxed), self.has_foreign_sales());
         let lacks = [
             (self.draining.load(Ordering::Relaxed), "shutting down"),
             (self.parts.topic.state() != queue::TopicState::Writable, "the queue takes no records"),
             (!self.health.ledger_answers.load(Ordering::Relaxed), "the stock ledger does not answer"),
-            (!self.health.ledger_open.load(Ordering::Relaxed), "the stock ledger is being rebuilt"),
+            (!open && !foreign, "the stock ledger is being rebuilt"),
+            (!open && foreign, FOREIGN_SALES),
             (!self.health.books_reachable.load(Ordering::Relaxed), "the orders are out of reach"),
             (self.challenges.as_ref().is_some_and(|c| !c.ready()), "too few questions are ready"),
         ];
         lacks.iter().filter(|(lacking, _)| *lacking).map(|(_, what)| *what).collect()
     }
 
+    fn has_foreign_sales(&self) -> bool {
+        !self.stock.foreign_sales().is_empty()
+    }
+
     /// What an operator should know although purchases succeed.
     #[must_use]
     pub fn ready_notes(&self) -> Vec<&'static str> {
-        let notes = [(
-            !self.stock.flag().in_touch(),
-            "the sold-out flag's store is out of touch: purchases of sold-out sales ask the stock ledger",
-        )];
+        let open = self.health.ledger_open.load(Ordering::Relaxed);
+        let notes = [
+            (
+                !self.stock.flag().in_touch(),
+                "the sold-out flag's store is out of touch: purchases of sold-out sales ask the stock ledger",
+            ),
+            (open && self.has_foreign_sales(), FOREIGN_SALES),
+        ];
         notes.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what).collect()
     }
 }

@@ -32,6 +32,7 @@ use queue::Topic;
 use stock::{Now, Owner, Seat, Stock};
 
 use auth::Authenticator;
+pub use background::FOREIGN_SALES;
 use background::Health;
 use books::Books;
 use catalog::{Catalog, PageHints};

@@ -2,10 +2,11 @@
 -- Forgets a sale that the database marked settled.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity
--- result  OK, also when it is not known; or AMNESIA
+-- ARGV    1 identity, 2 deployment
+-- result  OK, also when it is not known; or FOREIGN deployment, AMNESIA
 -- crash   All of it or nothing. Repeated, it changes nothing. UNLINK frees big keys off the main thread.
-local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch')
+local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch', 'deployment')
+if books[3] and books[3] ~= ARGV[2] then return {'FOREIGN', books[3]} end
 if books[2] and books[1] ~= ARGV[1] then return {'AMNESIA'} end
 -- Writes from here on.
 redis.call('UNLINK', unpack(KEYS))

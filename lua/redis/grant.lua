@@ -2,18 +2,21 @@
 -- The gate's consent to hand out one more pass. Only unexpired, unused passes count, against passes_per_unit × remaining.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity, 2 epoch, 3 user, 4 id (16 bytes) that a new pass would name, 5 when it expires (ledger time, ms)
+-- ARGV    1 identity, 2 deployment, 3 epoch, 4 user, 5 id (16 bytes) that a new pass would name,
+--         6 when it expires (ledger time, ms)
 -- result  OK, remaining, flag counter, then G granted; H the user holds one (when it expires, its id); F gate full; X sold out
---         or UNKNOWN, AMNESIA, CLOSED, EPOCH epoch, INVALID
+--         or UNKNOWN, FOREIGN deployment, AMNESIA, CLOSED, EPOCH epoch, INVALID
 -- crash   All of it or nothing. A lost answer: the user's next request is told H.
 local call, match = redis.call, string.match
 local EXPIRED_MAX = 128
-local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'passes_per_unit', 'remaining', 'flag_counter', 'gated')
+local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'passes_per_unit', 'remaining', 'flag_counter', 'gated',
+  'deployment')
 if not books[3] then return {'UNKNOWN'} end
+if books[8] and books[8] ~= ARGV[2] then return {'FOREIGN', books[8]} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[2] ~= '1' then return {'CLOSED'} end
-if books[3] ~= ARGV[2] then return {'EPOCH', books[3]} end
-local user, id, expires = ARGV[3], ARGV[4], ARGV[5]
+if books[3] ~= ARGV[3] then return {'EPOCH', books[3]} end
+local user, id, expires = ARGV[4], ARGV[5], ARGV[6]
 if #id ~= 16 then return {'INVALID'} end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -3,29 +3,30 @@
 -- nothing; whoever lists files them in the index first, a bounded number a step.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity, 2 owner (8 bytes, or empty: of all), 3 id (16 bytes) after which to begin, or empty, 4 most to list,
---         5 the id next to 3, or empty, 6 1: list, whatever is left in fresh
+-- ARGV    1 identity, 2 deployment, 3 owner (8 bytes, or empty: of all), 4 id (16 bytes) after which to begin, or empty,
+--         5 most to list, 6 the id next to 4, or empty, 7 1: list, whatever is left in fresh
 -- result  OK, PAGE, the last id looked at (empty: there is no more), then id + owner and the value in orders of each
 --         or OK, FRESH, entries filed, entries left: ask again; who has asked until as many were filed as were left at first has
 --         waited for all that was pending then
---         or UNKNOWN, AMNESIA
+--         or UNKNOWN, FOREIGN deployment, AMNESIA
 -- crash   All of it or nothing: an id is in fresh or in the index.
 local call, sub, byte = redis.call, string.sub, string.byte
 -- Most that are filed in a step.
 local ENTRIES_MAX, IDS_MAX = 128, 1024
 -- Most that are looked at for one owner's; who wants more asks on from the last id looked at.
 local LOOKED_AT_MAX = 2048
-local books = call('HMGET', KEYS[1], 'identity', 'epoch')
+local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'deployment')
 if not books[2] then return {'UNKNOWN'} end
+if books[3] and books[3] ~= ARGV[2] then return {'FOREIGN', books[3]} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
-local owner, after, most = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local owner, after, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
 if most == 0 then return {'OK', 'PAGE', ''} end
 
 -- Whoever asks for one order's reservation needs no index.
-if most == 1 and ARGV[5] ~= '' then
-  local value = call('HGET', KEYS[2], ARGV[5])
+if most == 1 and ARGV[6] ~= '' then
+  local value = call('HGET', KEYS[2], ARGV[6])
   if value and byte(value) == 112 and (owner == '' or sub(value, 2, 9) == owner) then
-    return {'OK', 'PAGE', ARGV[5], ARGV[5] .. sub(value, 2, 9), value}
+    return {'OK', 'PAGE', ARGV[6], ARGV[6] .. sub(value, 2, 9), value}
   end
 end
 
@@ -52,7 +53,7 @@ if filed > 0 then
   if #members > 0 then call('ZADD', KEYS[4], unpack(members)) end
   call('LTRIM', KEYS[5], filed, -1)
   local left = call('LLEN', KEYS[5])
-  if left > 0 and ARGV[6] ~= '1' then return {'OK', 'FRESH', filed, left} end
+  if left > 0 and ARGV[7] ~= '1' then return {'OK', 'FRESH', filed, left} end
 end
 
 local from = after == '' and '-' or '(' .. after .. string.rep('\255', 8)

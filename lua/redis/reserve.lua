@@ -2,27 +2,28 @@
 -- Takes units for a batch of attempts, in their order.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity, 2 epoch, 3 deadline (ledger time, ms), 4 owner (8 bytes),
---         5 MessagePack, one after the other: ids, users, quantities, metadata by place ({} or {[place] = text})
+-- ARGV    1 identity, 2 deployment, 3 epoch, 4 deadline (ledger time, ms), 5 owner (8 bytes),
+--         6 MessagePack, one after the other: ids, users, quantities, metadata by place ({} or {[place] = text})
 -- result  OK, now (ms), remaining, flag counter, one letter an attempt, then for each R and N in their order what it needs:
 --         T taken, R pending already (its value in orders), C confirmed, U released, Z paused, S not started, E ended,
 --         L limit reached, N not enough (what is left), X sold out
---         or UNKNOWN, AMNESIA, CLOSED, EPOCH epoch, LATE, INVALID
+--         or UNKNOWN, FOREIGN deployment, AMNESIA, CLOSED, EPOCH epoch, LATE, INVALID
 -- crash   All of it or nothing. An answer that got lost: the same ids give the same answers.
 local call, byte = redis.call, string.byte
 local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'paused', 'starts_at_ms', 'ends_at_ms', 'per_user_limit',
-  'remaining', 'pending', 'flag_counter', 'gated')
+  'remaining', 'pending', 'flag_counter', 'gated', 'deployment')
 if not books[3] then return {'UNKNOWN'} end
+if books[12] and books[12] ~= ARGV[2] then return {'FOREIGN', books[12]} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[2] ~= '1' then return {'CLOSED'} end
-if books[3] ~= ARGV[2] then return {'EPOCH', books[3]} end
+if books[3] ~= ARGV[3] then return {'EPOCH', books[3]} end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if now > tonumber(ARGV[3]) then return {'LATE'} end
+if now > tonumber(ARGV[4]) then return {'LATE'} end
 
-local ids, users, quantities, metadata = cmsgpack.unpack(ARGV[5])
+local ids, users, quantities, metadata = cmsgpack.unpack(ARGV[6])
 local count = #ids
-if #users ~= count or #quantities ~= count or #ARGV[4] ~= 8 then return {'INVALID'} end
+if #users ~= count or #quantities ~= count or #ARGV[5] ~= 8 then return {'INVALID'} end
 local before, flag_counter = tonumber(books[8]), tonumber(books[10])
 if count == 0 then return {'OK', now, before, flag_counter, ''} end
 
@@ -38,7 +39,7 @@ end
 local limit, remaining = tonumber(books[7]), before
 local states = call('HMGET', KEYS[2], unpack(ids))
 local held = call('HMGET', KEYS[3], unpack(users))
-local head = 'p' .. ARGV[4] .. now .. ':'
+local head = 'p' .. ARGV[5] .. now .. ':'
 -- What this batch itself has done so far, by id and by user.
 local mine, holding = {}, {}
 -- Letters are kept from the first attempt on that is not taken.
@@ -103,7 +104,7 @@ if wins > 0 then
   -- Writes from here on.
   call('HSET', KEYS[2], unpack(orders))
   call('HSET', KEYS[3], unpack(units))
-  call('RPUSH', KEYS[5], ARGV[4] .. table.concat(taken))
+  call('RPUSH', KEYS[5], ARGV[5] .. table.concat(taken))
   call('HSET', KEYS[1], 'remaining', remaining, 'pending', tonumber(books[9]) + before - remaining, 'flag_counter', flag_counter)
   if #used > 0 then
     call('HDEL', KEYS[6], unpack(used))

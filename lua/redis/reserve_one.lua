@@ -2,22 +2,23 @@
 -- Takes units for one attempt: what reserve.lua does, without its tables. Cheaper where hardly anyone waits.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity, 2 epoch, 3 deadline (ledger time, ms), 4 owner (8 bytes), 5 id (16 bytes), 6 user, 7 quantity,
---         8 (optional) metadata
+-- ARGV    1 identity, 2 deployment, 3 epoch, 4 deadline (ledger time, ms), 5 owner (8 bytes), 6 id (16 bytes), 7 user,
+--         8 quantity, 9 (optional) metadata
 -- result  As of reserve.lua with one attempt.
 -- crash   As of reserve.lua.
 local call = redis.call
 local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'paused', 'starts_at_ms', 'ends_at_ms', 'per_user_limit',
-  'remaining', 'pending', 'flag_counter', 'gated')
+  'remaining', 'pending', 'flag_counter', 'gated', 'deployment')
 if not books[3] then return {'UNKNOWN'} end
+if books[12] and books[12] ~= ARGV[2] then return {'FOREIGN', books[12]} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[2] ~= '1' then return {'CLOSED'} end
-if books[3] ~= ARGV[2] then return {'EPOCH', books[3]} end
+if books[3] ~= ARGV[3] then return {'EPOCH', books[3]} end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if now > tonumber(ARGV[3]) then return {'LATE'} end
+if now > tonumber(ARGV[4]) then return {'LATE'} end
 
-local owner, id, user, quantity = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
+local owner, id, user, quantity = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 if #owner ~= 8 or #id ~= 16 then return {'INVALID'} end
 local remaining, flag_counter = tonumber(books[8]), tonumber(books[10])
 local state = call('HGET', KEYS[2], id)
@@ -41,8 +42,8 @@ if books[11] == '1' then
 end
 remaining = remaining - quantity
 if remaining <= 0 then flag_counter = flag_counter + 1 end
-local value = 'p' .. owner .. now .. ':' .. ARGV[7] .. ':' .. user
-if ARGV[8] then value = value .. '\0' .. ARGV[8] end
+local value = 'p' .. owner .. now .. ':' .. ARGV[8] .. ':' .. user
+if ARGV[9] then value = value .. '\0' .. ARGV[9] end
 -- Writes from here on.
 call('HSET', KEYS[2], id, value)
 call('HSET', KEYS[3], user, units == 1 and '1' or units)

@@ -2,18 +2,19 @@
 -- Merges promises of one log into a closed state: absent => pending.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity, 2 epoch, 3 owner (8 bytes),
---         4 MessagePack, one after the other: ids, users, quantities, times of reserving (decimal texts), metadata by place
--- result  OK; or UNKNOWN, AMNESIA, EPOCH epoch, OPEN, INVALID
+-- ARGV    1 identity, 2 deployment, 3 epoch, 4 owner (8 bytes),
+--         5 MessagePack, one after the other: ids, users, quantities, times of reserving (decimal texts), metadata by place
+-- result  OK; or UNKNOWN, FOREIGN deployment, AMNESIA, EPOCH epoch, OPEN, INVALID
 -- crash   All of it or nothing. Repeated, it changes nothing. The sale stays closed until open.lua.
 local call = redis.call
-local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'open', 'remaining', 'pending', 'flag_counter')
+local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'open', 'remaining', 'pending', 'flag_counter', 'deployment')
 if not books[2] then return {'UNKNOWN'} end
+if books[7] and books[7] ~= ARGV[2] then return {'FOREIGN', books[7]} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
-if books[2] ~= ARGV[2] then return {'EPOCH', books[2]} end
+if books[2] ~= ARGV[3] then return {'EPOCH', books[2]} end
 if books[3] == '1' then return {'OPEN'} end
-local ids, users, quantities, times, metadata = cmsgpack.unpack(ARGV[4])
-local count, owner = #ids, ARGV[3]
+local ids, users, quantities, times, metadata = cmsgpack.unpack(ARGV[5])
+local count, owner = #ids, ARGV[4]
 if #users ~= count or #quantities ~= count or #times ~= count or #owner ~= 8 then return {'INVALID'} end
 if count == 0 then return {'OK'} end
 

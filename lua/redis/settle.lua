@@ -3,15 +3,17 @@
 -- Allowed while closed for a rebuild, and when memory is full: it makes values smaller.
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
--- ARGV    1 identity, 2 target: c or r, 3 MessagePack, one after the other: ids, users, quantities
--- result  OK, epoch, remaining, flag counter; or UNKNOWN, AMNESIA, INVALID
+-- ARGV    1 identity, 2 deployment, 3 target: c or r, 4 MessagePack, one after the other: ids, users, quantities
+-- result  OK, epoch, remaining, flag counter; or UNKNOWN, FOREIGN deployment, AMNESIA, INVALID
 -- crash   All of it or nothing. Repeated, it changes nothing.
 local call, sub, match = redis.call, string.sub, string.match
-local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'remaining', 'pending', 'confirmed', 'flag_counter', 'gated')
+local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'remaining', 'pending', 'confirmed', 'flag_counter', 'gated',
+  'deployment')
 if not books[2] then return {'UNKNOWN'} end
+if books[8] and books[8] ~= ARGV[2] then return {'FOREIGN', books[8]} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
-local target = ARGV[2]
-local ids, users, quantities = cmsgpack.unpack(ARGV[3])
+local target = ARGV[3]
+local ids, users, quantities = cmsgpack.unpack(ARGV[4])
 local count = #ids
 if #users ~= count or #quantities ~= count or (target ~= 'c' and target ~= 'r') then return {'INVALID'} end
 local before, flag_counter = tonumber(books[3]), tonumber(books[6])

@@ -42,6 +42,12 @@ pub enum RebuildError {
         "instance {0} is alive, its lease has not ended: stop it first (then its log is merged and nothing is at risk)"
     )]
     Alive(Owner),
+    /// It sells on the ledger that is to be taken over, or sold a moment ago.
+    #[error(
+        "instance {0} of another orders database is alive on this ledger, its lease has not ended: stop that deployment first, or \
+         give this one a stock.key_prefix of its own"
+    )]
+    OtherAlive(Owner),
     /// Not in the registry.
     #[error("no instance {0} is registered; `floodgate ledger instances` lists those that are")]
     UnknownInstance(Owner),
@@ -54,10 +60,12 @@ impl RebuildError {
         match self {
             Self::Database(error) => error.is_retryable(),
             // Another life has begun, or has not got so far: the next look tells.
-            Self::Ledger(LedgerError::Invalid(_)) => false,
+            Self::Ledger(LedgerError::Invalid(_) | LedgerError::Foreign { .. }) => false,
             Self::Ledger(_) | Self::Waiting(_) => true,
             Self::Queue(error) => error.is_retryable(),
-            Self::UnknownVersion { .. } | Self::Alive(_) | Self::UnknownInstance(_) => false,
+            Self::UnknownVersion { .. } | Self::Alive(_) | Self::OtherAlive(_) | Self::UnknownInstance(_) => {
+                false
+            }
         }
     }
 }

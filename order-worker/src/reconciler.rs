@@ -86,7 +86,10 @@ impl Reconciler {
             match self.reconcile(&row).await {
                 Ok(absent) => _ = seen.insert(row.definition.id, absent),
                 Err(error) => {
-                    tracing::warn!(sale = %row.definition.id, %error, "a sale is reconciled later");
+                    // Of another deployment's sale enough has been said.
+                    if !matches!(error, ReconcileError::Ledger(LedgerError::Foreign { .. })) {
+                        tracing::warn!(sale = %row.definition.id, %error, "a sale is reconciled later");
+                    }
                     // What could not be looked at stays as it was last seen.
                     let last = self.without_row.lock().get(&row.definition.id).copied();
                     seen.extend(last.map(|last| (row.definition.id, last)));
@@ -208,6 +211,7 @@ pub async fn bring(database: &Database, stock: &Stock, sale: &SaleId) -> Result<
                 // Before the first rebuild there is no life to open it in, and none to remember.
                 return Err(LedgerError::Closed.into());
             }
+            stock.may_install(sale)?;
             // A crash after the claim, or an install whose end is not known, leaves it missing: a member then begins a new epoch.
             if !database.claim_install(sale, epoch).await? {
                 // Somebody else is bringing it.

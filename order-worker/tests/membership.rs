@@ -188,3 +188,105 @@ async fn nobody_installs_at_an_epoch_that_another_has_claimed() {
     running.await.unwrap();
     process.end().await;
 }
+
+/// Two orders databases whose processes name the same ledger.
+#[cfg(feature = "simulation")]
+mod deployments {
+    use order_worker::RebuildError;
+    use order_worker::membership::operator::{Adopted, adopt};
+    use prometheus_client::registry::Registry;
+    use stock::ledger::{FaultPlan, SimulatedServer};
+    use stock::{DeploymentId, EmbeddedFlag, Flag, Ledger, Stock};
+
+    use super::*;
+
+    fn server() -> SimulatedServer {
+        SimulatedServer::new(1, Arc::new(|| world::START_MS), FaultPlan::default())
+    }
+
+    fn on(server: &SimulatedServer, deployment: u128) -> World {
+        let ledger = Ledger::Simulated(server.connect_for(DeploymentId(deployment)));
+        let flag = Flag::Embedded(EmbeddedFlag::new(1));
+        World { stock: Arc::new(Stock::new(ledger, flag, &mut Registry::default())), ..World::new() }
+    }
+
+    fn is_foreign<T: std::fmt::Debug>(answer: Result<T, RebuildError>) {
+        assert!(matches!(answer, Err(RebuildError::Ledger(LedgerError::Foreign { .. }))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn two_deployments_on_one_ledger_leave_each_other_alone() {
+        let directories = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let server = server();
+        let ours = Process::start_closed(on(&server, 1), directories.0.path());
+        let sale = ours.world.publish("s", 10, 10).await;
+        let mut member = ours.member(true);
+        assert_eq!(member.start().await.unwrap(), 1);
+        ours.promise(&sale, 1, "u", 2).await.unwrap();
+
+        // Of a higher life, too: what one database says of lives means nothing for the other.
+        let theirs = Process::start_closed(on(&server, 2), directories.1.path());
+        assert_eq!(theirs.world.publish("s", 3, 10).await, sale);
+        let elsewhere = theirs.world.publish("t", 3, 10).await;
+        for _ in 0..4 {
+            theirs.world.database.next_epoch().await.unwrap();
+        }
+        is_foreign(theirs.member(true).start().await);
+        assert!(theirs.world.reconciler().pass().await.is_ok());
+        assert!(order_worker::bring(&theirs.world.database, &theirs.world.stock, &sale).await.is_err());
+        assert_eq!(theirs.world.database.epoch().await.unwrap(), 4, "no life is begun against the other one");
+        assert_eq!(theirs.world.stock.foreign_sales(), [sale.clone()]);
+        assert!(theirs.world.snapshot(&elsewhere).await.open, "a sale of its own was never open: it is sold");
+        let seen = status(&theirs.world.database, Some(&theirs.world.stock)).await.unwrap();
+        assert!(seen.sales.iter().any(|seen| seen.sale == sale && seen.ledger == "foreign"), "{seen:?}");
+
+        assert_eq!(ours.world.units(&sale).await, (8, 2, 0), "nothing of it was touched");
+        assert_eq!((ours.world.snapshot(&sale).await.epoch, server.is_open(&sale)), (1, true));
+        ours.promise(&sale, 2, "v", 1).await.unwrap();
+
+        // Flushed, it is still theirs who had it: they install it anew, however often the other one looks.
+        server.flush();
+        is_foreign(theirs.member(true).start().await);
+        assert!(matches!(ours.world.stock.snapshot(&sale).await, Err(LedgerError::UnknownSale(_))));
+        assert!(member.start().await.is_ok());
+        assert_eq!(ours.world.snapshot(&sale).await.epoch, 2);
+        ours.end().await;
+        theirs.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_made_anew_takes_over_once_the_other_is_dead() {
+        let directories = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let server = server();
+        let gone = Process::start_closed(on(&server, 1), directories.0.path());
+        let sale = gone.world.publish("s", 10, 10).await;
+        for _ in 0..5 {
+            gone.world.database.next_epoch().await.unwrap();
+        }
+        gone.member(true).start().await.unwrap();
+        gone.promise(&sale, 1, "u", 2).await.unwrap();
+        let owner = Owner(0xA11E);
+        gone.world.stock.renew_lease(owner, 60_000).await.unwrap();
+
+        let new = Process::start_closed(on(&server, 2), directories.1.path());
+        new.world.publish("s", 3, 10).await;
+        is_foreign(new.member(true).start().await);
+        let World { database, stock, .. } = &new.world;
+        let refused = adopt(database, stock).await;
+        assert!(matches!(refused, Err(RebuildError::OtherAlive(alive)) if alive == owner), "{refused:?}");
+        assert_eq!(gone.world.units(&sale).await, (8, 2, 0));
+
+        gone.world.stock.end_lease(owner).await.unwrap();
+        let held = gone.world.snapshot(&sale).await.epoch;
+        let adopted = adopt(database, stock).await.unwrap();
+        assert_eq!(adopted, Adopted { sales: vec![sale.clone()], epoch: held + 1 });
+        let again = adopt(database, stock).await.unwrap();
+        assert_eq!(again, Adopted { sales: Vec::new(), epoch: held + 1 }, "a repeat changes nothing");
+        new.member(true).start().await.unwrap();
+        assert_eq!(new.world.units(&sale).await, (3, 0, 0), "built from its own rows");
+        assert!(stock.foreign_sales().is_empty());
+        is_foreign(gone.member(true).start().await);
+        gone.end().await;
+        new.end().await;
+    }
+}

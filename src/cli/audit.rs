@@ -108,7 +108,7 @@ async fn embedded(config: &Config, database: &Database) -> Result<(Vec<Line>, Op
 
 /// Every sale's rows beside the shared ledger and the logs, and what could not be audited.
 async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Option<String>), Failure> {
-    let ledger = SharedLedger::connect(config).await?;
+    let ledger = SharedLedger::connect(config, database.known_deployment().await?).await?;
     let logs = logs::registered(database).await?;
     let (mut lines, mut closed) = (Vec::new(), Vec::new());
     for row in database.sales().await? {
@@ -117,7 +117,8 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
         let rows = async { Ok(audit(database, None, None, Some(sale)).await?.sales.pop()) };
         let (counted, Some(mut rows)) = ledger.sale_beside(sale, rows).await? else { continue };
         let backlog = logs::backlog(&logs);
-        let running = counted.as_ref().map(|counted| Books {
+        let ours = counted.as_ref().filter(|counted| !counted.foreign);
+        let running = ours.map(|counted| Books {
             total: counted.total.unsigned_abs(),
             remaining: counted.remaining,
             pending: counted.pending.unsigned_abs(),
@@ -138,7 +139,7 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
         match &counted {
             Some(counted) => {
                 rows.broken.extend(counted.findings.iter().cloned());
-                if !counted.open && row.was_opened() && !row.settled {
+                if !counted.open && !counted.foreign && row.was_opened() && !row.settled {
                     closed.push(row.definition.id.to_string());
                 }
             }

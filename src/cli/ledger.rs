@@ -1,12 +1,16 @@
 //! `floodgate ledger …`: the stock ledger's books, who takes part, and its rebuild.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use hyper::Method;
+use order_worker::RebuildError;
 use order_worker::membership::operator;
 use serde::Serialize;
 use serde_json::json;
 use stock::config::StockBackend;
-use stock::{Owner, SaleId};
+use stock::{DeploymentId, Owner, SaleId};
+use tokio::time::{Instant, sleep};
 
 use super::audit::{Books, books};
 use super::shared_ledger::SharedLedger;
@@ -35,7 +39,18 @@ pub(crate) enum LedgerCommand {
         #[arg(long, value_name = "LOG", value_parser = log_id)]
         without: Option<Owner>,
     },
+    /// Take over the sales that another orders database holds in a shared ledger, after it was lost or made anew
+    ///
+    /// A Redis (with its stock.key_prefix) belongs to one orders database: sales that another one holds there are refused. This makes
+    /// those of this database's sales its own, forgets what the other one promised on them, and lets running processes rebuild
+    /// them from this database and its logs; it works without one, too. A database that was put back or moved to another server
+    /// needs none of this: it is the same one. Refused while an instance of the other one lives.
+    Adopt,
 }
+
+/// How long a lease may last that nobody renews: longer than any does.
+const LEASE_MAX: Duration = Duration::from_secs(7);
+const LEASE_LOOK: Duration = Duration::from_millis(250);
 
 fn log_id(text: &str) -> Result<Owner, String> {
     text.parse().map_err(|_| {
@@ -51,6 +66,7 @@ pub(super) async fn run(command: LedgerCommand, config: &Config) -> Result<(), F
         LedgerCommand::Show(json) => show_shared(config, json).await,
         LedgerCommand::Instances(json) => instances(config, json).await,
         LedgerCommand::Rebuild { without } => rebuild(config, without).await,
+        LedgerCommand::Adopt => adopt(config).await,
     }
 }
 
@@ -94,9 +110,10 @@ async fn show_shared(config: &Config, json: Json) -> Result<(), Failure> {
         #[serde(flatten)]
         books: super::shared_ledger::SharedBooks,
     }
-    let ledger = SharedLedger::connect(config).await?;
+    let database = engines::open_database_to_read(config).await?;
+    let ledger = SharedLedger::connect(config, database.known_deployment().await?).await?;
     let mut shown = Vec::new();
-    for row in engines::open_database_to_read(config).await?.sales().await? {
+    for row in database.sales().await? {
         if let Some(books) = ledger.sale(&row.definition.id).await? {
             shown.push(SaleBooks { sale: row.definition.id, books });
         }
@@ -150,14 +167,18 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
     let stock = match config.stock.backend {
         // It is in the memory of the one instance.
         StockBackend::Embedded => None,
-        StockBackend::Redis => match engines::open_stock_to_read(config).await {
-            Ok(stock) => Some(stock),
-            // The registry is the database's: whose log a rebuild will need is known all the same.
-            Err(error) => {
-                eprintln!("floodgate: nobody's lease is known: {error}");
-                None
+        StockBackend::Redis => {
+            // One that has no id yet has tied no sale to itself.
+            let deployment = database.known_deployment().await?.unwrap_or(DeploymentId(0));
+            match engines::open_stock_aside(config, deployment).await {
+                Ok(stock) => Some(stock),
+                // The registry is the database's: whose log a rebuild will need is known all the same.
+                Err(error) => {
+                    eprintln!("floodgate: nobody's lease is known: {error}");
+                    None
+                }
             }
-        },
+        }
     };
     let status = operator::status(&database, stock.as_ref()).await?;
     let logs = logs::registered(&database).await?;
@@ -220,6 +241,35 @@ async fn leave_out(config: &Config, log: Owner) -> Result<(), Failure> {
     let _claim = engines::claim_database(config)?;
     operator::forget_instance(&database, None, log).await?;
     println!("{log} is left out: what it promised and nobody drained is lost. Start `floodgate` again.");
+    Ok(())
+}
+
+async fn adopt(config: &Config) -> Result<(), Failure> {
+    if config.stock.backend == StockBackend::Embedded {
+        return Err(Failure::Usage(
+            "the embedded ledger lives in the process: nobody else has sales in it".into(),
+        ));
+    }
+    let database = engines::open_database_to_read(config).await?;
+    let stock = engines::open_stock_aside(config, engines::deployment(&database).await?).await?;
+    let until = Instant::now() + LEASE_MAX;
+    let adopted = loop {
+        match operator::adopt(&database, &stock).await {
+            // Stopped a moment ago, or killed: its lease ends by itself.
+            Err(RebuildError::OtherAlive(_)) if Instant::now() < until => sleep(LEASE_LOOK).await,
+            adopted => break adopted?,
+        }
+    };
+    if adopted.sales.is_empty() {
+        println!("No sale of this orders database belongs to another one: nothing is changed.");
+        return Ok(());
+    }
+    let sales: Vec<String> = adopted.sales.iter().map(ToString::to_string).collect();
+    println!(
+        "Taken over: {}. Running processes rebuild them within seconds (epoch {} or later); start `floodgate` where none runs.",
+        sales.join(", "),
+        adopted.epoch
+    );
     Ok(())
 }
 

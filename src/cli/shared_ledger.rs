@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use serde::Serialize;
-use stock::SaleId;
+use stock::{DeploymentId, SaleId};
 
 use super::Failure;
 use crate::config::Config;
@@ -12,6 +12,10 @@ use crate::config::Config;
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct SharedBooks {
     pub(super) epoch: u64,
+    /// The orders database that it belongs to; none where an older version installed it.
+    pub(super) deployment: Option<String>,
+    /// That is another one than ours: its figures say nothing of our rows.
+    pub(super) foreign: bool,
     pub(super) total: i64,
     pub(super) remaining: i64,
     pub(super) pending: i64,
@@ -30,17 +34,21 @@ pub(super) struct SharedBooks {
 }
 
 #[cfg(feature = "redis")]
-pub(super) struct SharedLedger(stock::ledger::redis::RedisAudit);
+pub(super) struct SharedLedger {
+    audit: stock::ledger::redis::RedisAudit,
+    /// Ours; none before the first start on this database.
+    deployment: Option<DeploymentId>,
+}
 
 #[cfg(feature = "redis")]
 impl SharedLedger {
-    pub(super) async fn connect(config: &Config) -> Result<Self, Failure> {
-        Ok(Self(stock::ledger::redis::RedisAudit::connect(&config.stock).await?))
+    pub(super) async fn connect(config: &Config, deployment: Option<DeploymentId>) -> Result<Self, Failure> {
+        Ok(Self { audit: stock::ledger::redis::RedisAudit::connect(&config.stock).await?, deployment })
     }
 
     /// None if it has no such sale.
     pub(super) async fn sale(&self, sale: &SaleId) -> Result<Option<SharedBooks>, Failure> {
-        Ok(self.0.sale(sale).await?.map(SharedBooks::of))
+        Ok(self.audit.sale(sale).await?.map(|audit| SharedBooks::of(audit, self.deployment)))
     }
 
     /// The same, and `rows`, which are read after the count: where the sale has moved by then, the two need not fit.
@@ -49,18 +57,25 @@ impl SharedLedger {
         sale: &SaleId,
         rows: impl Future<Output = Result<T, Failure>>,
     ) -> Result<(Option<SharedBooks>, T), Failure> {
-        let counted = self.0.sale(sale).await?;
+        let counted = self.audit.sale(sale).await?;
         let rows = rows.await?;
         let Some(mut counted) = counted else { return Ok((None, rows)) };
-        counted.moving = self.0.has_moved(sale, &counted).await?;
-        Ok((Some(SharedBooks::of(counted)), rows))
+        counted.moving = self.audit.has_moved(sale, &counted).await?;
+        Ok((Some(SharedBooks::of(counted, self.deployment)), rows))
     }
 }
 
 #[cfg(feature = "redis")]
 impl SharedBooks {
-    fn of(audit: stock::ledger::redis::SaleAudit) -> Self {
+    fn of(audit: stock::ledger::redis::SaleAudit, ours: Option<DeploymentId>) -> Self {
         let mut findings = audit.findings.clone();
+        let ours = ours.map(|ours| ours.to_string());
+        let foreign = audit.deployment.is_some() && audit.deployment != ours;
+        if let Some(other) = audit.deployment.as_ref().filter(|_| foreign) {
+            findings.push(format!(
+                "in the ledger it belongs to another orders database (deployment {other}): see `floodgate ledger adopt --help`"
+            ));
+        }
         if audit.error_units() != 0 {
             findings.push(format!(
                 "the ledger's remaining + pending + confirmed is {} units off its total {}",
@@ -70,6 +85,8 @@ impl SharedBooks {
         }
         Self {
             epoch: audit.epoch,
+            deployment: audit.deployment.clone(),
+            foreign,
             total: audit.total,
             remaining: audit.remaining,
             pending: audit.pending,
@@ -91,7 +108,7 @@ pub(super) enum SharedLedger {}
 
 #[cfg(not(feature = "redis"))]
 impl SharedLedger {
-    pub(super) async fn connect(_: &Config) -> Result<Self, Failure> {
+    pub(super) async fn connect(_: &Config, _: Option<DeploymentId>) -> Result<Self, Failure> {
         Err(Failure::Usage("a shared ledger needs the cargo feature `redis`".into()))
     }
 

@@ -28,7 +28,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let demo_sale = publish::configured_sales(&config, &database, Some(now())).await?;
 
     // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
-    let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
+    let deployment = engines::deployment(&database).await?;
+    let stock =
+        Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };
     let mut member = instance.member(&config, &foundation, &mut registry);
     member.start().await?;

@@ -44,7 +44,7 @@ impl Auditor {
         );
         registry.register(
             "floodgate_audits",
-            "Counts of a sale: good, broken, moving (proves nothing), failed",
+            "Counts of a sale: good, broken, moving (proves nothing), foreign (another orders database's), failed",
             audits.clone(),
         );
         Self { config: config.clone(), database: database.clone(), error_units, audits }
@@ -75,9 +75,14 @@ impl Auditor {
             Some(ledger) => ledger,
             None => RedisAudit::connect(&self.config).await?,
         };
+        let ours = self.database.known_deployment().await?.map(|ours| ours.to_string());
         for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
             let sale = &row.definition.id;
             let Some(audit) = ledger.sale(sale).await? else { continue };
+            if audit.deployment.is_some() && audit.deployment != ours {
+                self.count("foreign");
+                continue;
+            }
             let Some(conserved) = audit.conserved() else {
                 self.count("moving");
                 continue;

@@ -25,7 +25,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     publish::configured_sales(&config, &database, None).await?;
 
     // 2. The ledger, which others may have completed long ago.
-    let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
+    let deployment = engines::deployment(&database).await?;
+    let stock =
+        Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };
     let mut member = instance.member(&config, &foundation, &mut registry);
     member.start().await?;

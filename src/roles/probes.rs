@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway::FOREIGN_SALES;
 use gateway::server::ServeError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -112,7 +113,8 @@ impl Watched {
                 let lacks = self.lacks().await;
                 let status = if lacks.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 let ready = lacks.is_empty();
-                json(status, json!({"ready": ready, "lacks": lacks, "sources": self.sources.report()}))
+                let (notes, sources) = (self.notes(), self.sources.report());
+                json(status, json!({"ready": ready, "lacks": lacks, "notes": notes, "sources": sources}))
             }
             "/metrics" => {
                 let mut metrics = String::new();
@@ -123,6 +125,11 @@ impl Watched {
             }
             _ => json(StatusCode::NOT_FOUND, json!({"calls": ["/healthz", "/readyz", "/metrics"]})),
         }
+    }
+
+    /// What an operator should know although orders become rows.
+    fn notes(&self) -> Vec<&'static str> {
+        if self.foundation.stock.foreign_sales().is_empty() { Vec::new() } else { vec![FOREIGN_SALES] }
     }
 
     /// What keeps promised orders from becoming rows; empty means ready. A log that is not there yet, or that another

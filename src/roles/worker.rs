@@ -23,7 +23,9 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
 
     // 1. What processes share.
     let database = engines::open_database(&config, now.clone()).await?;
-    let stock = Arc::new(engines::open_stock(&config, now.clone(), random(), &mut registry).await?);
+    let deployment = engines::deployment(&database).await?;
+    let stock =
+        Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };
 
     // 2. The drains and what follows them, on a thread of their own: their commits block.

@@ -19,6 +19,9 @@ pub enum IdError {
     /// A user id is 1 to 128 bytes.
     #[error("a user id is 1 to 128 bytes of UTF-8 without control characters")]
     User,
+    /// A deployment is 32 hexadecimal digits.
+    #[error("a deployment is 32 hexadecimal digits")]
+    Deployment,
     /// An instance is up to 16 hexadecimal digits.
     #[error("an instance is 1 to 16 hexadecimal digits")]
     Instance,
@@ -118,6 +121,28 @@ impl FromStr for Owner {
             return Err(IdError::Instance);
         }
         u64::from_str_radix(text, 16).map(Self).map_err(|_| IdError::Instance)
+    }
+}
+
+/// One orders database and all that works on it: 128 random bits that live in that database. What the ledger holds of a sale names
+/// the deployment that it belongs to. A copy of the database has the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeploymentId(pub u128);
+
+impl fmt::Display for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for DeploymentId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(IdError::Deployment);
+        }
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| IdError::Deployment)
     }
 }
 
@@ -222,6 +247,16 @@ mod tests {
         assert_eq!("7F".parse(), Ok(Owner(0x7f)));
         for wrong in ["", "+7f", "-1", "0x7f", "7g", " 7", "00000000000000007", "１"] {
             assert_eq!(wrong.parse::<Owner>(), Err(IdError::Instance), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_is_read_as_it_is_written() {
+        for id in [0, 0x7f, u128::MAX] {
+            assert_eq!(DeploymentId(id).to_string().parse(), Ok(DeploymentId(id)));
+        }
+        for wrong in ["", "7f", "+0000000000000000000000000000007f", "0000000000000000000000000000007g"] {
+            assert_eq!(wrong.parse::<DeploymentId>(), Err(IdError::Deployment), "{wrong}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod flag;
+mod foreign;
 pub mod ids;
 pub mod ledger;
 mod metrics;
@@ -20,7 +21,7 @@ pub use config::{ServerUrl, SoldOutConfig, StockConfig};
 #[cfg(feature = "zookeeper")]
 pub use flag::ZooKeeperFlag;
 pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
-pub use ids::{IdError, OrderId, Owner, SaleId, UserId};
+pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError};

@@ -45,6 +45,7 @@ pub(crate) enum LedgerCall {
     Restore,
     Open,
     Forget,
+    Adopt,
     RenewLease,
     EndLease,
     Leases,
@@ -67,6 +68,7 @@ impl EncodeLabelValue for LedgerCall {
             Self::Restore => "restore",
             Self::Open => "open",
             Self::Forget => "forget",
+            Self::Adopt => "adopt",
             Self::RenewLease => "renew_lease",
             Self::EndLease => "end_lease",
             Self::Leases => "leases",
@@ -177,6 +179,7 @@ pub(crate) struct StockMetrics {
     calls: Family<CallLabels, Counter>,
     pub(crate) batch_size: Histogram,
     pub(crate) flag_publish_errors: Counter,
+    pub(crate) foreign_sales: Gauge,
 }
 
 impl StockMetrics {
@@ -187,6 +190,7 @@ impl StockMetrics {
             calls: Family::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             flag_publish_errors: Counter::default(),
+            foreign_sales: Gauge::default(),
         };
         registry.register(
             "floodgate_stock_units",
@@ -209,6 +213,11 @@ impl StockMetrics {
             "Sold-out flags that could not be published",
             metrics.flag_publish_errors.clone(),
         );
+        registry.register(
+            "floodgate_ledger_foreign_sales",
+            "Sales whose books in the ledger belong to another orders database; anything but 0 wants an operator",
+            metrics.foreign_sales.clone(),
+        );
         metrics
     }
 
@@ -228,6 +237,7 @@ impl StockMetrics {
             Err(LedgerError::Open) => "open",
             Err(LedgerError::UnknownSale(_)) => "unknown_sale",
             Err(LedgerError::Amnesia) => "amnesia",
+            Err(LedgerError::Foreign { .. }) => "foreign",
             Err(LedgerError::Invalid(_)) => "invalid",
         };
         self.calls.get_or_create(&CallLabels { call, outcome }).inc();

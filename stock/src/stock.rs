@@ -6,6 +6,7 @@
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 
+use crate::foreign::Foreign;
 use crate::ledger::{
     GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
 };
@@ -19,6 +20,7 @@ pub struct Stock {
     flag: Flag,
     metrics: StockMetrics,
     doubt: Notify,
+    foreign: Foreign,
 }
 
 /// # Errors
@@ -28,7 +30,8 @@ impl Stock {
     #[must_use]
     pub fn new(ledger: Ledger, flag: Flag, registry: &mut Registry) -> Self {
         flag.register(registry);
-        Self { ledger, flag, metrics: StockMetrics::register(registry), doubt: Notify::new() }
+        let metrics = StockMetrics::register(registry);
+        Self { ledger, flag, metrics, doubt: Notify::new(), foreign: Foreign::default() }
     }
 
     /// The ledger itself, for callers that must not publish.
@@ -105,7 +108,12 @@ impl Stock {
 
     /// See [`Ledger::snapshot`]. Refreshes the gauges of this sale.
     pub async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
-        let snapshot = self.told(LedgerCall::Snapshot, self.ledger.snapshot(sale).await)?;
+        let snapshot = self.told(LedgerCall::Snapshot, self.ledger.snapshot(sale).await);
+        if matches!(snapshot, Ok(_) | Err(LedgerError::Amnesia)) {
+            self.foreign.is_ours(sale);
+            self.count_foreign();
+        }
+        let snapshot = snapshot?;
         self.metrics.show(sale, &snapshot);
         self.publish(sale, snapshot.flag).await;
         Ok(snapshot)
@@ -118,8 +126,20 @@ impl Stock {
         Ok(flag)
     }
 
-    /// See [`Ledger::install`].
+    /// Whether [`Self::install`] would be tried: to be asked before one commits oneself to it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Foreign`].
+    pub fn may_install(&self, sale: &SaleId) -> Result<(), LedgerError> {
+        match self.foreign.lately(sale) {
+            Some(by) => Err(LedgerError::Foreign { sale: sale.clone(), by }),
+            None => Ok(()),
+        }
+    }
+
+    /// See [`Ledger::install`]. Where another deployment held the sale a moment ago, a ledger that has forgotten it is left to that one.
     pub async fn install(&self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
+        self.may_install(&version.sale)?;
         self.told(LedgerCall::Install, self.ledger.install(version, epoch).await)
     }
 
@@ -145,8 +165,21 @@ impl Stock {
     pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
         self.told(LedgerCall::Forget, self.ledger.forget(sale).await)?;
         self.flag.forget(sale);
+        self.foreign.is_ours(sale);
+        self.count_foreign();
         self.metrics.hide(sale);
         Ok(())
+    }
+
+    /// See [`Ledger::adopt`].
+    pub async fn adopt(&self, sale: &SaleId) -> Result<Option<u64>, LedgerError> {
+        self.told(LedgerCall::Adopt, self.ledger.adopt(sale).await)
+    }
+
+    /// Sales of ours whose books in the ledger are another deployment's, as last heard: none of them can be sold here.
+    #[must_use]
+    pub fn foreign_sales(&self) -> Vec<SaleId> {
+        self.foreign.sales()
     }
 
     /// See [`Ledger::renew_lease`].
@@ -181,7 +214,18 @@ impl Stock {
         {
             self.doubt.notify_one();
         }
+        if let Err(error @ LedgerError::Foreign { sale, by }) = &answer {
+            // Once, however often it is asked.
+            if self.foreign.heard(sale, by) {
+                tracing::error!("{error}");
+            }
+            self.count_foreign();
+        }
         self.metrics.count(call, answer)
+    }
+
+    fn count_foreign(&self) {
+        self.metrics.foreign_sales.set(i64::try_from(self.foreign.sales().len()).unwrap_or(i64::MAX));
     }
 
     async fn publish(&self, sale: &SaleId, state: FlagState) {

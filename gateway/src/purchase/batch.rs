@@ -226,13 +226,14 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
             all_uncertain(parts, &sale, deadline_ms, asked);
             return (Vec::new(), under_way);
         }
-        // Nothing was taken: out of reach, rebuilding, another life, too late. Any of these may be over soon.
+        // Nothing was taken: out of reach, rebuilding, another life, too late, another's. Any of these may be over soon.
         Err(
             LedgerError::Unavailable(_)
             | LedgerError::WrongEpoch { .. }
             | LedgerError::DeadlinePassed
             | LedgerError::Closed
             | LedgerError::Amnesia
+            | LedgerError::Foreign { .. }
             | LedgerError::UnknownSale(_),
         ) => {
             for attempt in asked {

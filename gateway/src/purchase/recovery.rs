@@ -236,7 +236,7 @@ struct Page {
 }
 
 impl Page {
-    /// `None`: the ledger does not know the sale, and holds nothing of it.
+    /// `None`: the ledger does not know the sale, or another deployment has it there: it holds nothing of ours.
     async fn read(
         parts: &PurchaseParts,
         sale: &SaleId,
@@ -248,7 +248,7 @@ impl Page {
         match parts.stock.snapshot(sale).await {
             Ok(snapshot) if snapshot.epoch == epoch => {}
             Ok(_) => return Err(Unfinished::Rebuilding),
-            Err(LedgerError::UnknownSale(_)) => return Ok(None),
+            Err(LedgerError::UnknownSale(_) | LedgerError::Foreign { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
         let page = parts.stock.pending(sale, Some(owner), after, BATCH_MAX).await?;

@@ -1,6 +1,6 @@
-//! The ledger's epoch and the registry of instances whose logs may hold promises.
+//! The deployment's id, the ledger's epoch and the registry of instances whose logs may hold promises.
 
-use stock::{Owner, Timestamp};
+use stock::{DeploymentId, Owner, Timestamp};
 
 use super::{Database, DatabaseError, adapter};
 
@@ -18,6 +18,23 @@ pub struct Instance {
 }
 
 impl Database {
+    /// The id of this database, which ties a shared ledger to it: `candidate`, if it has none yet. Of several that ask at once one
+    /// decides. May be repeated.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn deployment(&self, candidate: DeploymentId) -> Result<DeploymentId, DatabaseError> {
+        adapter!(self, database => database.deployment(candidate).await)
+    }
+
+    /// The same, without making one: a database that no process of this version has used has none.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn known_deployment(&self) -> Result<Option<DeploymentId>, DatabaseError> {
+        adapter!(self, database => database.known_deployment().await)
+    }
+
     /// The ledger's present epoch; 0 before the first.
     ///
     /// # Errors

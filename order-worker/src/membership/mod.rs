@@ -28,6 +28,9 @@
 //!   older one can no longer be opened.
 //! - *Never ahead of the database.* A life begins there first. A ledger that has had more lives than the database knows of tells that
 //!   the database was put back to an older state: it is rebuilt from the rows that are left.
+//! - *One database.* What the ledger holds names the deployment that it belongs to, and every call of another one is refused by the
+//!   ledger itself ([`stock::LedgerError::Foreign`]): two that share a ledger by mistake never begin lives against each other. Only
+//!   [`operator::adopt`] takes over.
 //! - A sale that was never opened holds no promise: it is opened at once, empty. An operator's pause is in the sale's version,
 //!   which an install carries: no rebuild lifts it.
 //!
@@ -210,7 +213,8 @@ impl Member {
                     let waits = !waiting_for.is_empty() && self.view.since.elapsed() > IDLE;
                     (BUSY, if waits { RebuildError::Waiting(waiting_for).to_string() } else { told.clone() })
                 }
-                Err(error) => (FAILED, error.to_string()),
+                // Somebody has to act: asking more often does not help.
+                Err(error) => (if error.is_retryable() { FAILED } else { IDLE }, error.to_string()),
             };
             // Once each, not at each round.
             if !trouble.is_empty() && trouble != told {

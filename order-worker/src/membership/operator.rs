@@ -1,4 +1,5 @@
-//! What an operator sees of the instances and the ledger's life, and may do: begin a new one, with or without a log.
+//! What an operator sees of the instances and the ledger's life, and may do: begin a new one, with or without a log, or on what another
+//! deployment left.
 
 use serde::Serialize;
 use stock::ledger::BATCH_MAX;
@@ -29,7 +30,7 @@ pub struct SaleStatus {
     pub installed_epoch: Option<u64>,
     /// The latest epoch whose ledger was complete for it.
     pub opened_epoch: Option<u64>,
-    /// `open`, `closed`, `absent`, `amnesia` or `unreachable`.
+    /// `open`, `closed`, `absent`, `amnesia`, `foreign` or `unreachable`.
     pub ledger: &'static str,
     /// The ledger's, where it has one.
     pub ledger_epoch: Option<u64>,
@@ -63,6 +64,7 @@ pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status
                 Ok(snapshot) => (if snapshot.open { "open" } else { "closed" }, Some(snapshot.epoch)),
                 Err(LedgerError::UnknownSale(_)) => ("absent", None),
                 Err(LedgerError::Amnesia) => ("amnesia", None),
+                Err(LedgerError::Foreign { .. }) => ("foreign", None),
                 Err(_) => ("unreachable", None),
             },
         };
@@ -169,6 +171,47 @@ pub async fn forget_instance(
     begin_rebuild(database).await?;
     database.deregister_instance(owner.0).await?;
     Ok(at_risk)
+}
+
+/// What was taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Adopted {
+    /// Sales that were another deployment's.
+    pub sales: Vec<SaleId>,
+    /// In force afterwards.
+    pub epoch: u64,
+}
+
+/// Takes over every sale of this database that is another deployment's in the ledger; running processes then find that the ledger has
+/// lost its memory, and rebuild it from rows and logs.
+///
+/// A crash between two sales leaves the others to a repeat. One before the epoch leaves a life that is below the other deployment's:
+/// its flags may say sold out until they are doubted.
+///
+/// # Errors
+/// [`RebuildError::OtherAlive`] while an instance that this database does not know has a lease; the database's; the ledger's.
+pub async fn adopt(database: &Database, stock: &Stock) -> Result<Adopted, RebuildError> {
+    let registered = database.instances().await?;
+    let is_ours = |owner: Owner| registered.iter().any(|instance| instance.owner == owner);
+    let (_, leases) = stock.leases().await?;
+    if let Some((other, _)) = leases.into_iter().find(|(owner, _)| !is_ours(*owner)) {
+        return Err(RebuildError::OtherAlive(other));
+    }
+    let (mut sales, mut highest) = (Vec::new(), None);
+    for row in unsettled(database).await? {
+        let sale = row.definition.id;
+        if let Some(epoch) = stock.adopt(&sale).await? {
+            tracing::warn!(%sale, epoch, "the sale is taken over from another deployment");
+            highest = highest.max(Some(epoch));
+            sales.push(sale);
+        }
+    }
+    let mut epoch = database.epoch().await?;
+    // Beyond every life that the ledger has had: its flags carry them.
+    while highest.is_some_and(|highest| epoch <= highest) {
+        epoch = database.next_epoch_after(epoch).await?;
+    }
+    Ok(Adopted { sales, epoch })
 }
 
 async fn unsettled(database: &Database) -> Result<Vec<SaleRow>, RebuildError> {

@@ -1,7 +1,8 @@
 //! One round of one process: what the database and the ledger say now, and the next step that is missing. See the table in
 //! the module above; the steps have its numbers.
 //!
-//! Never repeats an install, never opens what it has not seen complete by the database.
+//! Never repeats an install, never opens what it has not seen complete by the database, never goes past step 2 while a sale in the
+//! ledger is another deployment's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -102,8 +103,17 @@ impl Member {
 
         // 1, 2, and 6 for what is complete.
         let (mut closed, mut is_missing, mut again) = (Vec::new(), false, false);
+        let mut foreign = None;
         for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
-            match self.place(&row).await? {
+            let place = match self.place(&row).await {
+                // The others, where they were never open, hold no promise and need no rebuild: they are sold.
+                Err(RebuildError::Ledger(error @ LedgerError::Foreign { .. })) => {
+                    foreign.get_or_insert(error);
+                    continue;
+                }
+                place => place?,
+            };
+            match place {
                 Place::Open => {}
                 Place::Closed => closed.push(row.definition.id),
                 Place::Missing => is_missing = true,
@@ -117,6 +127,10 @@ impl Member {
         }
         if again {
             return Ok(Standing::Again);
+        }
+        // Nothing is merged into a life that lacks a sale: a log that counts as merged is not merged again.
+        if let Some(error) = foreign {
+            return Err(error.into());
         }
         if is_missing {
             return Ok(Standing::rebuilding());
@@ -189,6 +203,9 @@ impl Member {
                 self.view.seen.insert(sale.clone());
                 self.view.missing.remove(sale);
                 if snapshot.open {
+                    if !snapshot.tied {
+                        self.stock.open(sale, epoch).await?;
+                    }
                     return Ok(Place::Open);
                 }
                 // Read after its state was seen: what was never opened until now holds no promise.
@@ -220,6 +237,7 @@ impl Member {
         }
         // A crash between claim and install, or an install whose end is not known, leaves it missing: nobody installs it at this
         // epoch any more, and after a while everybody's patience ends.
+        self.stock.may_install(sale)?;
         if self.database.claim_install(sale, epoch).await? {
             hit("rebuild.claimed");
             self.stock.install(&row.ledger_version(), epoch).await?;

@@ -59,6 +59,7 @@ macro_rules! database_suite {
             end_now_moves_the_window,
             opened_and_settled_are_remembered,
             a_sale_settles_only_when_nothing_is_outstanding,
+            a_database_is_one_deployment,
             epochs_rise,
             a_lost_life_is_followed_by_one_next,
             instances_are_registered_by_id,

@@ -1,7 +1,7 @@
 //! Sales, epoch and instances.
 
 use order_worker::database::{DatabaseError, Published, RejectReason};
-use stock::{Owner, Timestamp};
+use stock::{DeploymentId, Owner, Timestamp};
 
 use super::*;
 
@@ -125,6 +125,23 @@ pub(crate) async fn a_sale_settles_only_when_nothing_is_outstanding(fixture: Fix
     assert!(!fixture.database.mark_settled(&id).await.unwrap(), "a release is owed");
     fixture.database.releases_done(&[order_id(1)]).await.unwrap();
     assert!(fixture.database.mark_settled(&id).await.unwrap());
+}
+
+pub(crate) async fn a_database_is_one_deployment(fixture: Fixture) {
+    let database = &fixture.database;
+    assert_eq!(database.known_deployment().await.unwrap(), None, "as an older version leaves it");
+    let (one, two, three) = tokio::join!(
+        database.deployment(DeploymentId(1)),
+        database.deployment(DeploymentId(2)),
+        database.deployment(DeploymentId(u128::MAX))
+    );
+    let made = one.unwrap();
+    assert!([DeploymentId(1), DeploymentId(2), DeploymentId(u128::MAX)].contains(&made));
+    assert_eq!((two.unwrap(), three.unwrap()), (made, made), "of several one decides");
+    assert_eq!(database.deployment(DeploymentId(7)).await.unwrap(), made);
+    assert_eq!(database.known_deployment().await.unwrap(), Some(made));
+    assert_eq!(database.next_epoch_after(0).await.unwrap(), 1, "beside the epoch");
+    assert_eq!(database.known_deployment().await.unwrap(), Some(made));
 }
 
 pub(crate) async fn epochs_rise(fixture: Fixture) {

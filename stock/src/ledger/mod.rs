@@ -22,6 +22,9 @@
 //! - MUST answer [`LedgerError::Amnesia`], with nothing carried out, to any call on a sale whose state was installed in another
 //!   life of the memory that holds it (a restart, a promoted replica), pending and snapshot included. An install at a newer
 //!   epoch replaces such a state; one at its own epoch is refused with it;
+//! - MUST answer [`LedgerError::Foreign`], with nothing carried out, to any call on a sale whose state another deployment installed, at
+//!   whatever epoch; [`Ledger::adopt`] alone takes such a state, and what it leaves answers `Amnesia` until an install, at any
+//!   epoch, replaces it. A state that names no deployment (an older version installed it) is everybody's until `open` ties it;
 //! - MUST hold a lease by the ledger's clock: the last renewal decides until when. Leases belong to no sale, move nothing and
 //!   may be forgotten with the rest: an absent one says that nobody renewed it, not that somebody died.
 //!
@@ -156,7 +159,7 @@ impl Ledger {
         adapter!(self.restore(sale, epoch, owner, reservations))
     }
 
-    /// Ends the rebuild of this epoch. Repeats change nothing.
+    /// Ends the rebuild of this epoch, and ties the sale to this deployment where it names none. Repeats change nothing.
     pub async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
         adapter!(self.open(sale, epoch))
     }
@@ -164,6 +167,12 @@ impl Ledger {
     /// Forgets a sale that the database marked settled. Repeats change nothing.
     pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
         adapter!(self.forget(sale))
+    }
+
+    /// Takes a sale over from another deployment, whose state is gone afterwards: see the contract. Answers with the epoch that it had;
+    /// `None`: it is not another's, and nothing changed.
+    pub async fn adopt(&self, sale: &SaleId) -> Result<Option<u64>, LedgerError> {
+        adapter!(self.adopt(sale))
     }
 
     /// Renews the lease of an instance: until ledger time now + `ttl_ms` it counts as alive. Answers ledger time.
@@ -329,6 +338,8 @@ pub struct Snapshot {
     pub open: bool,
     /// As last pushed.
     pub paused: bool,
+    /// It names this deployment; not so what an older version installed.
+    pub tied: bool,
     /// The flag.
     pub flag: FlagState,
 }
@@ -363,6 +374,18 @@ pub enum LedgerError {
     /// Nothing was carried out. Retryable, but only once somebody has rebuilt the ledger.
     #[error("the stock ledger's memory is not the one that this sale was opened with")]
     Amnesia,
+    /// Another deployment's. Nothing was carried out, and nothing will be before an operator has decided.
+    #[error(
+        "sale {sale} in the stock ledger belongs to another orders database (deployment {by}): nothing of it is touched. Give this \
+         deployment a stock.key_prefix or a Redis of its own; if the other one is gone for good, take its sales over with \
+         `floodgate ledger adopt`"
+    )]
+    Foreign {
+        /// Which sale.
+        sale: SaleId,
+        /// Whose it is.
+        by: Box<str>,
+    },
     /// The caller broke the contract (batch too large, quantity 0). Nothing was carried out.
     #[error("a call that the stock ledger cannot take: {0}")]
     Invalid(String),

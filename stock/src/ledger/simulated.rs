@@ -17,7 +17,7 @@ mod happened;
 mod memory;
 
 use super::{IdState, LedgerError};
-use crate::{Now, OrderId, Owner, SaleId};
+use crate::{DeploymentId, Now, OrderId, Owner, SaleId};
 pub use client::SimulatedLedger;
 pub use happened::{Happened, Opening};
 use memory::{Answer, Call, Memory};
@@ -74,11 +74,18 @@ impl fmt::Debug for SimulatedServer {
     }
 }
 
-/// A call on its way to one life of the server.
+/// Who calls: a connection belongs to one life of the server, and to a deployment.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    life: u64,
+    deployment: DeploymentId,
+}
+
+/// A call on its way.
 #[derive(Debug, Clone)]
 struct Sent {
     at: Instant,
-    life: u64,
+    caller: Caller,
     call: Call,
     reply: Reply,
 }
@@ -119,10 +126,16 @@ impl SimulatedServer {
         Self { memory: Arc::new(Mutex::new(memory)), state: Arc::new(Mutex::new(state)) }
     }
 
-    /// A client of it, for one process.
+    /// A client of it, for one process of the only deployment there is.
     #[must_use]
     pub fn connect(&self) -> SimulatedLedger {
-        SimulatedLedger::new(self.clone())
+        self.connect_for(DeploymentId(1))
+    }
+
+    /// A client of it, for one process of a deployment.
+    #[must_use]
+    pub fn connect_for(&self, deployment: DeploymentId) -> SimulatedLedger {
+        SimulatedLedger::new(self.clone(), deployment)
     }
 
     /// Another plan from here on; the default one has no faults.
@@ -196,13 +209,13 @@ impl SimulatedServer {
     }
 
     fn arrive(&self, sent: Sent) {
-        let Sent { life, call, reply, .. } = sent;
+        let Sent { caller, call, reply, .. } = sent;
         match reply {
-            Some(reply) => *reply.lock() = Some(self.execute(call, life)),
+            Some(reply) => *reply.lock() = Some(self.execute(call, caller)),
             None => {
                 let is_batch = matches!(call, Call::Reserve(_));
                 let is_install = matches!(call, Call::Install(..));
-                let is_done = self.execute(call, life).is_ok();
+                let is_done = self.execute(call, caller).is_ok();
                 let mut state = self.state.lock();
                 let count = match (is_batch, is_install, is_done) {
                     (true, _, true) => &mut state.happened.late_batches,
@@ -295,15 +308,15 @@ impl SimulatedServer {
         }
     }
 
-    fn execute(&self, call: Call, life: u64) -> Result<Answer, LedgerError> {
-        self.memory.lock().execute(call, life)
+    fn execute(&self, call: Call, caller: Caller) -> Result<Answer, LedgerError> {
+        self.memory.lock().execute(call, caller)
     }
 
     /// What a client's call comes to, by the plan.
-    async fn call(&self, call: Call) -> Result<Answer, LedgerError> {
+    async fn call(&self, call: Call, deployment: DeploymentId) -> Result<Answer, LedgerError> {
         self.settle();
         let (fault, amount) = self.draw(&call);
-        let life = self.life();
+        let caller = Caller { life: self.life(), deployment };
         let way = Duration::from_micros(50 + amount % self.state.lock().way_max.as_micros() as u64);
         let reply = None;
         let lost = || Err(LedgerError::Uncertain("no answer in time".into()));
@@ -314,49 +327,49 @@ impl SimulatedServer {
                 Err(LedgerError::Unavailable("the connection was refused".into()))
             }
             Fault::AnswerLost => {
-                let _ = self.execute(call, life);
+                let _ = self.execute(call, caller);
                 sleep(RESPONSE_TIMEOUT).await;
                 lost()
             }
             Fault::Late => {
-                self.send_late(Sent { at: later() + RESPONSE_TIMEOUT, life, call, reply });
+                self.send_late(Sent { at: later() + RESPONSE_TIMEOUT, caller, call, reply });
                 sleep(RESPONSE_TIMEOUT).await;
                 lost()
             }
             Fault::Repeated if !matches!(call, Call::Reserve(_) | Call::Install(..)) => {
-                self.send_late(Sent { at: later(), life, call: call.clone(), reply });
-                self.answer_after(way, call, life).await
+                self.send_late(Sent { at: later(), caller, call: call.clone(), reply });
+                self.answer_after(way, call, caller).await
             }
             Fault::Slow => {
                 // Half the way there, half the way back; a crash of the caller in between takes nothing back.
                 let half = Duration::from_micros(amount % (RESPONSE_TIMEOUT.as_micros() as u64 / 2));
-                self.answer_after(half, call, life).await
+                self.answer_after(half, call, caller).await
             }
-            Fault::None | Fault::Repeated => self.answer_after(way, call, life).await,
+            Fault::None | Fault::Repeated => self.answer_after(way, call, caller).await,
         }
     }
 
     /// Executes after one way and answers after the other. A sender that dies on the first way has sent all the same.
-    async fn answer_after(&self, way: Duration, call: Call, life: u64) -> Result<Answer, LedgerError> {
+    async fn answer_after(&self, way: Duration, call: Call, caller: Caller) -> Result<Answer, LedgerError> {
         let arrives = Instant::now() + way;
         let is_reserve = matches!(call, Call::Reserve(_));
         let is_on_the_wire = next_random(&mut self.state.lock().random).is_multiple_of(2);
         let answer = if is_on_the_wire {
             let reply = Arc::new(Mutex::new(None));
-            self.send_late(Sent { at: arrives, life, call, reply: Some(reply.clone()) });
+            self.send_late(Sent { at: arrives, caller, call, reply: Some(reply.clone()) });
             sleep_until(arrives).await;
             self.settle();
             reply.lock().take()
         } else {
             let mut sent =
-                SentCall { server: self, sent: Some(Sent { at: arrives, life, call, reply: None }) };
+                SentCall { server: self, sent: Some(Sent { at: arrives, caller, call, reply: None }) };
             sleep_until(arrives).await;
             self.settle();
-            sent.sent.take().map(|sent| self.execute(sent.call, sent.life))
+            sent.sent.take().map(|sent| self.execute(sent.call, sent.caller))
         };
         let _answering = is_reserve.then(|| Answering::new(self));
         sleep(way).await;
-        if self.life() != life {
+        if self.life() != caller.life {
             return Err(LedgerError::Uncertain("the connection was lost".into()));
         }
         // Its time has come, so that it has arrived.

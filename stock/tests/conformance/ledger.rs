@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+mod foreign;
 mod gate;
 mod leases;
 mod reserving;
@@ -54,6 +55,24 @@ macro_rules! ledger_conformance {
     };
 }
 
+/// What a ledger must do besides that several deployments can reach: the factory makes two of them on one server.
+macro_rules! shared_ledger_conformance {
+    ($factory:ident) => {
+        mod shared {
+            conformance_tests!(
+                ledger,
+                $factory,
+                another_deployments_sale_is_refused_everything,
+                whoever_installs_first_has_the_sale,
+                an_adopted_sale_is_a_lost_memory,
+                nothing_is_adopted_that_is_not_anothers,
+            );
+            use super::$factory;
+        }
+    };
+}
+
+pub(crate) use foreign::*;
 pub(crate) use gate::*;
 pub(crate) use leases::*;
 pub(crate) use reserving::*;

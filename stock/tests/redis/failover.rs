@@ -6,7 +6,7 @@ use super::*;
 
 async fn through_sentinels(sentinel: &Sentinel) -> Ledger {
     let config = sentinel_config(&sentinel.sentinel_urls(), sentinel.master_name());
-    Ledger::Redis(RedisLedger::connect_with(&config, PATIENCE).await.unwrap())
+    Ledger::Redis(RedisLedger::connect_with(&config, DEPLOYMENT, PATIENCE).await.unwrap())
 }
 
 /// Every replica has what the primary had when this was asked.

@@ -8,6 +8,7 @@ mod equivalence;
 mod failover;
 mod faults;
 mod interleavings;
+mod older;
 mod start;
 
 use std::sync::LazyLock;
@@ -17,12 +18,14 @@ use std::time::Duration;
 use stock::ledger::redis::Patience;
 use stock::ledger::{IdState, ReserveBatch, ReserveOutcome, ReserveRequest, Settlement, Snapshot};
 use stock::{
-    Ledger, LedgerError, OrderId, Owner, RedisLedger, Reservation, SaleId, SaleVersion, StockConfig, UserId,
+    DeploymentId, Ledger, LedgerError, OrderId, Owner, RedisLedger, Reservation, SaleId, SaleVersion,
+    StockConfig, UserId,
 };
 use testbed::{AppendFsync, Redis, RedisOptions};
 
 const OWNER: Owner = Owner(0xF1);
 const HOUR_MS: u64 = 3_600_000;
+const DEPLOYMENT: DeploymentId = DeploymentId(0xD1);
 
 /// For tests that do the server no harm.
 static SHARED: LazyLock<Redis> = LazyLock::new(|| redis(AppendFsync::Everysec));
@@ -47,18 +50,18 @@ const PATIENCE: Patience = Patience { response: Duration::from_secs(3), call: Du
 
 /// For tests that harm the server and wait for calls to fail.
 async fn connect(url: &str) -> Ledger {
-    Ledger::Redis(RedisLedger::connect_with(&config(url), PATIENCE).await.unwrap())
+    Ledger::Redis(RedisLedger::connect_with(&config(url), DEPLOYMENT, PATIENCE).await.unwrap())
 }
 
 /// As buyers bear it: any of its calls may fail on a machine that is merely busy.
 async fn connect_as_shipped(url: &str) -> Ledger {
-    Ledger::Redis(RedisLedger::connect(&config(url)).await.unwrap())
+    Ledger::Redis(RedisLedger::connect(&config(url), DEPLOYMENT).await.unwrap())
 }
 
 /// For tests that harm nothing.
 async fn connect_patiently(url: &str) -> Ledger {
     let patience = Patience { response: Duration::from_secs(10), call: Duration::from_secs(20) };
-    Ledger::Redis(RedisLedger::connect_with(&config(url), patience).await.unwrap())
+    Ledger::Redis(RedisLedger::connect_with(&config(url), DEPLOYMENT, patience).await.unwrap())
 }
 
 /// Asks until `answer` is there; a test that waits for ever says what for.

@@ -1,17 +1,42 @@
-//! `floodgate_meta` (epoch) and `floodgate_instances`.
+//! `floodgate_meta` (deployment, epoch) and `floodgate_instances`.
 
-use stock::Owner;
+use stock::{DeploymentId, Owner};
 
 use super::MysqlDatabase;
 use super::fault::Fault;
 use super::session::{NOW, Session, now};
-use super::sql::{Text, get, parsed};
+use super::sql::{Answers, Text, get, parsed};
 use crate::database::{DatabaseError, Instance};
 
 /// Its row is there from the first version of the tables on.
 const EPOCH: &str = "SELECT value FROM floodgate_meta WHERE name = 'epoch'";
 
+/// Its row is made by the first process that ties a ledger to the database.
+const DEPLOYMENT: &str = "SELECT value FROM floodgate_meta WHERE name = 'deployment';";
+
 impl MysqlDatabase {
+    pub(in crate::database) async fn deployment(
+        &self,
+        candidate: DeploymentId,
+    ) -> Result<DeploymentId, DatabaseError> {
+        self.write(async move |session| {
+            // Whoever comes second waits for the first one's commit and changes nothing.
+            let make = format!(
+                "INSERT INTO floodgate_meta (name, value) VALUES ('deployment', '{candidate}')
+                 ON DUPLICATE KEY UPDATE value = value;"
+            );
+            session.transact(&make).await?;
+            let made = deployment(&mut session.transact(DEPLOYMENT).await?)?;
+            session.commit_found().await?;
+            Ok(made.unwrap_or(candidate))
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn known_deployment(&self) -> Result<Option<DeploymentId>, DatabaseError> {
+        self.read(async |session| deployment(&mut session.ask(DEPLOYMENT).await?)).await
+    }
+
     pub(in crate::database) async fn epoch(&self) -> Result<u64, DatabaseError> {
         self.read(async |session| session.ask(&format!("{EPOCH};")).await?.value()).await
     }
@@ -99,6 +124,10 @@ impl MysqlDatabase {
         })
         .await
     }
+}
+
+fn deployment(answers: &mut Answers) -> Result<Option<DeploymentId>, Fault> {
+    answers.row().map(|mut row| parsed(&mut row, 0)).transpose()
 }
 
 async fn locked_epoch(session: &mut Session) -> Result<u64, Fault> {

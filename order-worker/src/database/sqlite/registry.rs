@@ -1,12 +1,30 @@
-//! `floodgate_meta` (epoch) and `floodgate_instances`.
+//! `floodgate_meta` (deployment, epoch) and `floodgate_instances`.
 
 use rusqlite::{OptionalExtension, Transaction, params};
-use stock::Owner;
+use stock::{DeploymentId, Owner};
 
 use super::{DatabaseError, SqliteDatabase, parsed, signed, unsigned};
 use crate::database::Instance;
 
 impl SqliteDatabase {
+    pub(in crate::database) async fn deployment(
+        &self,
+        candidate: DeploymentId,
+    ) -> Result<DeploymentId, DatabaseError> {
+        self.write(move |transaction, _| {
+            transaction.execute(
+                "INSERT INTO floodgate_meta (name, value) VALUES ('deployment', ?1) ON CONFLICT (name) DO NOTHING",
+                params![candidate.to_string()],
+            )?;
+            Ok(deployment(transaction)?.unwrap_or(candidate))
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn known_deployment(&self) -> Result<Option<DeploymentId>, DatabaseError> {
+        self.read(deployment).await
+    }
+
     pub(in crate::database) async fn epoch(&self) -> Result<u64, DatabaseError> {
         self.read(epoch).await
     }
@@ -102,6 +120,14 @@ fn begin(transaction: &Transaction<'_>, epoch: u64) -> Result<u64, DatabaseError
         params![epoch.to_string()],
     )?;
     Ok(epoch)
+}
+
+fn deployment(transaction: &Transaction<'_>) -> Result<Option<DeploymentId>, DatabaseError> {
+    let value: Option<String> = transaction
+        .query_row("SELECT value FROM floodgate_meta WHERE name = 'deployment'", [], |row| row.get(0))
+        .optional()?;
+    let id = value.map(|value| value.parse()).transpose();
+    id.map_err(|error| DatabaseError::Broken(format!("the recorded deployment: {error}")))
 }
 
 fn epoch(transaction: &Transaction<'_>) -> Result<u64, DatabaseError> {

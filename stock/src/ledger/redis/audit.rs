@@ -73,6 +73,8 @@ pub struct SaleAudit {
     pub epoch: u64,
     /// Run id and replication id of the server that it was installed on.
     pub identity: String,
+    /// The id of the orders database that it belongs to; none where an older version installed it.
+    pub deployment: Option<String>,
     /// No rebuild is under way.
     pub open: bool,
     /// Nobody may buy.
@@ -130,6 +132,7 @@ struct Kept {
     books: Vec<Option<String>>,
     /// None if an id came while this was read.
     ids: Option<u64>,
+    deployment: Option<String>,
 }
 
 const FIELDS: [&str; 9] =
@@ -183,6 +186,7 @@ impl RedisAudit {
         let mut audit = SaleAudit {
             epoch: figure(0).unsigned_abs(),
             identity: before.books[1].clone().unwrap_or_default(),
+            deployment: before.deployment.clone(),
             open: figure(2) == 1,
             paused: figure(3) == 1,
             version: figure(4).unsigned_abs(),
@@ -235,11 +239,14 @@ impl RedisAudit {
         let ids = self.integer("HLEN", &self.key(sale, "orders")).await?;
         let mut arguments = vec![self.key(sale, "books")];
         arguments.extend(FIELDS.iter().map(|field| (*field).to_owned()));
-        let books: Vec<Option<String>> = self.client.custom(command("HMGET"), arguments).await?;
+        arguments.push("deployment".to_owned());
+        let mut books: Vec<Option<String>> = self.client.custom(command("HMGET"), arguments).await?;
+        // Beside the fields that no books may lack.
+        let deployment = books.pop().flatten();
         // Asked twice around the sums, so that an id that came in between is seen.
         let ids_after = self.integer("HLEN", &self.key(sale, "orders")).await?;
         let known = books.iter().any(Option::is_some);
-        Ok(known.then_some(Kept { books, ids: (ids == ids_after).then_some(ids) }))
+        Ok(known.then_some(Kept { books, ids: (ids == ids_after).then_some(ids), deployment }))
     }
 
     async fn integer(&self, name: &'static str, key: &str) -> Result<u64, AuditError> {

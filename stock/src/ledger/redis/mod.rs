@@ -28,7 +28,9 @@ use super::{
     GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, ReserveOutcome,
     ReserveRequest, Settlement, Snapshot,
 };
-use crate::{FlagState, FlagVersion, OrderId, Owner, Reservation, SaleId, SaleVersion, StockConfig};
+use crate::{
+    DeploymentId, FlagState, FlagVersion, OrderId, Owner, Reservation, SaleId, SaleVersion, StockConfig,
+};
 
 /// See the module. Clones share one connection; any runtime may call.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub struct RedisLedger {
 struct Inner {
     links: Links,
     key_prefix: String,
+    /// As the scripts are told it.
+    deployment: String,
 }
 
 impl fmt::Debug for RedisLedger {
@@ -51,21 +55,26 @@ impl fmt::Debug for RedisLedger {
 const BATCH_SCRIPT_MIN: usize = 2;
 
 impl RedisLedger {
-    /// Connects, tries for up to 10 s, and reconnects by itself from then on.
+    /// Connects for `deployment`, tries for up to 10 s, and reconnects by itself from then on.
     ///
     /// # Errors
     /// [`RedisStartError`], at once if waiting cannot help.
-    pub async fn connect(config: &StockConfig) -> Result<Self, RedisStartError> {
-        Self::connect_with(config, Patience::default()).await
+    pub async fn connect(config: &StockConfig, deployment: DeploymentId) -> Result<Self, RedisStartError> {
+        Self::connect_with(config, deployment, Patience::default()).await
     }
 
     /// The same for callers that can wait longer, or less long.
     ///
     /// # Errors
     /// [`RedisStartError`], at once if waiting cannot help.
-    pub async fn connect_with(config: &StockConfig, patience: Patience) -> Result<Self, RedisStartError> {
+    pub async fn connect_with(
+        config: &StockConfig,
+        deployment: DeploymentId,
+        patience: Patience,
+    ) -> Result<Self, RedisStartError> {
         let links = Links::open(Target::new(config)?, patience).await?;
-        Ok(Self { inner: Arc::new(Inner { links, key_prefix: config.key_prefix.clone() }) })
+        let (key_prefix, deployment) = (config.key_prefix.clone(), deployment.to_string());
+        Ok(Self { inner: Arc::new(Inner { links, key_prefix, deployment }) })
     }
 
     pub(super) async fn ready(&self) -> Result<(), LedgerError> {
@@ -243,7 +252,8 @@ impl RedisLedger {
         let open = answer.number::<u8>()? == 1;
         let paused = answer.number::<u8>()? == 1;
         let flag = flag(epoch, remaining, answer.number()?);
-        Ok(Snapshot { epoch, version, total, remaining, pending, confirmed, open, paused, flag })
+        let tied = answer.number::<u8>()? == 1;
+        Ok(Snapshot { epoch, version, total, remaining, pending, confirmed, open, paused, tied, flag })
     }
 
     pub(super) async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
@@ -290,6 +300,14 @@ impl RedisLedger {
 
     pub(super) async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
         self.sale_call(&scripts::FORGET, sale, KeySet::All, |_| {}).await.map(drop)
+    }
+
+    pub(super) async fn adopt(&self, sale: &SaleId) -> Result<Option<u64>, LedgerError> {
+        let mut answer = match self.sale_call(&scripts::ADOPT, sale, KeySet::All, |_| {}).await {
+            Err(LedgerError::UnknownSale(_)) => return Ok(None),
+            answer => answer?,
+        };
+        Ok(if answer.number::<u8>()? == 1 { Some(answer.number()?) } else { None })
     }
 
     pub(super) async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
@@ -339,7 +357,7 @@ impl RedisLedger {
         self.step(script, sale, set, turn, arguments).await
     }
 
-    /// Runs a step of one sale, which is told first on which server its caller believes to be.
+    /// Runs a step of one sale, which is told first on which server its caller believes to be, and for which deployment it calls.
     async fn step(
         &self,
         script: &Script,
@@ -350,13 +368,14 @@ impl RedisLedger {
     ) -> Result<Answer, LedgerError> {
         let keys = self.keys(sale);
         let mut call = evalsha(script, keys.of(set));
-        call.arg(&turn.link.identity);
+        call.arg(&turn.link.identity).arg(&self.inner.deployment);
         arguments(&mut call);
         let mut answer = Answer::new(turn.send(script, &call).await?)?;
         match answer.bytes()?.as_slice() {
             b"OK" => Ok(answer),
             b"UNKNOWN" => Err(LedgerError::UnknownSale(sale.clone())),
             b"AMNESIA" => Err(LedgerError::Amnesia),
+            b"FOREIGN" => Err(LedgerError::Foreign { sale: sale.clone(), by: answer.word()?.into() }),
             b"CLOSED" => Err(LedgerError::Closed),
             b"OPEN" => Err(LedgerError::Open),
             b"EPOCH" => Err(LedgerError::WrongEpoch { current: answer.number()? }),

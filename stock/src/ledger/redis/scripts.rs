@@ -40,6 +40,7 @@ scripts! {
     RESTORE = "restore",
     OPEN = "open",
     FORGET = "forget",
+    ADOPT = "adopt",
     PROBE = "probe",
     NOW = "now",
     RENEW_LEASE = "renew_lease",

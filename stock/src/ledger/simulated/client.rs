@@ -5,18 +5,19 @@ use super::super::{
 };
 use super::SimulatedServer;
 use super::memory::{Answer, Call};
-use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::{DeploymentId, FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion};
 
 /// One process's client. See [`SimulatedServer`].
 #[derive(Debug, Clone)]
 pub struct SimulatedLedger {
     server: SimulatedServer,
+    deployment: DeploymentId,
 }
 
 /// Sends a call and unpacks its kind of answer.
 macro_rules! ask {
     ($self:ident, $call:expr => $answer:path) => {
-        match $self.server.call($call).await? {
+        match $self.server.call($call, $self.deployment).await? {
             $answer(answer) => Ok(answer),
             other => unreachable!("each call has one kind of answer, not {other:?}"),
         }
@@ -24,8 +25,8 @@ macro_rules! ask {
 }
 
 impl SimulatedLedger {
-    pub(super) fn new(server: SimulatedServer) -> Self {
-        Self { server }
+    pub(super) fn new(server: SimulatedServer, deployment: DeploymentId) -> Self {
+        Self { server, deployment }
     }
 
     pub(in super::super) async fn now_ms(&self) -> Result<u64, LedgerError> {
@@ -111,6 +112,10 @@ impl SimulatedLedger {
 
     pub(in super::super) async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
         ask!(self, Call::Forget(sale.clone()) => Answer::Done)
+    }
+
+    pub(in super::super) async fn adopt(&self, sale: &SaleId) -> Result<Option<u64>, LedgerError> {
+        ask!(self, Call::Adopt(sale.clone()) => Answer::Adopted)
     }
 
     pub(in super::super) async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {

@@ -8,25 +8,34 @@ use super::super::{
     EmbeddedLedger, GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch,
     Settlement, Snapshot,
 };
+use super::Caller;
 use super::happened::{OPENINGS_MAX, Opening};
-use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::{DeploymentId, FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
 
 /// What the server knows.
 pub(super) struct Memory {
     books: EmbeddedLedger,
     /// Which life of the memory this is; a connection knows it.
     pub(super) life: u64,
-    /// The life in which each sale's state was installed.
-    installed_in: BTreeMap<SaleId, u64>,
+    /// In which life each sale's state was installed, and by whom.
+    installed: BTreeMap<SaleId, Installed>,
     /// After so many more reserve batches it is flushed.
     pub(super) reserves_until_flush: Option<u64>,
     /// How many writes a replica may lack.
     lag_max: usize,
     /// The states before each of the last `lag_max` writes, oldest first.
-    before: VecDeque<(EmbeddedLedger, BTreeMap<SaleId, u64>)>,
+    before: VecDeque<(EmbeddedLedger, BTreeMap<SaleId, Installed>)>,
     /// How often [`Self::reserves_until_flush`] came true.
     pub(super) flushed_in_mid_batch: u64,
     pub(super) openings: Vec<Opening>,
+}
+
+/// Where a sale's state comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Installed {
+    /// 0: taken over from another deployment, and of no life.
+    life: u64,
+    by: DeploymentId,
 }
 
 /// What would travel to the server.
@@ -45,6 +54,7 @@ pub(super) enum Call {
     Restore(SaleId, u64, Owner, Vec<Reservation>),
     Open(SaleId, u64),
     Forget(SaleId),
+    Adopt(SaleId),
     RenewLease(Owner, u64),
     EndLease(Owner),
     Leases,
@@ -67,9 +77,19 @@ impl Call {
             Self::Now
             | Self::Install(..)
             | Self::Forget(_)
+            | Self::Adopt(_)
             | Self::RenewLease(..)
             | Self::EndLease(_)
             | Self::Leases => None,
+        }
+    }
+
+    /// The sale that must not be another deployment's.
+    fn own_sale(&self) -> Option<&SaleId> {
+        match self {
+            Self::Install(version, _) => Some(&version.sale),
+            Self::Forget(sale) => Some(sale),
+            other => other.sale(),
         }
     }
 
@@ -89,6 +109,7 @@ pub(super) enum Answer {
     Pending(Vec<(Owner, Reservation)>),
     Snapshot(Snapshot),
     Leases((u64, Vec<(Owner, u64)>)),
+    Adopted(Option<u64>),
     Done(()),
 }
 
@@ -98,7 +119,7 @@ impl Memory {
         Self {
             books,
             life: 1,
-            installed_in: BTreeMap::new(),
+            installed: BTreeMap::new(),
             reserves_until_flush: None,
             lag_max,
             before: VecDeque::new(),
@@ -107,16 +128,22 @@ impl Memory {
         }
     }
 
-    pub(super) fn execute(&mut self, call: Call, life: u64) -> Result<Answer, LedgerError> {
-        if life != self.life {
+    pub(super) fn execute(&mut self, call: Call, caller: Caller) -> Result<Answer, LedgerError> {
+        if caller.life != self.life {
             return Err(LedgerError::Uncertain("the connection was lost".into()));
         }
-        let is_foreign = |sale: &SaleId| self.installed_in.get(sale).is_some_and(|life| *life != self.life);
-        if call.sale().is_some_and(is_foreign) {
+        if let Some(sale) = call.own_sale()
+            && let Some(installed) = self.installed.get(sale)
+            && installed.by != caller.deployment
+        {
+            return Err(LedgerError::Foreign { sale: sale.clone(), by: installed.by.to_string().into() });
+        }
+        let is_lost = |sale: &SaleId| self.installed.get(sale).is_some_and(|from| from.life != self.life);
+        if call.sale().is_some_and(is_lost) {
             return Err(LedgerError::Amnesia);
         }
         if self.lag_max > 0 && call.writes() {
-            self.before.push_back((self.books.copy(), self.installed_in.clone()));
+            self.before.push_back((self.books.copy(), self.installed.clone()));
             if self.before.len() > self.lag_max {
                 self.before.pop_front();
             }
@@ -143,7 +170,7 @@ impl Memory {
             }
             Call::Snapshot(sale) => Answer::Snapshot(books.snapshot(&sale)?),
             Call::PushSale(version) => Answer::Flag(books.push_sale(&version)?),
-            Call::Install(version, epoch) => Answer::Done(self.install(&version, epoch)?),
+            Call::Install(version, epoch) => Answer::Done(self.install(&version, epoch, caller)?),
             Call::Restore(sale, epoch, owner, reservations) => {
                 Answer::Done(books.restore(&sale, epoch, owner, &reservations)?)
             }
@@ -157,28 +184,40 @@ impl Memory {
                 Answer::Flag(flag)
             }
             Call::Forget(sale) => {
-                self.installed_in.remove(&sale);
+                self.installed.remove(&sale);
                 Answer::Done(books.forget(&sale)?)
             }
+            Call::Adopt(sale) => Answer::Adopted(self.adopt(sale, caller.deployment)?),
             Call::RenewLease(owner, ttl_ms) => Answer::Now(books.renew_lease(owner, ttl_ms)?),
             Call::EndLease(owner) => Answer::Done(books.end_lease(owner)?),
             Call::Leases => Answer::Leases(books.leases()?),
         })
     }
 
-    fn install(&mut self, version: &SaleVersion, epoch: u64) -> Result<(), LedgerError> {
+    fn adopt(&mut self, sale: SaleId, by: DeploymentId) -> Result<Option<u64>, LedgerError> {
+        if self.installed.get(&sale).is_none_or(|installed| installed.by == by) {
+            return Ok(None);
+        }
+        let epoch = self.books.snapshot(&sale).map_or(0, |snapshot| snapshot.epoch);
+        self.books.forget(&sale)?;
+        self.installed.insert(sale, Installed { life: 0, by });
+        Ok(Some(epoch))
+    }
+
+    fn install(&mut self, version: &SaleVersion, epoch: u64, caller: Caller) -> Result<(), LedgerError> {
         let held = self.books.snapshot(&version.sale).ok().map(|snapshot| snapshot.epoch);
         self.books.install(version, epoch)?;
         if held != Some(epoch) {
-            self.installed_in.insert(version.sale.clone(), self.life);
-        } else if self.installed_in.get(&version.sale) != Some(&self.life) {
+            let installed = Installed { life: self.life, by: caller.deployment };
+            self.installed.insert(version.sale.clone(), installed);
+        } else if !self.is_of_this_life(&version.sale) {
             return Err(LedgerError::Amnesia);
         }
         Ok(())
     }
 
     fn is_of_this_life(&self, sale: &SaleId) -> bool {
-        self.installed_in.get(sale) == Some(&self.life)
+        self.installed.get(sale).is_some_and(|installed| installed.life == self.life)
     }
 
     pub(super) fn is_open(&self, sale: &SaleId) -> bool {
@@ -199,14 +238,14 @@ impl Memory {
 
     /// Whether a sale of this life is installed and not open.
     pub(super) fn is_rebuilding(&self) -> bool {
-        let mut sales = self.installed_in.keys();
+        let mut sales = self.installed.keys();
         sales.any(|sale| self.is_of_this_life(sale) && !self.is_open(sale))
     }
 
     /// Everything is gone, whatever life it is.
     pub(super) fn flush(&mut self) {
         self.books.wipe();
-        self.installed_in.clear();
+        self.installed.clear();
         self.before.clear();
     }
 
@@ -215,9 +254,9 @@ impl Memory {
         self.life += 1;
         let kept = self.before.len().saturating_sub(lost);
         let replica = self.before.drain(kept..).next();
-        if let Some((books, installed_in)) = replica {
+        if let Some((books, installed)) = replica {
             self.books = books;
-            self.installed_in = installed_in;
+            self.installed = installed;
         }
         self.before.clear();
     }
