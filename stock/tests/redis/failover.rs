@@ -37,6 +37,27 @@ async fn a_promoted_replica_is_found_and_is_another_memory() {
 }
 
 #[tokio::test]
+async fn a_start_waits_for_sentinels_that_still_name_a_demoted_primary() {
+    let sentinel = Sentinel::start(1).unwrap();
+    let (primary, other) = (sentinel.primary(), redis(AppendFsync::Off));
+    // As after a failover of which the Sentinels have not heard.
+    primary.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).unwrap();
+    // Nobody else logs in there, so that this is counted: the second login is that of a second try.
+    primary.command(&["ACL", "SETUSER", "waits", "on", ">pw", "~*", "&*", "+@all"]).unwrap();
+    let urls: Vec<_> = sentinel.sentinel_urls().iter().map(|url| url.replace("//", "//waits:pw@")).collect();
+    let config = sentinel_config(&urls, sentinel.master_name());
+    let logins =
+        || primary.info("cmdstat_auth").map_or(0, |stat| stat["calls=".len()..][..1].parse().unwrap());
+    let connecting = async { RedisLedger::connect_with(&config, DEPLOYMENT, PATIENCE).await.unwrap() };
+    let promoting = async {
+        until("it tries again", async || (logins() >= 2).then_some(())).await;
+        primary.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    };
+    let (ledger, ()) = tokio::join!(connecting, promoting);
+    assert_eq!(Sale::open(&Ledger::Redis(ledger), 2).await.take([1]).await, 1);
+}
+
+#[tokio::test]
 async fn a_lagging_replica_never_serves_what_it_has() {
     let sentinel = Sentinel::start(1).unwrap();
     let primary = sentinel.primary();

@@ -53,6 +53,14 @@ pub enum RedisStartError {
         /// What the last one said.
         reason: String,
     },
+    /// A replica, though the Sentinels still name it: they will hear of the failover.
+    #[error("the Sentinels name Redis at {server} as the primary of {master}, but it is a replica now")]
+    Demoted {
+        /// Where.
+        server: String,
+        /// `stock.sentinel_master`.
+        master: String,
+    },
     /// A replica: it takes no writes.
     #[error(
         "Redis at {server} is a replica; name the primary in stock.redis_urls, or use stock.redis_mode = \"sentinel\""
@@ -114,7 +122,10 @@ impl RedisStartError {
             | Self::Evicting { .. }
             | Self::Script { .. }
             | Self::Thread(_) => true,
-            Self::Unreachable { .. } | Self::NoPrimary { .. } | Self::Loading { .. } => false,
+            Self::Unreachable { .. }
+            | Self::NoPrimary { .. }
+            | Self::Demoted { .. }
+            | Self::Loading { .. } => false,
         }
     }
 }
@@ -218,7 +229,12 @@ impl Target {
             .await
             .map_err(|error| unreachable(&server, &error))?;
         let info = Info { text: &info };
-        info.check(&server)?;
+        info.check(&server).map_err(|error| match (error, &self.sentinel_master) {
+            (RedisStartError::Replica { server }, Some(master)) => {
+                RedisStartError::Demoted { server, master: master.clone() }
+            }
+            (error, _) => error,
+        })?;
         for script in scripts::all() {
             let loaded: Result<String, _> =
                 redis::cmd("SCRIPT").arg("LOAD").arg(script.code).query_async(&mut connection).await;
