@@ -3,7 +3,7 @@
 //! Each crate owns its section's keys and defaults; here they are put together, and every mistake is
 //! turned into one sentence that names the key. Secrets may be given as `…_file` and are never printed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gateway::config::{AuthMode, PassSecret, SECRET_BYTES_MIN, Secret};
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,11 @@ use toml::{Table, Value};
 mod combinations;
 mod data_directory;
 mod mistakes;
+mod secret_files;
 
 pub(crate) use combinations::Role;
 use data_directory::DataDirectory;
+use secret_files::SecretFile;
 
 /// The effective configuration.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -32,24 +34,15 @@ pub(crate) struct Config {
     pub(crate) orders: order_worker::OrdersConfig,
     pub(crate) drain: order_worker::DrainConfig,
     pub(crate) sale: Vec<SaleDefinition>,
+    /// Secrets that stood in files of their own: they are printed as they were given.
+    #[serde(skip)]
+    secret_files: Vec<SecretFile>,
 }
 
 /// A mistake in the configuration: the process exits with 2 and this sentence.
 #[derive(Debug, thiserror::Error)]
 #[error("configuration: {0}")]
 pub(crate) struct ConfigError(pub(crate) String);
-
-/// Where a secret may stand, as (section, key); each may be given as `<key>_file` instead.
-/// `admin.token` is not among them: its file is made at the first start of a server, not required of every command.
-const SECRETS: &[(&str, &str)] = &[
-    ("auth", "hs256_secret"),
-    ("gate.pass_secrets", "secret"),
-    ("orders", "database_url"),
-    ("stock", REDIS_URLS),
-];
-
-/// The one secret that is a list: its file has an address a line.
-const REDIS_URLS: &str = "redis_urls";
 
 const ENVIRONMENT_PREFIX: &str = "FLOODGATE_";
 
@@ -71,6 +64,9 @@ impl Config {
         let mut overrides: Vec<_> =
             environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
         overrides.sort();
+        for (name, _) in &overrides {
+            forget_other_form(&mut table, name);
+        }
         for (name, value) in overrides {
             if name.contains("__") {
                 apply_override(&mut table, &name, &value)?;
@@ -78,10 +74,12 @@ impl Config {
                 refuse_single_underscore(&name)?;
             }
         }
-        read_secret_files(&mut table)?;
+        let secret_files = secret_files::read(&mut table)?;
+        secret_files::refuse_hidden(&table)?;
         let explicit_demo = table.get("auth").and_then(|auth| auth.get("demo")).is_some();
         let bare = file.is_none() && !table.contains_key("sale");
         let mut config = mistakes::deserialize(&table)?;
+        config.secret_files = secret_files;
         if bare && !explicit_demo {
             config.auth.demo = true;
         }
@@ -94,9 +92,12 @@ impl Config {
         self.auth.demo && self.sale.is_empty()
     }
 
-    /// The effective configuration as TOML, secrets hidden.
+    /// The effective configuration as TOML, secrets hidden. A configuration file again, but for secrets that stood in it.
     pub(crate) fn print(&self) -> Result<String, ConfigError> {
-        toml::to_string_pretty(self).map_err(|e| ConfigError(e.to_string()))
+        let fail = |e: toml::ser::Error| ConfigError(e.to_string());
+        let mut table = Table::try_from(self).map_err(fail)?;
+        secret_files::put_back(&self.secret_files, &mut table);
+        toml::to_string_pretty(&table).map_err(fail)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -114,6 +115,7 @@ impl Config {
         self.stock.check().map_err(|e| wrong(&e))?;
         self.sold_out.check().map_err(|e| wrong(&e))?;
         self.gateway.validate().map_err(|e| wrong(&e))?;
+        self.admin.validate().map_err(|e| wrong(&e))?;
         self.limits.validate().map_err(|e| wrong(&e))?;
         self.drain.validate().map_err(|e| wrong(&e))?;
         combinations::check_backends(self)?;
@@ -146,8 +148,11 @@ impl Config {
             let secret = Some(Secret::new(data.secret("pass.secret")?));
             self.gate.pass_secrets.push(PassSecret { id: "k1".into(), secret, secret_file: None });
         }
-        if let (None, Some(path)) = (&self.admin.token, &self.admin.token_file) {
-            self.admin.token = Some(Secret::new(data_directory::secret_at(path)?));
+        match (&self.admin.token, &self.admin.token_file) {
+            (None, Some(path)) => self.admin.token = Some(Secret::new(data_directory::secret_at(path)?)),
+            // Nothing stands in the file, and nobody must be sent there.
+            (Some(_), _) => self.admin.token_file = None,
+            (None, None) => {}
         }
         self.auth.validate().map_err(|e| ConfigError(e.to_string()))?;
         self.gate.validate().map_err(|e| ConfigError(e.to_string()))
@@ -173,6 +178,17 @@ fn apply_override(table: &mut Table, name: &str, value: &str) -> Result<(), Conf
     };
     section_table.insert(key.to_owned(), typed(section, key, value));
     Ok(())
+}
+
+/// A secret and the file of it are one key: in the environment either goes before both in the file.
+fn forget_other_form(table: &mut Table, name: &str) {
+    let path = name[ENVIRONMENT_PREFIX.len()..].to_ascii_lowercase();
+    if let Some((section, key)) = path.split_once("__")
+        && let Some(section) = table.get_mut(section).and_then(Value::as_table_mut)
+    {
+        section.remove(key.strip_suffix("_file").unwrap_or(key));
+        section.remove(&format!("{key}_file"));
+    }
 }
 
 fn typed(section: &str, key: &str, value: &str) -> Value {
@@ -203,48 +219,6 @@ fn refuse_single_underscore(name: &str) -> Result<(), ConfigError> {
             )));
         }
     }
-    Ok(())
-}
-
-/// Replaces each `<secret>_file` by what stands in that file.
-fn read_secret_files(table: &mut Table) -> Result<(), ConfigError> {
-    for (section, key) in SECRETS {
-        match section.split_once('.') {
-            None => {
-                if let Some(Value::Table(section_table)) = table.get_mut(*section) {
-                    read_secret_file(section_table, section, key)?;
-                }
-            }
-            Some((outer, inner)) => {
-                let list =
-                    table.get_mut(outer).and_then(|outer| outer.get_mut(inner)).and_then(Value::as_array_mut);
-                for entry in list.into_iter().flatten().filter_map(Value::as_table_mut) {
-                    read_secret_file(entry, section, key)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_secret_file(table: &mut Table, section: &str, key: &str) -> Result<(), ConfigError> {
-    let file_key = format!("{key}_file");
-    let Some(path) = table.remove(&file_key) else { return Ok(()) };
-    let Some(path) = path.as_str().map(PathBuf::from) else {
-        return Err(ConfigError(format!("[{section}] {file_key} must be the name of a file")));
-    };
-    if table.contains_key(key) {
-        return Err(ConfigError(format!("[{section}] has both {key} and {file_key}: keep one")));
-    }
-    let secret = std::fs::read_to_string(&path)
-        .map_err(|e| ConfigError(format!("[{section}] {file_key}: cannot read {}: {e}", path.display())))?;
-    let text = |text: &str| Value::String(text.to_owned());
-    let value = if key == REDIS_URLS {
-        Value::Array(secret.lines().map(str::trim).filter(|line| !line.is_empty()).map(text).collect())
-    } else {
-        text(secret.trim_end_matches(['\r', '\n']))
-    };
-    table.insert(key.to_owned(), value);
     Ok(())
 }
 

@@ -78,6 +78,15 @@ pub(super) fn check_backends(config: &Config) -> Result<(), ConfigError> {
     if config.queue.topic_prefix != queue::QueueConfig::default().topic_prefix {
         return wrong("queue.topic_prefix: this version's topics begin with floodgate-: remove the key");
     }
+    if config.queue.backlog_max == 0 {
+        return wrong("queue.backlog_max: at least 1 record, or nobody could buy");
+    }
+    let nowhere = |directory: &std::path::PathBuf| directory.as_os_str().is_empty();
+    if nowhere(&config.queue.directory) || config.queue.sources.iter().any(nowhere) {
+        return wrong(
+            "queue.directory, queue.sources: a directory's name is empty: write one, such as \"data/queue\"",
+        );
+    }
     if config.queue.sources.len() > SOURCES_MAX {
         return wrong(format!("queue.sources: at most {SOURCES_MAX} directories for one worker"));
     }

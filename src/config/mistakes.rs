@@ -182,16 +182,21 @@ fn explain_value(place: &str, key: &str, message: &str) -> String {
         return format!("{place} must be a text, in quotes");
     }
     let message = message.replace("unknown variant", "unknown value");
+    // What serde makes of a choice that is no text.
+    if message.contains("unit variant") || message.starts_with("wanted exactly 1 element") {
+        return format!("{place} must be a text, in quotes");
+    }
     let message = match message.rsplit_once("expected ") {
         Some((found, "u32")) => format!("{found}expected a whole number from 0 to {}", u32::MAX),
         Some((found, "u8")) => format!("{found}expected a whole number from 0 to {}", u8::MAX),
         Some((found, "u64" | "usize")) => format!("{found}expected a whole number, 0 or more"),
-        Some((found, "a string")) => format!("{found}expected a text, in quotes"),
+        Some((found, "struct PassSecret")) => format!("{found}expected {{ id = \"…\", secret = \"…\" }}"),
+        Some((found, "a string" | "path string")) => format!("{found}expected a text, in quotes"),
         Some((found, "a boolean")) => format!("{found}expected true or false"),
         Some((found, "a sequence")) => format!("{found}expected a list, in brackets"),
         _ => message,
     };
-    if message.contains("invalid socket address") {
+    if message.contains("socket address") {
         return format!(
             "{place} must be an IP address and a port, such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::1]:8080\""
         );

@@ -77,6 +77,59 @@ fn secrets_come_from_files_and_are_never_printed() {
 }
 
 #[test]
+fn what_is_printed_is_a_configuration_again() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "correct-horse-battery-staple-correct\n").expect("writable");
+    let files = format!(
+        "[auth]\nhs256_secret_file = {path:?}\n[gate]\npass_secrets = [{{ id = \"k1\", secret_file = {path:?} }}]\n{SALE}"
+    );
+    for toml in ["", &files] {
+        let printed = load(toml, &[]).expect("valid").print().expect("printable");
+        let again = load(&printed, &[]).expect("what was printed is valid");
+        assert_eq!(again.print().expect("printable"), printed);
+        assert_eq!(again.auth.hs256_secret.is_some(), !toml.is_empty(), "the secret is read again");
+    }
+    let demo = Config::load(None, std::iter::empty()).expect("valid").print().expect("printable");
+    assert!(load(&demo, &[]).expect("valid").wants_demo_sale());
+}
+
+#[test]
+fn a_hidden_secret_is_none() {
+    const SECRET: &str = "correct-horse-battery-staple-correct";
+    for (toml, key) in [
+        (format!("[auth]\nhs256_secret = \"{SECRET}\"\n"), "hs256_secret"),
+        (format!("[gate]\npass_secrets = [{{ id = \"k1\", secret = \"{SECRET}\" }}]\n"), "secret"),
+        ("[admin]\ntoken = \"open\"\n".to_owned(), "token"),
+        ("[sold_out]\nzookeeper = \"me:word@127.0.0.1:2181/f\"\n".to_owned(), "zookeeper"),
+        ("[stock]\nredis_urls = [\"redis://me:word@127.0.0.1:6379\"]\n".to_owned(), "redis_urls"),
+    ] {
+        let printed = load(&toml, &[]).expect(&toml).print().expect("printable");
+        let error = load(&printed, &[]).expect_err(&printed);
+        assert!(error.contains(key) && error.contains("hidden") && error.contains("_file"), "{error}");
+    }
+    let printed = load(&format!("[auth]\nhs256_secret = \"{SECRET}\"\n"), &[]).expect("valid").print();
+    assert!(load(&printed.expect("printable"), &[("FLOODGATE_AUTH__HS256_SECRET", SECRET)]).is_ok());
+}
+
+#[test]
+fn a_secret_in_the_environment_goes_before_its_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "\n").expect("writable");
+    let path = path.to_str().expect("a text");
+    let file = format!("[auth]\nhs256_secret_file = {path:?}\n");
+    let error = load(&file, &[]).expect_err("nothing in it");
+    assert!(error.contains("hs256_secret_file") && error.contains("is empty"), "{error}");
+    let environment = ("FLOODGATE_AUTH__HS256_SECRET", "correct-horse-battery-staple-correct");
+    assert!(load(&file, &[environment]).is_ok());
+    let error = load("", &[environment, ("FLOODGATE_AUTH__HS256_SECRET_FILE", path)]).expect_err("both");
+    assert!(error.contains("keep one"), "{error}");
+    let error = load("[auth]\nhs256_secret_file = \"\"\n", &[]).expect_err("no name");
+    assert!(error.contains("name of a file"), "{error}");
+}
+
+#[test]
 fn two_sales_of_one_id_are_refused() {
     let sale = "[[sale]]\nid = \"a\"\nprice = 1\ntotal = 1\nstarts_at = \"2030-01-01T00:00:00Z\"\nends_at = \"2030-01-01T01:00:00+00:00\"\n";
     assert!(load(sale, &[]).is_ok());
@@ -134,6 +187,20 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[stock]\nredis_urls = { \"redis://u:pw@h\" = 1 }", "stock.redis_urls", "in brackets"),
     ("[queue]\ntopic_prefix = \"x-\"", "queue.topic_prefix", "floodgate-"),
     ("[orders]\nbackend = \"external\"", "orders.backend", "external"),
+    ("[gateway]\nshutdown_max_s = 99999999999", "gateway.shutdown_max_s", "3600"),
+    ("[gateway]\nevent_streams_max = 99999999999", "gateway.event_streams_max", "at most"),
+    ("[gateway]\nlisten = 8080", "gateway.listen", "127.0.0.1:8080"),
+    ("[admin]\ntoken = \"\"", "admin.token", "is empty"),
+    ("[admin]\ntoken_file = \"\"", "admin.token_file", "is empty"),
+    ("[auth]\nmode = 1", "auth.mode", "a text, in quotes"),
+    ("[auth]\nmode = {}", "auth.mode", "a text, in quotes"),
+    ("[auth]\nissuer = \"\"", "auth.issuer", "is empty"),
+    ("[auth]\naudience = \"\"", "auth.audience", "is empty"),
+    ("[gate]\npass_secrets = [1]", "gate.pass_secrets", "secret = "),
+    ("[queue]\ndirectory = 1", "queue.directory", "a text, in quotes"),
+    ("[queue]\ndirectory = \"\"", "queue.directory", "is empty"),
+    ("[queue]\nsources = [\"\"]", "queue.sources", "is empty"),
+    ("[queue]\nbacklog_max = 0", "queue.backlog_max", "at least 1"),
     ("[orders]\ndatabase_url = \"postgres://u:pw@h/d\"", "orders.database_url", "u:***@h"),
     ("[sale]\nid = \"a\"", "[[sale]]", "double brackets"),
     ("[[sale]]\nprice = 1", "[[sale]] number 1", "id is missing"),
