@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod engines;
 mod roles;
+mod stdout;
 
 use std::process::ExitCode;
 
@@ -27,10 +28,10 @@ fn main() -> ExitCode {
     };
     if cli.print_config {
         return match config.print() {
-            Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
+            Ok(text) => match stdout::print(text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => complain(&e, 1),
+            },
             Err(e) => complain(&e, 2),
         };
     }

@@ -64,11 +64,15 @@ async fn exchange(
         if status.is_success() {
             return Ok(value);
         }
-        let words = value
-            .get("detail")
-            .or_else(|| value.get("title"))
-            .and_then(Value::as_str)
-            .unwrap_or("no reason given");
+        let member = |name| value.get(name).and_then(Value::as_str);
+        let words = match member("type").and_then(|kind| kind.rsplit('/').next()) {
+            // The listener speaks of its calls; here it is commands that help on.
+            Some("unknown-sale") => "no such sale: `floodgate sales list` shows those that exist",
+            Some("not-found") if path.contains("/orders/") => {
+                "no such order, or it is still queued: `floodgate orders list SALE` shows those with a row"
+            }
+            _ => member("detail").or_else(|| member("title")).unwrap_or("no reason given"),
+        };
         Err(Failure::Failed(format!("refused with {status}: {words}")))
     };
     tokio::select! {

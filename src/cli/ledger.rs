@@ -16,7 +16,7 @@ use super::audit::{Books, books};
 use super::shared_ledger::SharedLedger;
 use super::{Failure, Json, admin_client, logs, output};
 use crate::config::Config;
-use crate::engines;
+use crate::{engines, stdout};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
@@ -240,8 +240,9 @@ async fn leave_out(config: &Config, log: Owner) -> Result<(), Failure> {
     let database = engines::open_database_to_read(config).await?;
     let _claim = engines::claim_database(config)?;
     operator::forget_instance(&database, None, log).await?;
-    println!("{log} is left out: what it promised and nobody drained is lost. Start `floodgate` again.");
-    Ok(())
+    Ok(stdout::line(format_args!(
+        "{log} is left out: what it promised and nobody drained is lost. Start `floodgate` again."
+    ))?)
 }
 
 async fn adopt(config: &Config) -> Result<(), Failure> {

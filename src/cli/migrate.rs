@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Failure;
 use crate::config::Config;
-use crate::engines;
+use crate::{engines, stdout};
 
 /// Exactly one of the three.
 #[derive(Debug, Args)]
@@ -24,18 +24,22 @@ pub(crate) struct Migrate {
 impl Migrate {
     pub(super) async fn run(self, config: &Config) -> Result<(), Failure> {
         if self.print {
-            print!("{}", engines::schema_sql(config));
+            stdout::print(engines::schema_sql(config))?;
         } else if self.apply {
             let applied = engines::migrate_database(config).await?;
-            println!("{}; applied just now: {applied:?}", engines::check_database(config).await?);
+            let applied: Vec<_> = applied.iter().map(u32::to_string).collect();
+            let just_now = match applied.as_slice() {
+                [] => "nothing was to be done".to_owned(),
+                versions => format!("applied just now: version {}", versions.join(", ")),
+            };
+            let state = engines::check_database(config).await?;
+            stdout::line(format_args!("the schema is {state}; {just_now}"))?;
         } else {
             let state = engines::check_database(config).await?;
             if !state.is_usable() {
-                return Err(Failure::Failed(format!(
-                    "the schema is {state}; run `floodgate migrate --apply`"
-                )));
+                return Err(Failure::Failed(format!("the schema is {state}")));
             }
-            println!("the schema is {state}");
+            stdout::line(format_args!("the schema is {state}"))?;
         }
         Ok(())
     }

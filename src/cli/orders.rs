@@ -35,6 +35,11 @@ pub(crate) enum OrdersCommand {
         /// The order's id
         order: OrderId,
     },
+    /// Close an order whose time to pay is over: of a later version
+    Close {
+        /// The order's id
+        order: OrderId,
+    },
 }
 
 pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), Failure> {
@@ -49,6 +54,9 @@ pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), F
         OrdersCommand::List { sale, after, limit, json } => {
             let database = engines::open_database_to_read(config).await?;
             let rows = database.orders(&sale, after, limit as usize).await?;
+            if rows.is_empty() && database.sale(&sale).await?.is_none() {
+                return Err(super::sales::unknown(&sale));
+            }
             output::list(
                 json,
                 &rows,
@@ -71,5 +79,8 @@ pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), F
             let answer = admin_client::call(config, Method::POST, &path, None).await?;
             output::one(Json { json: false }, &answer)
         }
+        OrdersCommand::Close { order } => Err(Failure::Usage(format!(
+            "`orders close` comes with a later version, as payments do: `floodgate orders cancel {order}` closes an unpaid order now"
+        ))),
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Failure, Json};
+use crate::stdout;
 
 /// Prints `rows` as JSON, or as a table of `columns` whose cells `cells` gives.
 pub(super) fn list<T: Serialize, const N: usize>(
@@ -13,8 +14,7 @@ pub(super) fn list<T: Serialize, const N: usize>(
     cells: impl Fn(&T) -> [String; N],
 ) -> Result<(), Failure> {
     if json.json {
-        println!("{}", serde_json::to_string_pretty(rows)?);
-        return Ok(());
+        return Ok(stdout::line(serde_json::to_string_pretty(rows)?)?);
     }
     let table: Vec<[String; N]> = rows.iter().map(cells).collect();
     let mut widths = columns.map(str::len);
@@ -26,11 +26,11 @@ pub(super) fn list<T: Serialize, const N: usize>(
     let line = |cells: [&str; N]| {
         let padded: Vec<String> =
             cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        stdout::line(padded.join("  ").trim_end())
     };
-    line(columns);
+    line(columns)?;
     for row in &table {
-        line(std::array::from_fn(|column| row[column].as_str()));
+        line(std::array::from_fn(|column| row[column].as_str()))?;
     }
     Ok(())
 }
@@ -39,14 +39,13 @@ pub(super) fn list<T: Serialize, const N: usize>(
 pub(super) fn one<T: Serialize>(json: Json, object: &T) -> Result<(), Failure> {
     let value = serde_json::to_value(object)?;
     if json.json {
-        println!("{}", serde_json::to_string_pretty(&value)?);
-        return Ok(());
+        return Ok(stdout::line(serde_json::to_string_pretty(&value)?)?);
     }
     let mut fields = Vec::new();
     flatten("", &value, &mut fields);
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, text) in fields {
-        println!("{}", format!("{name:<width$}  {text}").trim_end());
+        stdout::line(format!("{name:<width$}  {text}").trim_end())?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use stock::{SaleDefinition, SaleId, Timestamp};
 
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
-use crate::engines;
+use crate::{engines, stdout};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SalesCommand {
@@ -83,7 +83,7 @@ async fn publish(file: &PathBuf, config: &Config) -> Result<(), Failure> {
             .map_err(|e| Failure::Usage(format!("{}: [[sale]] {}: {e}", file.display(), sale.id)))?;
         admin_client::call(config, Method::PUT, "/admin/v1/sales", Some(&serde_json::to_value(&sale)?))
             .await?;
-        println!("published {}", sale.id);
+        stdout::line(format_args!("published {}", sale.id))?;
     }
     Ok(())
 }
@@ -128,11 +128,14 @@ async fn list(json: Json, config: &Config) -> Result<(), Failure> {
     })
 }
 
+/// What is said of a sale that is not there.
+pub(super) fn unknown(sale: &SaleId) -> Failure {
+    Failure::Failed(format!("no sale {:?}: `floodgate sales list` shows those that exist", sale.as_str()))
+}
+
 async fn show(sale: &SaleId, json: Json, config: &Config) -> Result<(), Failure> {
     let database = engines::open_database_to_read(config).await?;
-    let row = database.sale(sale).await?.ok_or_else(|| {
-        Failure::Failed(format!("no sale {:?}: `floodgate sales list` shows those that exist", sale.as_str()))
-    })?;
+    let row = database.sale(sale).await?.ok_or_else(|| unknown(sale))?;
     let mut shown = serde_json::to_value(&row.definition)?;
     if let Value::Object(fields) = &mut shown {
         fields.insert("total".into(), row.total.into());

@@ -29,7 +29,7 @@ pub(super) async fn run(command: StockCommand, config: &Config) -> Result<(), Fa
 async fn deploy(config: &Config, json: Json) -> Result<(), Failure> {
     let deployed = ::stock::ledger::redis::deploy_scripts(&config.stock).await?;
     if !json.json {
-        println!("loaded into Redis at {} and tried:", deployed.server);
+        crate::stdout::line(format_args!("loaded into Redis at {} and tried:", deployed.server))?;
     }
     super::output::list(json, &deployed.scripts, ["SCRIPT", "SHA-1"], |script| {
         [script.name.to_owned(), script.sha.clone()]

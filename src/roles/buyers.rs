@@ -14,6 +14,7 @@ use super::instance::Instance;
 use super::{Foundation, StartError, random};
 use crate::books::RootBooks;
 use crate::config::{Config, ConfigError};
+use crate::stdout;
 
 /// How often the gateway's memory of the sales is compared with their rows.
 const CATALOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -81,15 +82,15 @@ impl Buyers {
 
     pub(super) fn greet(&self, config: &Config, running: &Running, demo_sale: Option<&SaleId>) {
         let token_file = config.admin.token_file.as_ref();
-        println!("floodgate: buyers   http://{}/", running.address());
-        println!(
+        stdout::greet(format_args!("floodgate: buyers   http://{}/", running.address()));
+        stdout::greet(format_args!(
             "           operator http://{}/console  (token: {})",
             running.admin_address(),
             token_file.map_or_else(|| "admin.token".to_owned(), |path| path.display().to_string())
-        );
-        println!("           orders   {}", config.orders.database_url);
+        ));
+        stdout::greet(format_args!("           orders   {}", config.orders.database_url));
         if let Some(sale) = demo_sale {
-            println!("           the demo sale {sale} opens 20 s from now; Ctrl-C ends");
+            stdout::greet(format_args!("           the demo sale {sale} opens 20 s from now; Ctrl-C ends"));
         }
     }
 }

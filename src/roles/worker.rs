@@ -15,7 +15,7 @@ use super::sources::Sources;
 use super::worker_thread::WorkerThread;
 use super::{Foundation, StartError, ending, orders, random};
 use crate::config::Config;
-use crate::{clock, engines};
+use crate::{clock, engines, stdout};
 
 pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let now = clock::system();
@@ -41,8 +41,10 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
 
     // 3. Until the end.
     let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;
-    println!("floodgate worker: drains {sources}");
-    println!("                  health and metrics http://{}/", probes.address());
+    stdout::greet(format_args!(
+        "floodgate worker: drains {sources}\n                  health and metrics http://{}/",
+        probes.address()
+    ));
     let ended = tokio::select! {
         biased;
         signal = ending::signal() => signal,

@@ -95,6 +95,11 @@ fn a_purchase_from_login_to_row_and_back() {
     let back = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--oldest"];
     fails_with(&site, &back, 1, &["order-worker", "held by another consumer"]);
     fails_with(&site, &["queue", "dump", "nothing"], 1, &["no topic nothing", "queue topics"]);
+    let nobodys = "01M7YMPT5MDHF5W669RCMTQ7B4";
+    for wrong in [&["orders", "list", "no"][..], &["sales", "show", "no"], &["sales", "pause", "no"]] {
+        fails_with(&site, wrong, 1, &["floodgate sales list"]);
+    }
+    fails_with(&site, &["orders", "cancel", nobodys], 1, &["floodgate orders list"]);
     let letter = ["queue", "dead-letters", "floodgate-orders", "order-worker", "--replay", "7"];
     fails_with(&site, &letter, 2, &["no letter 7"]);
     drop(server);
@@ -163,6 +168,8 @@ fn wrong_configuration_names_the_key() {
     fails_with(&site, &["queue", "lag"], 1, &["no queue in data/queue", "start `floodgate` once"]);
     fails_with(&site, &["ledger", "rebuild"], 2, &["rebuilt at each start"]);
     fails_with(&site, &["worker"], 2, &["stock.backend"]);
+    let order = "01M7YMPT5MDHF5W669RCMTQ7B4";
+    fails_with(&site, &["orders", "close", order], 2, &["later version", "orders cancel"]);
     site.configure("[drain]\norders_per_second_max = 0\n");
     fails_with(&site, &[], 2, &["drain.orders_per_second_max"]);
     site.configure("[orders]\ndatabase_url = \"mysql://u:secret@h/d\"\n");
@@ -298,6 +305,25 @@ fn a_settled_sale_still_answers_the_operator() {
     ] {
         let answer = site.admin_call(method, path, body);
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_bug() {
+    use std::process::Stdio;
+    let site = Site::new("");
+    for arguments in [&["migrate", "--print"][..], &["--print-config"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = site.command(arguments);
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().expect("the binary starts");
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]), "{arguments:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let output =
+            site.command(arguments).stdout(full).stderr(Stdio::piped()).output().expect("the binary starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("standard output"), "{said}");
     }
 }
 

@@ -72,7 +72,7 @@ pub enum DatabaseError {
     #[error("the orders database refuses this record: {0}")]
     Record(String),
     /// Tables are missing or of another version. Nothing was written.
-    #[error("the orders database's tables do not fit: {0}; run `floodgate migrate --apply`")]
+    #[error("the orders database's tables do not fit: {0}")]
     Schema(String),
     /// Damaged, or not ours: somebody has to look.
     #[error("the orders database cannot be used: {0}")]

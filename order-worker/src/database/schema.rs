@@ -1,5 +1,8 @@
 //! How the tables stand to this program. Each adapter counts its own versions; what a difference of versions means is the same.
 
+/// What brings tables up to date.
+pub(super) const MIGRATE: &str = "run `floodgate migrate --apply`";
+
 /// How the tables stand to this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchemaState {
@@ -46,12 +49,17 @@ impl SchemaState {
 impl std::fmt::Display for SchemaState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Missing => write!(f, "missing"),
-            Self::Outdated { found, wanted } => write!(f, "version {found}; wanted is {wanted}"),
+            Self::Missing => write!(f, "missing; {MIGRATE}"),
+            Self::Outdated { found, wanted } => {
+                write!(f, "version {found}; wanted is {wanted}; {MIGRATE}")
+            }
             Self::Current => write!(f, "up to date"),
             Self::NewerByOne => write!(f, "one version newer, usable by this program"),
             Self::TooNew { found, wanted } => {
-                write!(f, "version {found}, too new for this program, which writes {wanted}: upgrade it")
+                write!(
+                    f,
+                    "version {found}, too new for this program, which writes {wanted}: use the newer program"
+                )
             }
         }
     }

@@ -10,7 +10,7 @@ use stock::Timestamp;
 use super::super::{Failure, Json, output};
 use super::records::Record;
 use crate::config::Config;
-use crate::{clock, engines};
+use crate::{clock, engines, stdout};
 
 /// Whose letters, and whether one is put back.
 #[derive(Debug, Args)]
@@ -95,8 +95,11 @@ impl DeadLetters {
             Err(error) => Err(error),
         };
         queue.shutdown().await;
-        println!("letter {letter} stands in {} again, at position {}", self.topic, replayed?);
-        Ok(())
+        let position = replayed?;
+        Ok(stdout::line(format_args!(
+            "letter {letter} stands in {} again, at position {position}",
+            self.topic
+        ))?)
     }
 
     fn find(&self, topic: &Topic, letter: Position) -> Result<DeadLetter, Failure> {

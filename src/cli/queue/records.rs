@@ -9,6 +9,7 @@ use serde_json::Value;
 use stock::Timestamp;
 
 use super::super::Failure;
+use crate::stdout;
 
 /// Records read at once, however many are asked for.
 const PAGE: usize = 1_000;
@@ -146,16 +147,16 @@ fn readable(bytes: &[u8]) -> String {
 fn print(messages: &[Message], format: Format) -> Result<(), Failure> {
     for record in messages.iter().map(Record::from) {
         if format.json {
-            println!("{}", serde_json::to_string(&record)?);
+            stdout::line(serde_json::to_string(&record)?)?;
         } else {
-            println!(
+            stdout::line(format_args!(
                 "{}  {}  {}  {}  {}",
                 record.position,
                 record.appended_at,
                 record.key.escape_debug(),
                 record.tag,
                 record.payload_line()
-            );
+            ))?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use queue::{Position, Queue, Topic, operator};
 use stock::Timestamp;
 
 use super::super::Failure;
+use crate::stdout;
 
 /// Which group goes on where.
 #[derive(Debug, Args)]
@@ -59,14 +60,13 @@ impl ResetOffset {
             )));
         }
         operator::reset_to_position(&topic, &self.group, through).await?;
-        println!(
+        Ok(stdout::line(format_args!(
             "group {} of {} goes on behind {}, before it was {}",
             self.group,
             self.topic,
             super::position(through),
             super::position(before)
-        );
-        Ok(())
+        ))?)
     }
 }
 

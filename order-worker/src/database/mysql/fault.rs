@@ -3,6 +3,7 @@
 use mysql_async::{DriverError, Error, ServerError};
 
 use crate::database::DatabaseError;
+use crate::database::schema::MIGRATE;
 
 /// Why a transaction was not carried out.
 #[derive(Debug)]
@@ -69,7 +70,9 @@ impl Fault {
             // The packet as a whole: half of the batch may fit.
             1153 => Self::Final(DatabaseError::Record(text)),
             // No such table, column, index.
-            1054 | 1072 | 1136 | 1146 | 1176 => Self::Final(DatabaseError::Schema(text)),
+            1054 | 1072 | 1136 | 1146 | 1176 => {
+                Self::Final(DatabaseError::Schema(format!("{text}; {MIGRATE}")))
+            }
             // NULL, cut off, out of range, no valid text, no default, a CHECK (MySQL, MariaDB), a trigger's SIGNAL.
             1048
             | 1118

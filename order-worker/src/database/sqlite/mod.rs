@@ -25,6 +25,7 @@ pub use claim::StockClaim;
 pub use executor::{Executor, SharedConnection};
 pub use schema::schema_sql;
 
+use super::schema::MIGRATE;
 use super::{DatabaseError, SchemaState};
 use executor::{Lane, Lanes};
 
@@ -115,10 +116,10 @@ impl From<rusqlite::Error> for DatabaseError {
     fn from(error: rusqlite::Error) -> Self {
         let text = error.to_string();
         match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Unavailable(format!("{text}: free some room on its disk")),
             Some(
                 ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
-                | ErrorCode::DiskFull
                 | ErrorCode::SystemIoFailure
                 | ErrorCode::CannotOpen
                 | ErrorCode::OutOfMemory
@@ -131,7 +132,9 @@ impl From<rusqlite::Error> for DatabaseError {
                 Self::Record(text)
             }
             Some(ErrorCode::SchemaChanged) => Self::Unavailable(text),
-            Some(ErrorCode::Unknown) if text.contains("no such") => Self::Schema(text),
+            Some(ErrorCode::Unknown) if text.contains("no such") => {
+                Self::Schema(format!("{text}; {MIGRATE}"))
+            }
             _ => Self::Broken(text),
         }
     }
