@@ -20,10 +20,12 @@ function draw() {
 }
 
 const changed = (order) => {
+  const before = ticket.order?.status;
   ticket.show(order);
   if (order.sale) toSale.href = `/sales/${encodeURIComponent(order.sale)}`;
   toSale.hidden = !order.sale;
-  say($('live'), t(order.status));
+  // The first state is heard from the heading, which takes the focus.
+  if (before !== order.status) say($('live'), before ? t(order.status) : '');
   draw();
 };
 const trouble = (error) => {

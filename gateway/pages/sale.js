@@ -6,7 +6,7 @@ import * as clock from './clock.js';
 import { follow } from './follow.js';
 import { $, login, make, say, start, words } from './page.js';
 import { ask } from './question.js';
-import { clockText, discount, money, number, onLanguage, parts, span, t } from './text.js';
+import { clockText, discount, moment, money, number, onLanguage, parts, span, t } from './text.js';
 import { Ticket } from './ticket.js';
 
 const saleId = decodeURIComponent(location.pathname.split('/')[2] ?? '');
@@ -15,6 +15,8 @@ const REFUSAL_HOLDS_MS = 4_000;
 /** Between two looks at the sale, by phase; a hidden tab looks as rarely as before the opening. */
 const LOOK_MS = { upcoming: 20_000, prepare: 20_000, open: 6_000, soldout: 4_000, paused: 4_000, ended: 60_000 };
 const LOOK_FAILED_MAX_MS = 20_000;
+/** The countdown is drawn: whoever cannot see it hears these seconds. */
+const ANNOUNCED_S = [60, 10];
 /** How much earlier than the opening a quiet proof of work may start: spread over the window that the seller gave. */
 const SPREAD = 0.7;
 
@@ -57,6 +59,7 @@ function phaseNow() {
 function draw() {
   if (missing) return drawMissing();
   if (!sale || !clock.isSettled()) return;
+  showFacts(true);
   const before = phase;
   phase = phaseNow();
   document.body.dataset.phase = phase;
@@ -74,6 +77,8 @@ function draw() {
   drawHero();
   drawOrder();
   drawButton();
+  const left = Math.ceil((startsAt() - clock.now()) / 1000);
+  if (ANNOUNCED_S.includes(left) && phase !== 'paused') say($('live'), t('announceLeft', { time: span(left * 1000) }));
   if (before && before !== phase) {
     if (phase === 'open') say($('live'), t(before === 'soldout' ? 'announceBack' : 'announceOpen'));
     else if (phase === 'soldout' || phase === 'paused' || phase === 'ended') say($('live'), t(phase === 'soldout' ? 'soldOut' : phase));
@@ -118,9 +123,9 @@ function drawButton() {
   const hint = prepared ? 'hintPrepared' : quietly ? 'hintSolving' : PHASE_HINT[phase];
   const spoken = { busy: 'busy', unsure: 'unsure', offline: 'offline' }[attempt.state];
   say($('note'), spoken ? t(spoken) : attempt.refusal ? words(attempt.refusal) : '');
-  say($('hint'), $('note').textContent ? '' : t(hint));
+  say($('hint'), $('note').textContent ? '' : t(hint, { at: moment(startsAt()) }));
   const most = sale.per_user_limit ?? 1;
-  $('quantity-row').hidden = !(most > 1) || Boolean(under);
+  $('quantity-row').hidden = !(most > 1) || Boolean(under) || !['upcoming', 'prepare', 'open'].includes(phase);
   quantity = Math.min(quantity, most);
   say($('quantity'), number(quantity));
   $('less').disabled = quantity <= 1;
@@ -148,9 +153,11 @@ async function followOrder({ order_id: id, pass }) {
   following?.stop.abort();
   const mine = (following = { id, stop: new AbortController() });
   const changed = (order) => {
-    if (!ticket.order) scrollTo({ top: 0 });
+    const before = ticket.order?.status;
+    if (!before) scrollTo({ top: 0 });
     ticket.show({ sale: saleId, demo: sale.demo, ...order });
-    say($('live'), t(order.status));
+    // The first state is heard from the heading, which takes the focus.
+    if (before !== order.status) say($('live'), before ? t(order.status) : '');
     drawOrder();
   };
   const trouble = (error) => {
@@ -178,9 +185,17 @@ function prepareQuietly() {
   }, Math.random() * window * SPREAD);
 }
 
+/** Where there is no sale: the way to others instead. */
+function showFacts(shown) {
+  $('facts').hidden = !shown;
+  $('elsewhere').hidden = shown;
+}
+
 function drawMissing() {
   document.body.dataset.phase = 'missing';
   say($('title'), t('unknown-sale'));
+  showFacts(false);
+  $('action').hidden = true;
 }
 
 /** Reads the sale again: cheap, cached by every level on the way. */

@@ -8,15 +8,15 @@ const words = {
     units: 'Units', perUser: 'Per person', payWithin: 'Pay within', minutes: '{n} min', off: '−{n}%', rehearsal: 'Rehearsal: nothing is delivered', quantity: 'Quantity', less: 'One less', more: 'One more',
     buy: 'Buy now', notYet: 'Not open yet', prepare: 'Answer the question now', prepared: 'Ready for the opening',
     working: 'One moment…', sending: 'Sending…', checking: 'Checking your order…',
-    hintUpcoming: 'The button lights up at the opening. Time comes from the server, so you may leave this page open.',
+    hintUpcoming: 'Opens {at}. The button lights up by itself, by the time of the server.',
     hintPrepare: 'Answer the question before the opening, and one press is enough then.',
     hintPrepared: 'Your question is answered. One press at the opening is enough.',
     hintSolving: 'Your device answers the question by itself. Nothing to do.',
     hintOpen: 'One press. A press again changes nothing: you have one place.',
-    hintSoldOut: 'Units come back when an order is cancelled or not paid in time. This page looks again by itself.',
+    hintSoldOut: 'Units come back when somebody cancels. This page looks again by itself.',
     hintPaused: 'The seller has paused the sale. This page goes on by itself.',
     hintEnded: 'This sale is over.',
-    announceOpen: 'The sale is open.', announceBack: 'Units are available again.',
+    announceLeft: 'Opens in {time}.', announceOpen: 'The sale is open.', announceBack: 'Units are available again.',
     question: 'Before you buy', questionImage: 'Type the five characters. Capital or small does not matter.', imageAlt: 'A picture of five characters. If you cannot read it, choose “I cannot see it” below.',
     answer: 'Characters', submit: 'Continue', another: 'Another picture', cannotSee: 'I cannot see it', close: 'Close',
     questionWork: 'Your device is solving a small puzzle instead of you. This takes some seconds.', tried: '{n} numbers tried',
@@ -29,7 +29,7 @@ const words = {
     failed: 'That did not work ({word}). Nothing was bought.', noNetwork: 'The shop does not answer. Trying again.', noWorker: 'This browser cannot solve the puzzle.',
     order: 'Order', amount: 'Amount', stepQueued: 'In the queue', stepUnpaid: 'Yours', stepPaid: 'Paid',
     queued: 'You are in.', queuedHint: 'Your units are reserved. The order is being written.', ahead: 'ahead of you', eta: 'about {time}', soon: 'any moment',
-    unpaid: 'It is yours.', unpaidHint: 'Pay before the time is up, or the units go back.', unpaidDemo: 'A checkout would follow here; the demo has none.', payBy: 'Left to pay', paid: 'Paid. Thank you.', paidHint: 'The shop takes it from here.',
+    unpaid: 'It is yours.', unpaidHint: 'Pay before the time is up.', unpaidDemo: 'A checkout would follow here; the demo has none.', payBy: 'Left to pay', paid: 'Paid. Thank you.', paidHint: 'The shop takes it from here.',
     closed: 'Order closed.', closedHint: 'The units went back on sale.', refunding: 'Refund on its way.', refunded: 'Refunded.', rejected: 'This order could not be kept.', rejectedHint: 'Nothing is owed. We are sorry.',
     cancel: 'Cancel order', cancelAsk: 'Give the units back?', cancelYes: 'Yes, cancel', cancelNo: 'Keep it', 'wrong-state': 'The order has moved on; it cannot be cancelled now.', toSale: 'To the sale', toOrder: 'Order page', buyAgain: 'Buy again',
   },
@@ -40,15 +40,15 @@ const words = {
     units: '总量', perUser: '每人限购', payWithin: '付款时限', minutes: '{n} 分钟', off: '{z} 折', rehearsal: '演练场次：不发货', quantity: '购买数量', less: '减一件', more: '加一件',
     buy: '立即抢购', notYet: '尚未开抢', prepare: '先答题', prepared: '已就绪，等待开抢',
     working: '请稍候…', sending: '提交中…', checking: '正在查询订单…',
-    hintUpcoming: '到点按钮自动点亮。时间以服务器为准，页面开着就好。',
+    hintUpcoming: '{at} 开抢，到点按钮自动点亮，以服务器时间为准。',
     hintPrepare: '现在答题，开抢时一点即可。',
     hintPrepared: '题已答完，开抢时一点即可。',
     hintSolving: '设备正在自动答题，无需操作。',
     hintOpen: '点一次就够。重复点击不会多买，也不会丢掉位置。',
-    hintSoldOut: '有人取消或超时未付款时会回补，本页会自动刷新。',
+    hintSoldOut: '有人取消订单时库存会回补，本页会自动刷新。',
     hintPaused: '商家暂停了本场秒杀，恢复后本页会自动继续。',
     hintEnded: '本场秒杀已经结束。',
-    announceOpen: '开抢了。', announceBack: '有库存回补，可以购买了。',
+    announceLeft: '{time}后开抢。', announceOpen: '开抢了。', announceBack: '有库存回补，可以购买了。',
     question: '答题后购买', questionImage: '请输入图中的五个字符，不分大小写。', imageAlt: '一张含五个字符的图片。如果看不清，请选择下方的“我看不见图片”。',
     answer: '字符', submit: '继续', another: '换一张', cannotSee: '我看不见图片', close: '关闭',
     questionWork: '设备正在替你解一道小题，需要几秒钟。', tried: '已尝试 {n} 个数',
@@ -61,7 +61,7 @@ const words = {
     failed: '没有成功（{word}）。没有产生订单。', noNetwork: '服务器没有回应，正在重试。', noWorker: '这个浏览器无法解题。',
     order: '订单', amount: '金额', stepQueued: '排队中', stepUnpaid: '已抢到', stepPaid: '已付款',
     queued: '排上了！', queuedHint: '库存已为你预留，订单正在写入。', ahead: '排在你前面', eta: '约 {time}', soon: '马上就好',
-    unpaid: '抢到了！', unpaidHint: '请在时限内付款，否则库存将释放。', unpaidDemo: '接下来本应是商城的收银台；演示里没有这一步。', payBy: '剩余付款时间', paid: '已付款，谢谢！', paidHint: '接下来交给商城。',
+    unpaid: '抢到了！', unpaidHint: '请在时限内付款。', unpaidDemo: '接下来本应是商城的收银台；演示里没有这一步。', payBy: '剩余付款时间', paid: '已付款，谢谢！', paidHint: '接下来交给商城。',
     closed: '订单已关闭。', closedHint: '库存已回补。', refunding: '退款中。', refunded: '已退款。', rejected: '订单未能保留。', rejectedHint: '无需付款，非常抱歉。',
     cancel: '取消订单', cancelAsk: '确定放弃吗？', cancelYes: '确定取消', cancelNo: '再想想', 'wrong-state': '订单状态已变化，现在不能取消。', toSale: '回到秒杀', toOrder: '订单页', buyAgain: '再买一次',
   },
@@ -128,6 +128,12 @@ export function clockText(ms) {
   const { days, hours, minutes, seconds } = parts(ms);
   const day = days ? `${t('days', { n: days })} ` : '';
   return day + (days || hours ? `${two(hours)}:` : '') + `${two(minutes)}:${two(seconds)}`;
+}
+
+/** The day and time of an opening where the buyer is; seconds only where there are any. */
+export function moment(ms) {
+  const second = Math.floor(ms / 1000) % 60 ? '2-digit' : undefined;
+  return new Intl.DateTimeFormat(language === 'zh' ? 'zh-CN' : 'en-GB', { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', second }).format(ms);
 }
 
 /** A short span such as “3 s” or “2 min”. */

@@ -3,7 +3,7 @@
 import { Refusal, call } from './api.js';
 import { now } from './clock.js';
 import { login, make, say, words } from './page.js';
-import { clockText, money, number, onLanguage, span, t } from './text.js';
+import { clockText, currentLanguage, money, number, onLanguage, span, t } from './text.js';
 
 const STEPS = ['stepQueued', 'stepUnpaid', 'stepPaid'];
 const STEP_OF = { queued: 0, unpaid: 1, paid: 2, refunding: 2, refunded: 2 };
@@ -68,7 +68,7 @@ export class Ticket {
     this.#root.dataset.status = order.status;
     say(p.head, t(order.status));
     const hint = HINTS[order.status] ? t(HINTS[order.status]) : '';
-    say(p.hint, order.status === 'unpaid' && order.demo ? `${hint} ${t('unpaidDemo')}` : hint);
+    say(p.hint, order.status === 'unpaid' && order.demo ? hint + (currentLanguage() === 'zh' ? '' : ' ') + t('unpaidDemo') : hint);
     const at = STEP_OF[order.status] ?? -1;
     p.steps.hidden = at < 0;
     [...p.steps.children].forEach((step, place) => {

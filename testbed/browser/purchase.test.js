@@ -33,6 +33,7 @@ test('countdown, opening, press, order, cancel, unit back (Chinese, phone)', () 
     assert.equal(await page.locator('#price').innerText(), '¥2,066.40');
     assert.equal(await page.locator('#discount').innerText(), '3 折');
     assert.match(await page.locator('#digits').textContent(), /^00:00:(0[1-9]|1[0-2])$/);
+    assert.match(await page.locator('#hint').innerText(), /\d+月\d+日 \d\d:\d\d(:\d\d)? 开抢/, 'when, for those who do not see the countdown');
     await page.locator('#buy').click({ force: true });
     await picture(page, 'zh-1-before');
     assert.equal(posts.length, 0, 'a grey button does nothing');
@@ -89,6 +90,10 @@ test('picture question by keyboard alone: wrong, then right (English)', () =>
     await status(page, 'unpaid');
     await picture(page, 'en-2-unpaid');
     assert.match(await page.locator(':focus').innerText(), /yours|in\./, 'focus is on the order');
+    await page.reload();
+    await status(page, 'unpaid');
+    await page.locator('.ticket-head:focus').waitFor();
+    assert.equal(await page.locator('#live').textContent(), '', 'the heading has the focus: it is heard once');
     await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
     await page.keyboard.press('Shift+Tab');
