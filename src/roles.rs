@@ -15,6 +15,7 @@ mod buyers;
 mod ending;
 mod gateway;
 mod instance;
+mod kinship;
 mod orders;
 mod probes;
 mod publish;

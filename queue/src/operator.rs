@@ -84,6 +84,18 @@ pub async fn tail(topic: &Topic, max: usize) -> Result<Vec<Message>, QueueError>
     topic.read((after > 0).then_some(Position(after)), max).await
 }
 
+/// The newest records that a group has finished, of the last `max` before its offset those that the log still keeps.
+///
+/// # Errors
+/// `UnknownGroup`, `Corrupt`, `Io`.
+pub async fn finished(topic: &Topic, group: &str, max: usize) -> Result<Vec<Message>, QueueError> {
+    let Some(committed) = topic.committed(group)? else { return Ok(Vec::new()) };
+    let after = committed.0.saturating_sub(max as u64);
+    let mut messages = topic.read((after > 0).then_some(Position(after)), max).await?;
+    messages.retain(|message| message.position <= committed);
+    Ok(messages)
+}
+
 /// Walks every batch of every segment of every topic below a directory, whether it is in use or not, and changes nothing.
 ///
 /// # Errors

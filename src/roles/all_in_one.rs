@@ -22,7 +22,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 1. What outlives the process.
     let _claim = engines::claim_database(&config)?;
     let database = engines::open_database(&config, now.clone()).await?;
-    let instance = Instance::open(&config, now.clone(), &mut registry).await?;
+    let instance = Instance::open(&config, now.clone(), &database, &mut registry).await?;
     let group = instance.orders.group(DRAIN_GROUP)?;
     instance.register(&config, &database).await?;
     let demo_sale = publish::configured_sales(&config, &database, Some(now())).await?;

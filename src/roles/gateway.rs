@@ -19,7 +19,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 1. What processes share, and this one's own log.
     let database = engines::open_database(&config, now.clone()).await?;
-    let instance = Instance::open(&config, now.clone(), &mut registry).await?;
+    let instance = Instance::open(&config, now.clone(), &database, &mut registry).await?;
     instance.prepare_for_workers().await?;
     instance.register(&config, &database).await?;
     publish::configured_sales(&config, &database, None).await?;

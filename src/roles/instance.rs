@@ -12,6 +12,7 @@ use stock::config::StockBackend;
 use stock::{Now, Owner, Seat};
 use tokio::time::{Instant, sleep};
 
+use super::kinship::{self, Lack};
 use super::{Foundation, StartError};
 use crate::config::Config;
 use crate::engines;
@@ -40,8 +41,14 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Locks the log and recovers it.
-    pub(super) async fn open(config: &Config, now: Now, registry: &mut Registry) -> Result<Self, StartError> {
+    /// Locks the log and recovers it, unless `database` is not the one that it was drained into.
+    pub(super) async fn open(
+        config: &Config,
+        now: Now,
+        database: &Database,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
+        kinship::check(config, now.clone(), database).await?;
         let until = Instant::now() + LOCK_MAX;
         let queue = loop {
             match engines::open_queue(config, now.clone(), registry) {
@@ -75,17 +82,14 @@ impl Instance {
         }
     }
 
-    /// Registers before the first promise. Refuses a database that is not the one that this log was drained into, and a
+    /// Registers before the first promise. Refuses a new database for a log that was drained into another, and a
     /// second ledger in memory over one database.
     ///
     /// A crash after it leaves an instance whose log owes nothing new.
     pub(super) async fn register(&self, config: &Config, database: &Database) -> Result<(), StartError> {
         let place = place_of(&config.queue.directory);
         if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
-            return Err(StartError::ForeignDatabase {
-                database: config.orders.database_url.to_string(),
-                queue: place,
-            });
+            return Err(kinship::foreign(config, Lack::Everything));
         }
         let was_registered = self.registered(database).await?.0;
         database.register_instance(self.owner.0, &place).await?;

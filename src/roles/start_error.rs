@@ -1,9 +1,10 @@
 //! Why the process did not start, in a sentence that says what to do, and with which exit code.
 
 use gateway::server::ServeError;
-use order_worker::{DatabaseError, RebuildError};
+use order_worker::{DRAIN_GROUP, DatabaseError, ORDERS_TOPIC, RebuildError};
 use queue::QueueError;
 
+use super::kinship::Lack;
 use crate::config::ConfigError;
 use crate::engines::EngineError;
 
@@ -22,12 +23,13 @@ pub(crate) enum StartError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Serve(#[from] ServeError),
-    /// Every order that the log has handed over would be forgotten, and its units sold again.
+    /// What the log has handed over would be forgotten and its units sold again, or what it holds be rejected.
     #[error(
-        "the orders database {database} is new, but the queue in {queue} has handed its orders to another one: put that \
-         database back; if its orders are to be forgotten, remove the queue's directory too"
+        "the orders database {database} {lack}, so the queue in {queue} belongs to another one, or to a newer state of it: put \
+         that database back. If it is lost, `floodgate queue reset-offset {ORDERS_TOPIC} {DRAIN_GROUP} --oldest` has every order \
+         that the queue still keeps written again; if they are to be forgotten, remove the queue's directory"
     )]
-    ForeignDatabase { database: String, queue: String },
+    ForeignDatabase { database: String, queue: String, lack: Lack },
     /// Two ledgers in memory over one database would promise every unit twice.
     #[error(
         "another floodgate is registered in {database} (instance {other}, {place}), and two ledgers in memory would promise every \

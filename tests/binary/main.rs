@@ -246,6 +246,75 @@ fn one_database_has_one_ledger_and_one_log() {
 }
 
 #[test]
+fn a_database_put_back_or_exchanged_stops_the_start() {
+    const FILES: [&str; 3] = ["orders.db", "orders.db-wal", "orders.db-shm"];
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        std::fs::create_dir_all(to).expect("writable");
+        for file in FILES {
+            let _ = std::fs::remove_file(to.join(file));
+            let _ = std::fs::copy(from.join(file), to.join(file));
+        }
+    };
+    let site = Site::new(&sale("s", 4, -1));
+    let (data, backup) = (site.path().join("data"), site.path().join("backup"));
+    let buy = |user: &str| {
+        let (_, pass, order) = site.pass("s", user);
+        assert_eq!(site.press("s", &pass, "{}").status, 202);
+        (pass, order)
+    };
+    let rest = || {
+        let books = || site.admin_call("GET", "/admin/v1/sales/s", "");
+        site.wait_for("rest", books, |answer| answer.json()["at_rest"] == true).json()
+    };
+    let server = site.start();
+    buy("ann");
+    rest();
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    copy(&data, &backup);
+    let server = site.start();
+    let (pass, order) = buy("bob");
+    rest();
+    server.signal("-TERM");
+    assert!(server.wait().success());
+
+    // An older copy: Bob's unit would be sold again.
+    copy(&data, &site.path().join("newest"));
+    copy(&backup, &data);
+    fails_with(&site, &[], 1, &["orders.db", "lacks order", &order, "reset-offset"]);
+    // What the log still keeps is written again.
+    let back = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--oldest"];
+    assert!(site.run(&back).status.success());
+    let server = site.start();
+    assert_eq!(rest()["sold"], 2);
+    assert_eq!(site.press("s", &pass, "{}").json()["order_id"], order.as_str());
+    buy("cem");
+    rest();
+    server.signal("-TERM");
+    assert!(server.wait().success());
+
+    // Another deployment's: what this log has promised would be rejected there.
+    let other = Site::new(&sale("other", 4, -1));
+    drop(other.start());
+    copy(&other.path().join("data"), &data);
+    fails_with(&site, &[], 1, &["orders.db", "lacks order", "put that database back"]);
+
+    // Nor what waits, of a log that has handed over nothing yet.
+    let site = Site::new(&sale("s", 4, -1));
+    let server = site.start();
+    let mut connection = rusqlite::Connection::open(site.database()).expect("there");
+    let held =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).expect("a turn");
+    let (_, pass, _) = site.pass("s", "dan");
+    assert_eq!(site.press("s", &pass, "{}").status, 202);
+    server.signal("-KILL");
+    server.wait();
+    drop(held);
+    copy(&other.path().join("data"), &site.path().join("data"));
+    fails_with(&site, &[], 1, &["orders.db", "lacks sale s"]);
+}
+
+#[test]
 fn a_log_that_is_gone_stops_the_start_until_it_is_left_out() {
     let site = Site::new(&sale("s", 2, -1));
     let server = site.start();
