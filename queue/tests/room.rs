@@ -152,3 +152,34 @@ fn a_segment_waits_for_a_group_that_begins() {
         tokio::select! { biased; () = script => {}, () = queue.run() => {} }
     });
 }
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_takes_nothing_more_but_can_be_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let (place, elsewhere) = (directory.path().join("queue"), directory.path().join("elsewhere"));
+    let queue =
+        Queue::open_disk(DiskOptions::new(&place, Arc::new(|| 1_000)), &mut Registry::default()).unwrap();
+    let topic = queue.topic("orders").unwrap();
+    let mut group = topic.group("workers").unwrap();
+    append_all(&topic, vec![topic.try_permit(9).unwrap()], 9).await;
+    let until = async |refused: Option<Refused>| {
+        let change = async {
+            while topic.try_permit(9).err() != refused {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), change).await.expect("nobody noticed for a minute");
+    };
+
+    std::fs::rename(&place, &elsewhere).unwrap();
+    until(Some(Refused::Gone)).await;
+    assert_eq!(topic.state(), TopicState::Full);
+    let messages = group.pull(10, Duration::ZERO).await.unwrap();
+    assert_eq!(messages.len(), 1, "what was acknowledged is still delivered");
+    group.commit(messages[0].position).await.unwrap();
+
+    std::fs::rename(&elsewhere, &place).unwrap();
+    until(None).await;
+    assert_eq!(topic.state(), TopicState::Writable);
+    queue.shutdown().await;
+}

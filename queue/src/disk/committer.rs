@@ -151,6 +151,7 @@ impl Committer {
         let Some(words) = own.ring.next_words(&self.consumer) else {
             return if own.ring.is_drained(&self.consumer) { self.close(own) } else { Ok(Step::Nothing) };
         };
+        own.note_batch(true);
         if self.writer.body_room() < words as usize * 8 {
             self.roll(own)?;
         }
@@ -185,6 +186,7 @@ impl Committer {
     ) -> Result<Step, QueueError> {
         self.writer.sync().map_err(|error| self.failed("sync", error))?;
         let durable_at = Instant::now();
+        own.note_batch(false);
         own.metrics.sync_seconds.observe((durable_at - passed.sealed_at).as_secs_f64());
         self.writer.note(header)?;
         failpoint::hit("queue.publish");

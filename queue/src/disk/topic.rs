@@ -35,6 +35,9 @@ use crate::storage::{SharedMark, Storage, SyncMethod};
 /// One append in this many has its time measured.
 const MEASURE_EVERY: u64 = 16;
 
+/// How long a batch may be under way before the topic counts as stalled.
+const STALLED_AFTER_MS: u64 = 5_000;
+
 /// Everything about a topic that its handles, its committer and the upkeep share.
 pub(crate) struct TopicShared {
     pub(crate) name: String,
@@ -64,6 +67,12 @@ pub(crate) struct OwnTopic {
     pub(crate) closed: AtomicBool,
     /// Set by the upkeep when it could not make a segment, cleared when it could; `Relaxed`, a display.
     pub(crate) disk_full: AtomicBool,
+    pub(crate) opened: Instant,
+    /// When the batch under way was begun, ms behind `opened` plus 1; 0: none is. The committer alone stores, `Relaxed`: a display.
+    pub(crate) batch_since_ms: AtomicU64,
+    /// Whether the files are no longer where they were. Set and cleared by the upkeep, `Relaxed`: permits look at it as a notice
+    /// that may be late.
+    pub(crate) gone: AtomicBool,
     /// Bytes of prepared segments that are not promised to any permit. Permits take `Relaxed` by compare-and-swap and give
     /// back by addition, upkeep adds what it has made: a number that orders nothing but itself.
     pub(crate) room_bytes: AtomicI64,
@@ -149,10 +158,13 @@ impl DiskTopic {
             TopicState::Poisoned
         } else if own.closed.load(Ordering::Acquire) {
             TopicState::Closed
-        } else if own.backlog() >= own.backlog_max
+        } else if own.gone.load(Ordering::Relaxed)
+            || own.backlog() >= own.backlog_max
             || own.room_bytes.load(Ordering::Relaxed) < own.charge_max()
         {
             TopicState::Full
+        } else if own.is_stalled() {
+            TopicState::Stalled
         } else {
             TopicState::Writable
         }
@@ -253,6 +265,9 @@ impl OwnTopic {
         if self.closed.load(Ordering::Acquire) {
             return Err(Refused::Closed);
         }
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(Refused::Gone);
+        }
         if payload_bytes == 0 || payload_bytes > self.payload_bytes_max {
             return Err(Refused::PayloadSize);
         }
@@ -316,6 +331,21 @@ impl OwnTopic {
     /// Whether a further segment is to be made when so much room is left.
     pub(crate) fn wants_segment(&self, room_bytes: i64) -> bool {
         room_bytes < self.room_bytes_wanted
+    }
+
+    /// A batch begins, or has ended.
+    pub(crate) fn note_batch(&self, is_under_way: bool) {
+        let since_ms = if is_under_way { self.age_ms() + 1 } else { 0 };
+        self.batch_since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    fn is_stalled(&self) -> bool {
+        let since_ms = self.batch_since_ms.load(Ordering::Relaxed);
+        since_ms > 0 && self.age_ms().saturating_sub(since_ms) > STALLED_AFTER_MS
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
     }
 
     pub(crate) fn charge_max(&self) -> i64 {

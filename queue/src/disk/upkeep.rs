@@ -1,4 +1,5 @@
-//! Upkeep of the logs that this process owns: segments zeroed ahead, finished ones used again, other processes' groups.
+//! Upkeep of the logs that this process owns: segments zeroed ahead, finished ones used again, other processes' groups, files that
+//! somebody took away.
 
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,7 @@ pub(crate) fn round(topic: &TopicShared) {
         read_groups(topic);
     }
     topic.publish_slowest();
+    notice_removal(topic, own);
     while retire_oldest(topic, own) {}
     while !own.closed.load(Ordering::Acquire)
         && own.wants_segment(own.room_bytes.load(Ordering::Relaxed))
@@ -27,6 +29,27 @@ pub(crate) fn round(topic: &TopicShared) {
         if !make_segment(topic) {
             break;
         }
+    }
+}
+
+/// Ends permits while the log's newest segment is not where it was made: what is appended then would be gone with this process.
+/// What was appended before can still be read here, and so be finished.
+fn notice_removal(topic: &TopicShared, own: &OwnTopic) {
+    let newest = {
+        let segments = topic.files.segments.read();
+        segments.last().map(|segment| (segment.file.clone(), segment.path.clone()))
+    };
+    let Some((file, path)) = newest else { return };
+    let is_gone = !file.is_at(&path);
+    if own.gone.swap(is_gone, Ordering::Relaxed) == is_gone {
+        return;
+    }
+    let (topic, file) = (&topic.name, path.display());
+    if is_gone {
+        tracing::error!(topic, %file, "the log was moved, removed or exchanged under a running process, which takes no more records: \
+            put it back, or stop the process once its groups have finished everything");
+    } else {
+        tracing::info!(topic, %file, "the log is back");
     }
 }
 

@@ -16,6 +16,9 @@ pub enum Refused {
     /// No preallocated disk space left, and none to be had at the moment.
     #[error("the queue's disk is full; free space or let the groups catch up")]
     DiskFull,
+    /// Its files were moved, removed or exchanged behind the process's back.
+    #[error("the queue's files are no longer where they were; put them back, or restart the process")]
+    Gone,
     /// A payload of no bytes or of more than the topic takes.
     #[error("a payload has between 1 byte and the topic's maximum")]
     PayloadSize,

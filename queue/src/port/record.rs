@@ -92,8 +92,10 @@ pub struct Lag {
 pub enum TopicState {
     /// It does.
     Writable,
-    /// No room in backlog or on the disk at the moment.
+    /// No room in backlog or on the disk at the moment, or the log is not where it was.
     Full,
+    /// A write or sync has not come back for seconds: whatever is appended waits for it.
+    Stalled,
     /// A sync failed: what was under way is uncertain and nothing more is taken until the process restarts and recovers.
     Poisoned,
     /// Shut down, or attached without being the owner.

@@ -159,6 +159,15 @@ impl File {
         }
     }
 
+    /// Whether `path` still leads to this very file, as far as one can tell.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        match self {
+            Self::Real(file) => real::is_at(file, path),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => true,
+        }
+    }
+
     /// Makes everything written before it durable. After an error nobody knows what is; it must not be tried again.
     pub(crate) fn sync(&self) -> io::Result<()> {
         match self {

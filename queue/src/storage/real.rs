@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +44,15 @@ pub(super) fn bytes_free(path: &Path) -> Option<u64> {
     // SAFETY: the call has succeeded and so filled the answer.
     let answer = unsafe { answer.assume_init() };
     Some(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
+/// Only an answer that says otherwise counts: of anything else the next write tells.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
+        (_, Err(error)) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        (Err(_), Ok(_)) => true,
+    }
 }
 
 pub(super) fn lock(path: &Path) -> io::Result<Option<Lock>> {
