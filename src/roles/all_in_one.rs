@@ -73,7 +73,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 5. The end.
     let finished = buyers.finish(running).await;
     stop.send_replace(true);
-    worker.join().await;
-    instance.leave(&foundation.database, ended.is_ok() && finished).await;
+    let drained = worker.join().await;
+    instance.leave(&foundation.database, ended.is_ok() && finished && drained).await;
     ended
 }

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use queue::{Queue, QueueError, Topic, TopicState};
 use stock::config::StockBackend;
 use stock::{Now, Owner, Seat};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::kinship::{self, Lack};
 use super::{Foundation, StartError};
@@ -20,6 +20,8 @@ use crate::engines;
 /// How long a leaving gateway waits for workers to drain what it has promised.
 const LAST_DRAIN_MAX: Duration = Duration::from_secs(5);
 const LAST_DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Longest wait of a shutdown for the queue's disk.
+const SETTLE_MAX: Duration = Duration::from_secs(15);
 /// How long a worker that has locked its group may take to make it.
 const GROUP_MADE_MAX: Duration = Duration::from_secs(10);
 const GROUP_MADE_LOOK: Duration = Duration::from_millis(5);
@@ -136,7 +138,10 @@ impl Instance {
     /// drained. The locks go last: whoever takes them next registers anew, which a late deregistration must not undo.
     pub(super) async fn leave(&self, database: &Database, well: bool) {
         // What is in the ring is settled: its records count in the lag from here on.
-        self.queue.settle().await;
+        if timeout(SETTLE_MAX, self.queue.settle()).await.is_err() {
+            tracing::warn!("the queue's disk does not answer: what it holds shows at the next start");
+            return;
+        }
         if well
             && self.owes_nothing().await
             && let Err(error) = database.deregister_instance(self.owner.0).await

@@ -2,9 +2,14 @@
 
 use std::future::Future;
 use std::thread;
+use std::time::Duration;
 
 use order_worker::DrainError;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// Longest wait of a shutdown for the batch under way.
+const LAST_BATCH_MAX: Duration = Duration::from_secs(15);
 
 /// A thread that runs one future; its end can be waited for without blocking.
 pub(super) struct WorkerThread(oneshot::Receiver<Result<(), DrainError>>);
@@ -34,10 +39,17 @@ impl WorkerThread {
         }
     }
 
-    /// Waits for the end after a stop.
-    pub(super) async fn join(self) {
-        if !self.0.is_terminated() {
-            let _ = self.0.await;
+    /// Waits for the end after a stop, but not for ever: whether it has come. A statement that hangs is repeated by the next start.
+    pub(super) async fn join(self) -> bool {
+        if self.0.is_terminated() {
+            return true;
         }
+        let has_ended = timeout(LAST_BATCH_MAX, self.0).await.is_ok();
+        if !has_ended {
+            tracing::warn!(
+                "the order worker still waits for its database and is left behind; the next start repeats its batch"
+            );
+        }
+        has_ended
     }
 }
