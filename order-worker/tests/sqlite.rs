@@ -209,3 +209,22 @@ fn a_file_that_is_no_database_is_named() {
     }
     assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"), "left as it was");
 }
+
+#[tokio::test]
+async fn nothing_goes_into_a_file_that_is_no_longer_in_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let (place, elsewhere) = (directory.path().join("orders.db"), directory.path().join("elsewhere"));
+    let now = clock(&Arc::new(AtomicU64::new(START_MS)));
+    let database = Database::open_sqlite(place.to_str().unwrap(), Executor::Thread, now).unwrap();
+    assert_eq!(database.next_epoch().await.unwrap(), 1);
+    let refused =
+        |error: DatabaseError| error.is_retryable() && error.to_string().contains("orders.db was moved");
+
+    std::fs::rename(&place, &elsewhere).unwrap();
+    assert!(refused(database.next_epoch().await.unwrap_err()));
+    std::fs::write(&place, "another file").unwrap();
+    assert!(refused(database.epoch().await.unwrap_err()));
+
+    std::fs::rename(&elsewhere, &place).unwrap();
+    assert_eq!(database.next_epoch().await.unwrap(), 2, "it was put back");
+}

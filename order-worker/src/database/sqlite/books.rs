@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Transaction, params};
 use stock::SaleId;
 
+use super::executor::Lane;
 use super::{DatabaseError, SqliteDatabase, parsed, sales, unsigned};
 use crate::database::SaleBooks;
 
@@ -13,7 +14,7 @@ impl SqliteDatabase {
         &self,
         sale: Option<SaleId>,
     ) -> Result<Vec<SaleBooks>, DatabaseError> {
-        self.read(move |transaction| {
+        self.read_in(Lane::Sum, move |transaction| {
             let sales = match sale {
                 Some(sale) => vec![sale],
                 None => named_anywhere(transaction)?,

@@ -1,8 +1,11 @@
 //! Where SQLite's blocking calls run: on threads of their own in production, inline in a simulation.
 //!
-//! Two threads: status reads never wait behind the writer's sync (WAL: readers do not block, and see every commit that was
-//! answered before they began). A caller that goes away takes nothing with it: its job was handed over whole.
+//! Three threads: status reads wait neither behind the writer's sync (WAL: readers do not block, and see every commit that was
+//! answered before they began) nor behind sums over all orders of a sale. A caller that goes away takes nothing with it: its job was handed over whole. Nothing is written
+//! to or read from a file that is no longer where it was opened: whoever starts next would not find it.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use super::DatabaseError;
 /// Where SQLite's blocking calls run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executor {
-    /// On one writing and one reading thread.
+    /// On one writing and two reading threads.
     Thread,
     /// In the caller's own thread: for a simulation, and for commands that do one thing.
     Inline,
@@ -52,10 +55,10 @@ const CACHE_KIB: i64 = 64 * 1024;
 /// 32 MiB of WAL: index pages that are touched again and again reach the file once for many commits.
 const CHECKPOINT_PAGES: i64 = 8 * 1024;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Job = Box<dyn FnOnce(Result<&mut Connection, DatabaseError>) + Send>;
 
 pub(super) enum Lanes {
-    Threads { write: mpsc::Sender<Job>, read: mpsc::Sender<Job> },
+    Threads { write: mpsc::Sender<Job>, read: mpsc::Sender<Job>, sum: mpsc::Sender<Job> },
     Inline(SharedConnection),
 }
 
@@ -63,6 +66,8 @@ pub(super) enum Lanes {
 pub(super) enum Lane {
     Write,
     Read,
+    /// For what reads every order of a sale, which takes seconds where there are millions.
+    Sum,
 }
 
 impl Lanes {
@@ -73,7 +78,11 @@ impl Lanes {
                     .into(),
             ));
         }
-        Ok(Self::Threads { write: thread("orders-write", path)?, read: thread("orders-read", path)? })
+        Ok(Self::Threads {
+            write: thread("orders-write", path)?,
+            read: thread("orders-read", path)?,
+            sum: thread("orders-sum", path)?,
+        })
     }
 
     /// Runs `work` where this executor runs work, whole, even when the returned future is dropped once it was handed over.
@@ -82,19 +91,20 @@ impl Lanes {
         lane: Lane,
         work: impl FnOnce(&mut Connection) -> Result<T, DatabaseError> + Send + 'static,
     ) -> Result<T, DatabaseError> {
-        let (write, read) = match self {
+        let (write, read, sum) = match self {
             Self::Inline(connection) => return connection.with(work),
-            Self::Threads { write, read } => (write, read),
+            Self::Threads { write, read, sum } => (write, read, sum),
         };
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             // Nobody waits any more: the work is done all the same.
-            let _ = answer.send(work(connection));
+            let _ = answer.send(connection.and_then(work));
         });
         let gone = || DatabaseError::Unavailable("its thread has ended".into());
         let jobs = match lane {
             Lane::Write => write,
             Lane::Read => read,
+            Lane::Sum => sum,
         };
         jobs.send(job).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -105,15 +115,47 @@ impl Lanes {
 fn thread(name: &str, path: &Path) -> Result<mpsc::Sender<Job>, DatabaseError> {
     let (jobs, mut queued) = mpsc::channel::<Job>(JOBS_MAX);
     let mut connection = connect(path)?;
+    let place = Place::of(path)?;
     let serve = move || {
         while let Some(job) = queued.blocking_recv() {
-            job(&mut connection);
+            job(place.check().map(|()| &mut connection));
         }
     };
     let spawned = std::thread::Builder::new().name(name.into()).spawn(serve);
     spawned
         .map(|_| jobs)
         .map_err(|error| DatabaseError::Unavailable(format!("no thread could be started: {error}")))
+}
+
+/// Which file a connection has open.
+struct Place {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl Place {
+    fn of(path: &Path) -> Result<Self, DatabaseError> {
+        let found = std::fs::metadata(path)
+            .map_err(|error| DatabaseError::Unavailable(format!("{}: {error}", path.display())))?;
+        Ok(Self { path: path.to_owned(), device_and_inode: (found.dev(), found.ino()) })
+    }
+
+    /// Whether the file is still there. One that was put back serves on.
+    fn check(&self) -> Result<(), DatabaseError> {
+        let is_it = match std::fs::metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) == self.device_and_inode,
+            // Of anything else the statement itself tells.
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        };
+        if is_it {
+            return Ok(());
+        }
+        Err(DatabaseError::Unavailable(format!(
+            "{} was moved, removed or exchanged while this process had it open, and what is written now would be lost: put \
+             that very file back, or stop the process before you put another one there",
+            self.path.display()
+        )))
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, DatabaseError> {

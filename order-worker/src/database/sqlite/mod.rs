@@ -96,11 +96,20 @@ impl SqliteDatabase {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, DatabaseError> + Send + 'static,
     ) -> Result<T, DatabaseError> {
+        self.read_in(Lane::Read, work).await
+    }
+
+    /// The same in a lane of choice.
+    async fn read_in<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, DatabaseError> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
         let transact = move |connection: &mut Connection| {
             fail_here("database.read")?;
             work(&connection.transaction()?)
         };
-        self.lanes.run(Lane::Read, transact).await
+        self.lanes.run(lane, transact).await
     }
 }
 
