@@ -1,18 +1,22 @@
 //! What a rebuilt ledger is made of: the promises of the logs and the rows of the database. Who does it when stands in
 //! [`crate::membership`].
 //!
-//! A log is merged from the drain's offset. Draining it meanwhile is harmless: the rows come last, and what the drain moves
+//! A log is merged from the drain's offset, and with it the orders among its dead letters: promises of which nobody can tell yet
+//! what becomes of them keep their units. Draining it meanwhile is harmless: the rows come last, and what the drain moves
 //! from log to rows is found in one of them. Both merges can be repeated.
 
 use std::collections::BTreeMap;
 
-use queue::{Position, QueueError, Topic};
+use queue::{Message, Position, QueueError, Topic, operator};
 use stock::ledger::{BATCH_MAX, Settlement};
 use stock::reservation::DecodeError;
 use stock::{LedgerError, Owner, Reservation, SaleId, Stock};
 
-use crate::database::{Database, DatabaseError, Instance};
+use crate::database::{Database, DatabaseError, Instance, SaleRow};
 use crate::drain::DRAIN_GROUP;
+
+/// Dead letters read at once: each reading goes through all of them.
+const LETTERS_MAX: usize = 16 * BATCH_MAX;
 
 /// What keeps a ledger from being rebuilt. It stays closed.
 #[derive(Debug, thiserror::Error)]
@@ -106,29 +110,55 @@ pub(crate) async fn merge_log(
     let mut promised = 0;
     loop {
         let page = orders.read(after, BATCH_MAX).await?;
-        let Some(last) = page.last() else { return Ok(promised) };
+        let Some(last) = page.last() else { break };
         after = Some(last.position);
-        let mut restored: BTreeMap<SaleId, Vec<Reservation>> = BTreeMap::new();
-        for message in page {
-            match Reservation::decode(&message.payload) {
-                Ok(order) if order.quantity > 0 => {
-                    restored.entry(order.sale.clone()).or_default().push(order)
-                }
-                // The drain makes dead letters of these.
-                Ok(_) | Err(DecodeError::Malformed(_)) => {}
-                Err(error @ DecodeError::UnknownVersion(_)) => {
-                    return Err(RebuildError::UnknownVersion { position: message.position, error });
-                }
-            }
+        promised += restore(stock, &sales, owner, epoch, &page).await?;
+    }
+    let mut after = None;
+    loop {
+        let page = match operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX) {
+            Err(QueueError::UnknownGroup { .. }) => return Ok(promised),
+            page => page?,
+        };
+        let Some(last) = page.last() else { return Ok(promised) };
+        after = Some(last.letter);
+        let page: Vec<Message> = page.into_iter().map(|letter| letter.message).collect();
+        for part in page.chunks(BATCH_MAX) {
+            promised += restore(stock, &sales, owner, epoch, part).await?;
         }
-        for (sale, reservations) in restored {
-            // A sale that is settled or that the database has not: the drain decides, the ledger need not know.
-            if sales.iter().any(|row| row.definition.id == sale) {
-                promised += reservations.len();
-                stock.restore(&sale, epoch, owner, &reservations).await?;
+    }
+}
+
+/// Restores the orders among `messages`; answers how many there are.
+async fn restore(
+    stock: &Stock,
+    sales: &[SaleRow],
+    owner: Owner,
+    epoch: u64,
+    messages: &[Message],
+) -> Result<usize, RebuildError> {
+    let mut restored: BTreeMap<SaleId, Vec<Reservation>> = BTreeMap::new();
+    for message in messages {
+        match Reservation::decode(&message.payload) {
+            Ok(order) if order.quantity > 0 => {
+                restored.entry(order.sale.clone()).or_default().push(order);
+            }
+            // The drain makes dead letters of these.
+            Ok(_) | Err(DecodeError::Malformed(_)) => {}
+            Err(error @ DecodeError::UnknownVersion(_)) => {
+                return Err(RebuildError::UnknownVersion { position: message.position, error });
             }
         }
     }
+    let mut promised = 0;
+    for (sale, reservations) in restored {
+        // A sale that is settled or that the database has not: the drain decides, the ledger need not know.
+        if sales.iter().any(|row| row.definition.id == sale) {
+            promised += reservations.len();
+            stock.restore(&sale, epoch, owner, &reservations).await?;
+        }
+    }
+    Ok(promised)
 }
 
 /// Merges the rows of `sale`: last, when all logs are merged.

@@ -160,3 +160,36 @@ fn world_shrinks(world: &World, sale: &SaleId, total: u32) {
     let update = format!("UPDATE floodgate_sales SET total = {total} WHERE sale_id = '{sale}'");
     world.connection.with(|c| c.execute_batch(&update).unwrap());
 }
+
+#[tokio::test]
+async fn a_dead_letter_keeps_its_units_until_it_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 2, 1).await;
+    let refuse = "CREATE TRIGGER nothing_at_all BEFORE INSERT ON floodgate_orders WHEN NEW.user_id = 'deadly'
+                  BEGIN SELECT RAISE(ABORT, 'deadly'); END;";
+    world.connection.with(|c| c.execute_batch(refuse).unwrap());
+    let process = Process::start(world, directory.path()).await;
+    process.promise(&sale, 1, "deadly", 1).await.unwrap();
+    let worker = process.drain();
+    let given_up = async {
+        while process.topic.lag(DRAIN_GROUP).unwrap().records > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), given_up).await.expect("not given up within a minute");
+    let process = Process::start(process.stop(worker).await.restart(), directory.path()).await;
+    assert_eq!(process.world.units(&sale).await, (1, 1, 0), "another would be promised its unit");
+    assert_eq!(process.world.reserve(&sale, 2, "deadly", 1).await, Err(ReserveOutcome::LimitReached));
+
+    // The operator sees to the database, and puts the letter back.
+    process.world.connection.with(|c| c.execute_batch("DROP TRIGGER nothing_at_all").unwrap());
+    let letters = queue::operator::dead_letters(&process.topic, DRAIN_GROUP, None, 10).unwrap();
+    queue::operator::replay_dead_letter(&process.topic, &letters[0]).await.unwrap();
+    let worker = process.drain();
+    process.drained(&sale).await;
+    assert_eq!(process.world.units(&sale).await, (1, 0, 1));
+    let process = Process::start(process.stop(worker).await.restart(), directory.path()).await;
+    assert_eq!(process.world.units(&sale).await, (1, 0, 1), "its letter is still there, and changes nothing");
+    process.end().await;
+}
