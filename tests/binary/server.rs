@@ -1,7 +1,7 @@
 //! The real binary in a directory of its own on free loopback ports, and a small blocking HTTP client for it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -41,8 +41,12 @@ impl Answer {
     }
 }
 
+/// Nobody else is given its port while this program runs, so that what is started again finds it free.
 pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    let port = testbed::Port::claim().expect("a free port");
+    let address = SocketAddr::from(([127, 0, 0, 1], port.number()));
+    std::mem::forget(port);
+    address
 }
 
 impl Site {
