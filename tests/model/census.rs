@@ -25,9 +25,10 @@ pub(crate) const LATE_INSTALL: Event = "an install carried out after its sender 
 pub(crate) const LATE_INSTALL_REFUSED: Event = "an install of an older epoch refused";
 pub(crate) const WITHOUT_LOG: Event = "a rebuild without a log that is lost";
 pub(crate) const PROMISES_MERGED: Event = "a ledger opened that knew promises from before";
+pub(crate) const LETTER_AT_START: Event = "a start with a promise among the dead letters";
 
 /// All of them: a long run has to see each.
-pub(crate) const ALL: [Event; 15] = [
+pub(crate) const ALL: [Event; 16] = [
     ADOPTED,
     THAWED_LATE,
     LOST_IN_MID_BATCH,
@@ -43,6 +44,7 @@ pub(crate) const ALL: [Event; 15] = [
     LATE_INSTALL_REFUSED,
     WITHOUT_LOG,
     PROMISES_MERGED,
+    LETTER_AT_START,
 ];
 
 /// Of one run.

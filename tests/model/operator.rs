@@ -4,7 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gateway::books::SaleChange;
-use stock::{SaleDefinition, SaleId, Timestamp};
+use order_worker::DRAIN_GROUP;
+use queue::operator::DeadLetter;
+use queue::{QueueError, Topic};
+use stock::{Reservation, SaleDefinition, SaleId, Timestamp};
 use tokio::time::sleep;
 
 use crate::census::RESTOCKED;
@@ -100,4 +103,11 @@ impl Operator {
     fn machine(&self) -> &Machine {
         self.random.pick(&self.machines)
     }
+}
+
+/// The dead letters of the drain that are orders.
+pub(crate) fn promised_letters(topic: &Topic) -> Result<Vec<DeadLetter>, QueueError> {
+    let mut letters = queue::operator::dead_letters(topic, DRAIN_GROUP, None, usize::MAX)?;
+    letters.retain(|letter| Reservation::decode(&letter.message.payload).is_ok());
+    Ok(letters)
 }

@@ -31,6 +31,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::books::RootBooks;
+use crate::census::LETTER_AT_START;
+use crate::operator::promised_letters;
 use crate::slow::slowly;
 use crate::world::{Mode, World};
 
@@ -153,6 +155,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
 
     // 1. What outlives the process.
     let database = Database::over_connection(world.database.clone(), now.clone()).map_err(text)?;
+    world.curse();
     let queue =
         Queue::open_disk(queue_options(&queue_parts(world, instance)), &mut registry).map_err(text)?;
     let topic = queue.topic(ORDERS_TOPIC).map_err(text)?;
@@ -178,6 +181,9 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         metrics: MembershipMetrics::new(&mut registry),
     });
     let epoch = member.start().await.map_err(text)?;
+    if !promised_letters(&topic).map_err(text)?.is_empty() {
+        world.census.saw(LETTER_AT_START);
+    }
 
     // 3. The gateway and the drain.
     let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));

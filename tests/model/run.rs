@@ -15,7 +15,7 @@ use crate::census::{Event, WITHOUT_LOG};
 use crate::checks;
 use crate::claims::Claims;
 use crate::machine::{Fate, Machine};
-use crate::operator::Operator;
+use crate::operator::{Operator, promised_letters};
 use crate::process::PASS_TTL_MS;
 use crate::random::Random;
 use crate::strikes::{Counts, Strikes};
@@ -144,6 +144,7 @@ async fn tell(
         give_up_lost_logs(world, machines).await;
     }
     operator.resume(&world.sale.id).await;
+    put_letters_back(world, machines).await;
     checks::wait_for_rest(world, machines).await;
     check_all(world, machines, claims, false).await;
 
@@ -227,6 +228,28 @@ async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
         }
     }
     panic!("the operator could not go on without the lost logs");
+}
+
+/// What the database refused is put back into its log once it no longer does.
+async fn put_letters_back(world: &World, machines: &[Machine]) {
+    if !world.cursed.get() {
+        return;
+    }
+    // What a fault has held up between the two refusals that make a dead letter becomes one.
+    sleep(Duration::from_secs(5)).await;
+    world.lift_curse();
+    for machine in machines.iter().filter(|machine| !machine.is_gone()) {
+        let inside = loop {
+            match machine.inside() {
+                Some(inside) => break inside,
+                None => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        for letter in promised_letters(&inside.topic).expect("the letters") {
+            let replayed = queue::operator::replay_dead_letter(&inside.topic, &letter).await;
+            world.trace.say(format_args!("a dead letter is put back: {replayed:?}"));
+        }
+    }
 }
 
 async fn check_all(world: &World, machines: &[Machine], claims: &Claims, sold_out: bool) {

@@ -21,6 +21,9 @@ use crate::trace::Trace;
 /// Virtual time 0 as wall clock.
 const EPOCH_MS: u64 = 1_767_225_600_000;
 
+/// Whose rows the database may refuse.
+const CURSED: &str = "buyer-0";
+
 /// Where the ledger lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -46,6 +49,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// Whether the ledger's server may lose its memory.
     pub(crate) forgetful: Cell<bool>,
+    /// Whether the database refuses whatever [`CURSED`] orders: promises that become dead letters.
+    pub(crate) cursed: Cell<bool>,
     /// Orders that each drain may write a second.
     pub(crate) drained_per_second: u32,
     /// The log that each machine's disk holds, once a process has seen it.
@@ -92,12 +97,31 @@ impl World {
             census: Census::default(),
             trace: Trace::new(),
             forgetful: Cell::new(forgetful),
+            cursed: Cell::new(mode == Mode::Embedded && random.chance(250)),
             drained_per_second: *random.pick(&[2_000, 2_000, 2_000, 10, 4]) as u32,
             logs: RefCell::new(vec![None; instances as usize]),
             lost: RefCell::default(),
             neighbours_in_reach: random.chance(500),
             random,
         }
+    }
+
+    /// The database refuses one buyer's rows, if it is to, once its tables are there.
+    pub(crate) fn curse(&self) {
+        if self.cursed.get() {
+            let refuse = format!(
+                "CREATE TRIGGER IF NOT EXISTS cursed BEFORE INSERT ON floodgate_orders WHEN NEW.user_id = '{CURSED}'
+                 BEGIN SELECT RAISE(ABORT, 'cursed'); END"
+            );
+            self.database.with(|connection| connection.execute_batch(&refuse)).expect("a trigger");
+        }
+    }
+
+    /// The operator has seen to it.
+    pub(crate) fn lift_curse(&self) {
+        self.cursed.set(false);
+        let lift = "DROP TRIGGER IF EXISTS cursed";
+        self.database.with(|connection| connection.execute_batch(lift)).expect("no trigger");
     }
 
     /// Disks begin to fail now and then, and the ledger's server to lose, delay and refuse; or all that stops.
