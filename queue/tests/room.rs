@@ -183,3 +183,22 @@ async fn a_log_that_was_moved_away_takes_nothing_more_but_can_be_finished() {
     assert_eq!(topic.state(), TopicState::Writable);
     queue.shutdown().await;
 }
+
+#[test]
+fn a_disk_that_does_not_answer_shows() {
+    let disk = SimulatedDisk::new(1, Faults::default());
+    runtime().block_on(async {
+        let queue = Queue::open_disk(simulated(&disk), &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").unwrap();
+        let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &[9; 9] };
+        let append = topic.append(topic.try_permit(9).unwrap(), record);
+        let mut run = std::pin::pin!(queue.run());
+        // Written, and not synced before somebody goes on.
+        tokio::select! { biased; () = &mut run => {}, () = std::future::ready(()) => {} }
+        assert_eq!(topic.state(), TopicState::Writable);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(topic.state(), TopicState::Stalled);
+        tokio::select! { biased; () = &mut run => {}, position = append => drop(position.unwrap()) }
+        assert_eq!(topic.state(), TopicState::Writable);
+    });
+}
