@@ -86,7 +86,8 @@ impl<'a> Route<'a> {
 }
 
 impl Api {
-    /// Answers one request.
+    /// Answers one request. The futures of a spike's crowd are not boxed. All others are, for they would lie in the one future
+    /// that every request moves about as a whole.
     pub(crate) async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let ask = Ask { peer, headers: &head.headers };
@@ -94,16 +95,18 @@ impl Api {
         let post = head.method == Method::POST;
         match Route::of(head.uri.path()) {
             Route::Purchase(sale) if post => self.purchase(&ask, sale, body).await,
-            Route::Order(order) if read => self.order(&ask, order).await,
+            Route::Order(order) if read => Box::pin(self.order(&ask, order)).await,
             Route::Sales if read => self.sales(&ask),
             Route::Sale(sale) if read => self.sale(&ask, sale),
             Route::Time if read => self.time(),
-            Route::Challenges(sale) if post => self.challenge(&ask, sale, body).await,
-            Route::Passes(sale) if post => self.pass(&ask, sale, body).await,
+            Route::Challenges(sale) if post => Box::pin(self.challenge(&ask, sale, body)).await,
+            Route::Passes(sale) if post => Box::pin(self.pass(&ask, sale, body)).await,
             Route::Picture(picture) if read => self.picture(picture),
-            Route::OrderEvents(order) if head.method == Method::GET => self.events(&ask, order).await,
-            Route::OrderCancel(order) if post => self.cancel(&ask, order, body).await,
-            Route::DemoLogin if post => self.demo_login(&ask, body).await,
+            Route::OrderEvents(order) if head.method == Method::GET => {
+                Box::pin(self.events(&ask, order)).await
+            }
+            Route::OrderCancel(order) if post => Box::pin(self.cancel(&ask, order, body)).await,
+            Route::DemoLogin if post => Box::pin(self.demo_login(&ask, body)).await,
             Route::Page if read => page(head.uri.path(), &head.headers),
             Route::Nothing => Problem::NotFound.response(),
             Route::Purchase(_)

@@ -101,7 +101,9 @@ pub(crate) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -
 async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, BodyError> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    // A body of known length is not asked for an end that is known.
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else { break };
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         if first.len() + rest.len() + data.len() > bytes_max {
             return Err(BodyError::TooLarge);

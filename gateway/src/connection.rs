@@ -243,16 +243,17 @@ async fn converse<H, F>(
     F: Future<Output = Response<Body>>,
 {
     let _over = Over(vitals.clone());
+    let (handler, at) = (&*handler, &*vitals);
     let service = service_fn(|request: Request<Incoming>| {
-        vitals.enter(Phase::Busy);
-        let answer = if is_for_one_host(&request) { Some(handler(peer, request)) } else { None };
-        let vitals = vitals.clone();
+        at.enter(Phase::Busy);
+        // The handler is called from inside, so that its future is made where it stays.
         async move {
-            let response = match answer {
-                Some(answer) => answer.await,
-                None => Problem::BadRequest.because("a request names its host once"),
+            let response = if is_for_one_host(&request) {
+                handler(peer, request).await
+            } else {
+                Problem::BadRequest.because("a request names its host once")
             };
-            vitals.enter(Phase::Idle);
+            at.enter(Phase::Idle);
             Ok::<_, Infallible>(response)
         }
     });
