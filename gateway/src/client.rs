@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::HeaderMap;
+use hyper::header::HeaderName;
 
 use crate::config::Network;
 
@@ -65,16 +66,28 @@ fn hop_address(text: &str) -> Option<IpAddr> {
     address.map(|a: IpAddr| a.to_canonical())
 }
 
-/// Headers by which a proxy shows itself.
-const FORWARDING_HEADERS: [&str; 6] =
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+/// Headers by which a proxy shows itself, beside those that begin with `x-forwarded`.
+const FORWARDING_HEADERS: [&str; 8] = [
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-real-ip",
+];
+
+fn shows_a_proxy(header: &HeaderName) -> bool {
+    let name = header.as_str();
+    name.starts_with("x-forwarded") || FORWARDING_HEADERS.contains(&name)
+}
 
 /// Whether the request was made from this very machine, by a browser that was told so: a loopback peer, a loopback `Host`
 /// (so that no other site's name points here), and no proxy in between.
 #[must_use]
 pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
-    if !peer.ip().to_canonical().is_loopback() || FORWARDING_HEADERS.iter().any(|h| headers.contains_key(*h))
-    {
+    if !peer.ip().to_canonical().is_loopback() || headers.keys().any(shows_a_proxy) {
         return false;
     }
     let mut hosts = headers.get_all(hyper::header::HOST).iter();
@@ -137,7 +150,8 @@ mod tests {
             assert!(!case("127.0.0.1", host, None), "{host}");
         }
         assert!(!case("192.0.2.1", "localhost", None));
-        for header in FORWARDING_HEADERS {
+        let more = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"];
+        for header in FORWARDING_HEADERS.into_iter().chain(more) {
             assert!(!case("127.0.0.1", "localhost", Some(header)), "{header}");
         }
     }
