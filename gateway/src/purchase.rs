@@ -61,6 +61,8 @@ pub enum PurchaseAnswer {
         order_id: OrderId,
         /// Where it stands.
         estimate: Estimate,
+        /// It was promised, or could have been, before.
+        repeated: bool,
     },
     /// The database has had the order before: ask it for the status.
     Settled {
@@ -117,8 +119,8 @@ impl PurchaseAnswer {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Accepted { .. } => Outcome::Accepted,
-            Self::Settled { .. } => Outcome::Repeated,
+            Self::Accepted { repeated: false, .. } => Outcome::Accepted,
+            Self::Accepted { repeated: true, .. } | Self::Settled { .. } => Outcome::Repeated,
             Self::BadRequest(_) => Outcome::BadRequest,
             Self::TooLarge => Outcome::TooLarge,
             Self::UnknownSale => Outcome::UnknownSale,

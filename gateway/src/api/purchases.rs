@@ -12,6 +12,7 @@ use stock::OrderId;
 
 use super::{Api, Ask, Reply, json as json_reply, parse};
 use crate::books::{OrderStatus, in_time};
+use crate::metrics::Outcome;
 use crate::problem::Problem;
 use crate::purchase::progress::Estimate;
 use crate::purchase::{Attempt, PurchaseAnswer};
@@ -61,29 +62,40 @@ impl Api {
     pub(super) async fn purchase(&self, ask: &Ask<'_>, sale: &str, body: Incoming) -> Reply {
         let pass = match ask.pass() {
             Ok(pass) => pass,
-            Err(refusal) => return refusal,
+            Err(refusal) => return self.unread(refusal),
         };
         let bytes = match self.bytes(body).await {
             Ok(bytes) => bytes,
-            Err(refusal) => return refusal,
+            Err(refusal) => return self.unread(refusal),
         };
         let wish: Wish<'_> = match parse(&bytes) {
             Ok(wish) => wish,
-            Err(refusal) => return refusal,
+            Err(refusal) => return self.unread(refusal),
         };
         let metadata = match wish.metadata.map(metadata_text).transpose() {
             Ok(metadata) => metadata.flatten(),
-            Err(refusal) => return refusal,
+            Err(refusal) => return self.unread(refusal),
         };
         let address = self.gateway.limits_by_address.then(|| self.client(ask).address);
         let attempt = Attempt { sale, pass, quantity: wish.quantity, metadata: metadata.as_deref(), address };
         self.answer(self.purchases.purchase(attempt).await).await
     }
 
+    /// Counts a press that got no further than its reading.
+    fn unread(&self, refusal: Reply) -> Reply {
+        let metrics = &self.purchases.parts().metrics;
+        match refusal.status() {
+            StatusCode::BAD_REQUEST => metrics.count_nowhere(Outcome::BadRequest),
+            StatusCode::PAYLOAD_TOO_LARGE => metrics.count_nowhere(Outcome::TooLarge),
+            _ => {}
+        }
+        refusal
+    }
+
     /// The one place where purchases become HTTP.
     async fn answer(&self, answer: PurchaseAnswer) -> Reply {
         match answer {
-            PurchaseAnswer::Accepted { order_id, estimate } => {
+            PurchaseAnswer::Accepted { order_id, estimate, .. } => {
                 accepted(order_id, OrderStatus::Queued, Some(estimate.into()))
             }
             PurchaseAnswer::Settled { order_id } => match in_time(self.gateway.books.order(order_id)).await {

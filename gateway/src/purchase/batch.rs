@@ -124,6 +124,7 @@ struct Promised {
     order_id: OrderId,
     append: Appending,
     told: Told,
+    repeated: bool,
 }
 
 /// A record in the log's ring.
@@ -257,11 +258,17 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
             ReserveOutcome::Pending { first, reservation } => {
                 // A repeat that this very log holds already needs no second record. Otherwise we are unsure, and append again.
                 if !first && parts.progress.position_of(order_id).is_some() {
-                    PurchaseAnswer::Accepted { order_id, estimate: parts.progress.estimate(order_id) }
+                    let estimate = parts.progress.estimate(order_id);
+                    PurchaseAnswer::Accepted { order_id, estimate, repeated: true }
                 } else {
                     match append(parts, attempt.permit, attempt.payload_bytes, &reservation) {
                         Some(append) => {
-                            promised.push(Promised { order_id, append, told: attempt.told });
+                            promised.push(Promised {
+                                order_id,
+                                append,
+                                told: attempt.told,
+                                repeated: !first,
+                            });
                             continue;
                         }
                         None => {
@@ -326,14 +333,15 @@ async fn keep(
     mut under_way: Option<UnderWay>,
 ) {
     let mut unsure = false;
-    for Promised { order_id, append, told } in promised {
+    for Promised { order_id, append, told, repeated } in promised {
         let durable = append.durable(&mut under_way).await;
         match durable {
             Some(position) => parts.progress.remember(order_id, position),
             None => parts.progress.give_up(order_id),
         }
         let answer = if durable.is_some() && !hit("gateway.durable") {
-            PurchaseAnswer::Accepted { order_id, estimate: parts.progress.estimate(order_id) }
+            let estimate = parts.progress.estimate(order_id);
+            PurchaseAnswer::Accepted { order_id, estimate, repeated }
         } else {
             unsure = true;
             PurchaseAnswer::Uncertain { order_id }
