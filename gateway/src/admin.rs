@@ -6,6 +6,7 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -25,6 +26,7 @@ use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
 use crate::books::{BooksError, BooksFuture, SaleChange};
+use crate::connection::closing_after;
 use crate::pages;
 use crate::problem::{Problem, method_not_allowed};
 
@@ -32,16 +34,22 @@ use crate::problem::{Problem, method_not_allowed};
 const BODY_BYTES_MAX: usize = 65_536;
 /// Longest wait of a feed's long poll.
 const FEED_WAIT_MAX: Duration = Duration::from_secs(25);
+/// Long polls at once. More would leave no connections to probes.
+const FEED_POLLS_MAX: usize = 256;
 /// Longest wait for the books on an operator's behalf.
 const BOOKS_MAX: Duration = Duration::from_secs(10);
 /// Longest name of a restock or of an operator, bytes.
 const NAME_BYTES_MAX: usize = 64;
+
+/// What is here, for whoever looks for something else.
+const HERE: &str = "the operator's listener has /console, /healthz, /readyz, /metrics, /internal/v1/edge and the calls below /admin/v1/";
 
 /// See the module.
 pub(crate) struct Admin {
     gateway: Arc<Gateway>,
     registry: Arc<Registry>,
     closing: watch::Receiver<bool>,
+    feed_polls: AtomicUsize,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +89,7 @@ impl Admin {
         registry: Arc<Registry>,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        Self { gateway, registry, closing }
+        Self { gateway, registry, closing, feed_polls: AtomicUsize::new(0) }
     }
 
     /// Answers one request.
@@ -104,7 +112,7 @@ impl Admin {
                 Some(call) => self.operate(&head.method, call, body).await,
                 None => match pages::console(path, &head.headers) {
                     Some(page) if read => page.map(Body::whole),
-                    _ => Problem::NotFound.response(),
+                    _ => Problem::NotFound.because(HERE),
                 },
             },
         }
@@ -114,10 +122,11 @@ impl Admin {
         let Some(token) = &self.gateway.admin_config.token else { return false };
         let mut lines = headers.get_all(AUTHORIZATION).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else { return false };
-        let Some(given) = line.to_str().ok().and_then(|line| line.strip_prefix("Bearer ")) else {
+        let given = line.to_str().ok().and_then(|line| line.split_once(' '));
+        let Some((_, given)) = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
             return false;
         };
-        given.as_bytes().ct_eq(token.expose().as_bytes()).into()
+        given.trim().as_bytes().ct_eq(token.expose().as_bytes()).into()
     }
 
     fn ready(&self) -> Reply {
@@ -151,6 +160,10 @@ impl Admin {
         let mut changes = flag.subscribe();
         let mut closing = self.closing.clone();
         if let Some(since) = since {
+            let Some(_place) = Place::take(&self.feed_polls) else {
+                return Problem::Busy
+                    .because("too many edges wait for the feed: ask again after Retry-After seconds");
+            };
             tokio::select! {
                 biased;
                 _ = closing.wait_for(|closing| *closing) => {}
@@ -217,15 +230,15 @@ impl Admin {
             }
             [Some("sales"), Some(sale), ..] => match sale.parse::<SaleId>() {
                 Ok(sale) => sale,
-                Err(_) => return Problem::UnknownSale.response(),
+                Err(_) => return unknown_sale(),
             },
-            _ => return Problem::NotFound.response(),
+            _ => return Problem::NotFound.because(HERE),
         };
         let change = match (parts[2], parts[3]) {
             (None, _) if matches!(*method, Method::GET | Method::HEAD) => {
                 return answered(books.figures(sale), |figures| match figures {
                     Some(figures) => json_reply(StatusCode::OK, &figures),
-                    None => Problem::UnknownSale.response(),
+                    None => unknown_sale(),
                 })
                 .await;
             }
@@ -236,7 +249,7 @@ impl Admin {
             (Some("pause"), None) => self.read::<Pause>(body).await.and_then(paused),
             (Some("resume"), None) => self.read::<Nothing>(body).await.map(|_| SaleChange::Resume),
             (Some("restock"), None) => self.read::<Restock>(body).await.and_then(restock),
-            _ => return Problem::NotFound.response(),
+            _ => return Problem::NotFound.because(HERE),
         };
         match change {
             Ok(change) => {
@@ -249,12 +262,33 @@ impl Admin {
     async fn read<T: serde::de::DeserializeOwned>(&self, body: Incoming) -> Result<T, Reply> {
         let time_max = Duration::from_millis(self.gateway.config.body_read_max_ms);
         let bytes = body::read(body, BODY_BYTES_MAX, time_max).await.map_err(|error| match error {
-            BodyError::TooLarge => Problem::TooLarge.because("at most 64 KiB"),
-            BodyError::TooSlow => Problem::TooSlow.response(),
-            BodyError::Broken => Problem::BadRequest.because("the body could not be read"),
+            BodyError::TooLarge => closing_after(Problem::TooLarge.because("a body may have 64 KiB")),
+            BodyError::TooSlow => closing_after(Problem::TooSlow.response()),
+            BodyError::Broken => closing_after(Problem::BadRequest.because("the body could not be read")),
         })?;
         parse(&bytes)
     }
+}
+
+/// A place among the long polls; given back when dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(polls: &'a AtomicUsize) -> Option<Self> {
+        let place = Self(polls);
+        // A lone count that guards nothing else: relaxed serves.
+        (polls.fetch_add(1, Ordering::Relaxed) < FEED_POLLS_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn unknown_sale() -> Reply {
+    Problem::UnknownSale.because("see GET /admin/v1/sales")
 }
 
 fn paused(Pause { by }: Pause) -> Result<SaleChange, Reply> {
@@ -287,7 +321,7 @@ fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> 
 async fn answered<T>(call: BooksFuture<'_, T>, show: impl FnOnce(T) -> Reply) -> Reply {
     match timeout(BOOKS_MAX, call).await {
         Ok(Ok(value)) => show(value),
-        Ok(Err(BooksError::UnknownSale(_))) => Problem::UnknownSale.response(),
+        Ok(Err(BooksError::UnknownSale(_))) => unknown_sale(),
         Ok(Err(error @ BooksError::Differs(_))) => Problem::SaleDiffers.because(&error.to_string()),
         Ok(Err(error @ BooksError::Invalid(_))) => Problem::BadRequest.because(&error.to_string()),
         Ok(Err(error @ BooksError::Unavailable(_))) => Problem::Busy.because(&error.to_string()),

@@ -23,9 +23,10 @@ use crate::auth::AuthError;
 use crate::body::{self, Body, BodyError};
 use crate::catalog::Document;
 use crate::client::Client;
+use crate::connection::closing_after;
 use crate::problem::{Problem, method_not_allowed};
 use crate::purchase::Purchases;
-use crate::{Gateway, pages};
+use crate::{Gateway, mistake, pages};
 
 mod admission;
 mod demo;
@@ -144,9 +145,9 @@ impl Api {
         let config = &self.gateway.config;
         let time_max = std::time::Duration::from_millis(config.body_read_max_ms);
         body::read(body, config.body_bytes_max, time_max).await.map_err(|error| match error {
-            BodyError::TooLarge => Problem::TooLarge.response(),
-            BodyError::TooSlow => Problem::TooSlow.response(),
-            BodyError::Broken => Problem::BadRequest.because("the body could not be read"),
+            BodyError::TooLarge => closing_after(Problem::TooLarge.response()),
+            BodyError::TooSlow => closing_after(Problem::TooSlow.response()),
+            BodyError::Broken => closing_after(Problem::BadRequest.because("the body could not be read")),
         })
     }
 }
@@ -193,13 +194,14 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Reply>
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::BadRequest.because("send a JSON object"));
     }
-    serde_json::from_slice(bytes).map_err(|error| Problem::BadRequest.because(&error.to_string()))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::BadRequest.because(&mistake::worded(bytes, &error)))
 }
 
 fn unauthorized(error: AuthError) -> Reply {
     match error {
         AuthError::Missing => Problem::Unauthorized.response(),
-        AuthError::Invalid(_) => Problem::Unauthorized.because(&error.to_string()),
+        AuthError::Unnamed | AuthError::Invalid(_) => Problem::Unauthorized.because(&error.to_string()),
     }
 }
 

@@ -6,7 +6,8 @@ use std::fmt;
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, COOKIE, HeaderName};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde_json::{Map, Value};
 use stock::UserId;
 
@@ -29,6 +30,9 @@ pub enum AuthError {
     /// Nothing that could name one.
     #[error("no user: send a token as Authorization: Bearer or in the cookie floodgate_user")]
     Missing,
+    /// No proxy has said who it is.
+    #[error("no user: a trusted proxy names it, in the header of auth.user_header")]
+    Unnamed,
     /// Something, but not acceptable.
     #[error("the user's token is not acceptable: {0}")]
     Invalid(&'static str),
@@ -113,10 +117,10 @@ impl Authenticator {
 
     fn header_user(&self, headers: &HeaderMap, through_proxy: bool) -> Result<UserId, AuthError> {
         if !through_proxy {
-            return Err(AuthError::Missing);
+            return Err(AuthError::Unnamed);
         }
         let mut values = headers.get_all(&self.user_header).iter();
-        let value = values.next().ok_or(AuthError::Missing)?;
+        let value = values.next().ok_or(AuthError::Unnamed)?;
         if values.next().is_some() {
             return Err(AuthError::Invalid("the user header is there more than once"));
         }
@@ -128,9 +132,17 @@ impl Authenticator {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AuthError::Invalid("longer than a token may be"));
         }
-        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &self.verify, &self.validation)
-            .map_err(|_| AuthError::Invalid("signature, algorithm, issuer, audience or form"))?
-            .claims;
+        let decoded = jsonwebtoken::decode::<Map<String, Value>>(token, &self.verify, &self.validation);
+        let TokenData { header, claims, .. } = decoded.map_err(|error| match error.kind() {
+            ErrorKind::MissingRequiredClaim(_) => {
+                AuthError::Invalid("it lacks exp, or a configured iss or aud")
+            }
+            _ => AuthError::Invalid("signature, algorithm, issuer, audience or form"),
+        })?;
+        // Who sets it demands that it be understood (RFC 7515, 4.1.11), and no extension is.
+        if header.crit.is_some() {
+            return Err(AuthError::Invalid("crit demands an extension that is not known here"));
+        }
         let now_s = now_ms as f64 / 1_000.0;
         let expires =
             claims.get("exp").and_then(Value::as_f64).ok_or(AuthError::Invalid("exp is not a number"))?;
@@ -275,6 +287,10 @@ mod tests {
             ask(&config(), &signed(&json!({"alg": "HS256"}), &good, "another secret of 32 bytes or more"))
                 .is_err()
         );
+        for extension in [json!(["b64"]), json!([]), json!("b64")] {
+            let header = json!({"alg": "HS256", "crit": extension, "b64": false});
+            assert!(ask(&config(), &signed(&header, &good, SECRET)).is_err(), "{extension}");
+        }
         let token = signed(&json!({"alg": "HS256"}), &good, SECRET);
         let unsigned = token.rsplit_once('.').expect("dots").0;
         for broken in
@@ -328,7 +344,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("floodgate-user", "carol".parse().expect("a value"));
         assert_eq!(auth.user(&headers, true, NOW_MS).map(|u| u.to_string()), Ok("carol".into()));
-        assert_eq!(auth.user(&headers, false, NOW_MS), Err(AuthError::Missing));
+        assert_eq!(auth.user(&headers, false, NOW_MS), Err(AuthError::Unnamed));
         headers.append("floodgate-user", "mallory".parse().expect("a value"));
         assert!(auth.user(&headers, true, NOW_MS).is_err());
     }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::HOST;
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
@@ -63,6 +63,9 @@ impl ConnectionOptions {
 /// Idle connections younger than this are not ended to make room: their next request is probably on its way.
 const ROOM_IDLE_MS: u64 = 500;
 
+/// The same for those that have sent nothing at all yet: whoever connects ahead of a spike has so long while it is full.
+const ROOM_SILENT_MS: u64 = 2_000;
+
 /// How long a shutdown waits for heads under way.
 const LAST_HEAD_MS: u64 = 1_000;
 
@@ -79,6 +82,9 @@ enum Phase {
     /// A handler has it: body and answer have bounds of their own.
     // ## Busy => Idle (the handler has answered)
     Busy = 2,
+    /// Fresh: it owes a head and nothing of it has come.
+    // ## Silent => Head (bytes came; its time still counts from the start)
+    Silent = 3,
 }
 
 /// One connection's deadline, shared by its socket, its requests and the sweep, all of one thread: relaxed serves.
@@ -98,7 +104,7 @@ impl Vitals {
         let now_ms = self.clock.load(Ordering::Relaxed);
         let deadline_ms = match phase {
             Phase::Idle => now_ms + self.idle_ms,
-            Phase::Head => now_ms + self.head_ms,
+            Phase::Head | Phase::Silent => now_ms + self.head_ms,
             Phase::Busy => u64::MAX,
         };
         self.phase.store(phase as u8, Ordering::Relaxed);
@@ -112,6 +118,8 @@ impl Vitals {
     fn bytes_came(&self) {
         if self.is(Phase::Idle) {
             self.enter(Phase::Head);
+        } else if self.is(Phase::Silent) {
+            self.phase.store(Phase::Head as u8, Ordering::Relaxed);
         }
     }
 
@@ -156,7 +164,8 @@ impl Sweep {
         self.clock.store(now_ms, Ordering::Relaxed);
         let heads_are_over = self.heads_end_ms.is_some_and(|end_ms| now_ms >= end_ms);
         self.sweep(|vitals| {
-            vitals.deadline_ms.load(Ordering::Relaxed) <= now_ms || heads_are_over && vitals.is(Phase::Head)
+            vitals.deadline_ms.load(Ordering::Relaxed) <= now_ms
+                || heads_are_over && (vitals.is(Phase::Head) || vitals.is(Phase::Silent))
         });
     }
 
@@ -165,12 +174,17 @@ impl Sweep {
         self.heads_end_ms = Some(self.clock.load(Ordering::Relaxed) + LAST_HEAD_MS);
     }
 
-    /// Makes room: ends what has been between requests for a while. For when no connection more would fit.
+    /// Makes room: ends what has been between requests, or silent from its start, for a while. For when no connection more
+    /// would fit.
     pub(crate) fn make_room(&mut self) {
         let now_ms = self.clock.load(Ordering::Relaxed);
         self.sweep(|vitals| {
-            let idle_since_ms = vitals.deadline_ms.load(Ordering::Relaxed).saturating_sub(vitals.idle_ms);
-            vitals.is(Phase::Idle) && now_ms.saturating_sub(idle_since_ms) >= ROOM_IDLE_MS
+            let rests = |phase, deadline_after_ms, room_after_ms| {
+                let since_ms = vitals.deadline_ms.load(Ordering::Relaxed).saturating_sub(deadline_after_ms);
+                vitals.is(phase) && now_ms.saturating_sub(since_ms) >= room_after_ms
+            };
+            rests(Phase::Idle, vitals.idle_ms, ROOM_IDLE_MS)
+                || rests(Phase::Silent, vitals.head_ms, ROOM_SILENT_MS)
         });
     }
 
@@ -208,8 +222,7 @@ impl Sweep {
     {
         let vitals = Arc::new(Vitals {
             clock: self.clock.clone(),
-            // A fresh connection owes a head.
-            phase: AtomicU8::new(Phase::Head as u8),
+            phase: AtomicU8::new(Phase::Silent as u8),
             deadline_ms: AtomicU64::new(self.clock.load(Ordering::Relaxed) + options.head_ms),
             over: AtomicBool::new(false),
             head_ms: options.head_ms,
@@ -248,10 +261,10 @@ async fn converse<H, F>(
         at.enter(Phase::Busy);
         // The handler is called from inside, so that its future is made where it stays.
         async move {
-            let response = if is_for_one_host(&request) {
-                handler(peer, request).await
-            } else {
-                Problem::BadRequest.because("a request names its host once")
+            let response = match objection(&request) {
+                None => handler(peer, request).await,
+                // What follows on this connection may be of another mind about where this request ended.
+                Some(why) => closing_after(Problem::BadRequest.because(why)),
             };
             at.enter(Phase::Idle);
             Ok::<_, Infallible>(response)
@@ -269,14 +282,41 @@ async fn converse<H, F>(
     let _ = connection.await;
 }
 
-/// HTTP/1.1 demands exactly one `Host` (RFC 9112, 3.2): where there are several, proxy and server may each believe another.
-fn is_for_one_host(request: &Request<Incoming>) -> bool {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), None) => true,
-        (None, _) => request.version() < Version::HTTP_11,
-        _ => false,
+/// The answer, and the end of the connection it goes out on.
+pub(crate) fn closing_after(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Why a request is not looked at: what a proxy before us and we might each understand differently.
+fn objection<B>(request: &Request<B>) -> Option<&'static str> {
+    if !is_for_one_host(request) {
+        return Some("a request names its host once");
     }
+    // hyper reads a body by its last coding and would leave those before it in place (RFC 9112, 6.1).
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => None,
+        (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => None,
+        _ => Some("chunked is the one Transfer-Encoding that is taken"),
+    }
+}
+
+/// HTTP/1.1 demands exactly one `Host` (RFC 9112, 3.2), the one of an absolute target: where there are several, proxy and
+/// server may each believe another.
+fn is_for_one_host<B>(request: &Request<B>) -> bool {
+    let Some(host) = only_host(request.headers()) else {
+        return request.version() < Version::HTTP_11 && !request.headers().contains_key(HOST);
+    };
+    let target = request.uri().authority().filter(|_| request.uri().scheme().is_some());
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))
+        && target.is_none_or(|target| target.as_str().as_bytes().eq_ignore_ascii_case(host))
+}
+
+fn only_host(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next()?;
+    hosts.next().is_none().then_some(host.as_bytes())
 }
 
 /// A socket that tells its connection's deadline of what it reads and writes.

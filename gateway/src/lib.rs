@@ -17,6 +17,7 @@ pub mod config;
 mod connection;
 pub mod limits;
 pub mod metrics;
+mod mistake;
 pub mod pages;
 pub mod pass;
 mod problem;

@@ -58,7 +58,7 @@ problems! {
     SaleDiffers = 409 "sale-differs" None, "A sale of this id was first published differently", "Publish under a new id, or with the same definition.";
     SoldOut = 410 "sold-out" None, "Sold out", "No unit is left at this moment. Whoever got no answer before asks GET /api/v1/orders/{order}.";
     ChallengeExpired = 410 "challenge-expired" None, "The question can no longer be answered", "Ask for a new one.";
-    TooLarge = 413 "too-large" None, "The request is too large", "Metadata may have 1 KiB.";
+    TooLarge = 413 "too-large" None, "The request is too large", "Metadata may have 1 KiB, a body gateway.body_bytes_max bytes.";
     SlowDown = 429 "slow-down" Some((1, 3)), "Too many requests", "Wait Retry-After seconds.";
     GateFull = 429 "gate-full" Some((2, 9)), "As many passes are out as the stock allows", "Passes come free when others do not use theirs.";
     Internal = 500 "internal" None, "Something is wrong on our side", "The operator's log says more.";

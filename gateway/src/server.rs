@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -33,8 +34,10 @@ const UNREADY_LEAD: Duration = Duration::from_millis(250);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// Longest wait of the end for the owner's recovery: a batch of an earlier life may be executed until its deadline.
 const LAST_LOOK_MAX: Duration = Duration::from_secs(2);
-/// Connections of the admin listener.
-const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Connections of the admin listener; the feed's pollers leave a third of them to probes and to the operator.
+const ADMIN_CONNECTIONS_MAX: usize = 384;
+/// Descriptors that buyers leave to log, database and admin listener; no more than half of all.
+const FILES_KEPT: usize = 512;
 
 /// Why the gateway does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -97,13 +100,13 @@ impl Gateway {
             listeners.push(listen("gateway.listen", address)?.0);
         }
 
+        let connections_max = connections_max(self.parts.in_flight_max).div_ceil(threads_wanted);
         let closing = watch::Sender::new(false);
         let ending = watch::Sender::new(false);
         let mut threads = Vec::with_capacity(threads_wanted + 2);
         for (n, listener) in listeners.into_iter().enumerate() {
             let gateway = self.clone();
             let (closing, ending) = (closing.subscribe(), ending.subscribe());
-            let connections_max = self.parts.in_flight_max.div_ceil(threads_wanted);
             threads.push(spawn(format!("gateway-{n}"), move || {
                 serve_public(gateway, listener, connections_max, closing, ending)
             })?);
@@ -172,6 +175,21 @@ impl Running {
         let joined = matches!(timeout(grace, join).await, Ok(Ok(true)));
         finished && joined
     }
+}
+
+/// So many connections as are wanted, unless the process may not open so many files and keep some for what it needs itself.
+fn connections_max(wanted: usize) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let room = files - FILES_KEPT.min(files / 2);
+    if room < wanted {
+        tracing::warn!(
+            connections_max = room,
+            files,
+            "fewer connections than limits.in_flight_max = {wanted}: raise the limit of open files (ulimit -n, LimitNOFILE)"
+        );
+    }
+    wanted.min(room)
 }
 
 /// Runs `future` on a current-thread runtime of its own, on a thread of its own.

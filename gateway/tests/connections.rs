@@ -160,6 +160,101 @@ fn more_connections_than_places_wait_for_idle_ones_to_go() {
 }
 
 #[test]
+fn connections_that_never_say_anything_make_room_too() {
+    let mut options = Options::default();
+    options.gateway.threads = 1;
+    options.gateway.header_read_max_ms = 3_600_000;
+    options.limits.in_flight_max = 8;
+    let site = Site::start(options);
+    let mut silent: Vec<_> = (0..8).map(|_| site.connect()).collect();
+    assert_eq!(site.connect().get("/api/v1/time", &[]).status, 200);
+    // One that has begun its head is not taken for silent.
+    let mut begun = site.connect();
+    begun.send(b"GET /api/v1/time HTTP/1.1\r\n");
+    silent.extend((0..16).map(|_| site.connect()));
+    assert_eq!(site.connect().get("/api/v1/time", &[]).status, 200);
+    begun.send(b"Host: x\r\n\r\n");
+    assert_eq!(begun.answer(true).expect("an answer").status, 200);
+}
+
+#[test]
+fn the_feeds_pollers_leave_connections_to_probes() {
+    let mut options = Options::default();
+    options.sale.total = 1;
+    let site = Site::start(options);
+    let version = site.admin().get("/internal/v1/edge", &[]).json()["version"].clone();
+    let poll = support::http::request("GET", &format!("/internal/v1/edge?since={version}"), &[], None);
+    let mut edges: Vec<_> = (0..300).map(|_| site.admin()).collect();
+    for edge in &mut edges {
+        edge.send(&poll);
+        edge.stream.set_nonblocking(true).expect("a mode");
+    }
+    let answered = |edges: &[support::Connection]| {
+        edges.iter().filter(|edge| edge.stream.peek(&mut [0]).is_ok()).count()
+    };
+    let refused = (0..3_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        answered(&edges) == 44
+    });
+    assert!(refused, "{} of 300 are answered at once", answered(&edges));
+    assert_eq!(site.admin().get("/healthz", &[]).status, 200);
+    assert_eq!(site.admin().get("/internal/v1/edge", &[]).status, 200, "without waiting");
+    // The others hear what they waited for.
+    assert_eq!(site.buy(&site.pass("alice").0, "{}").status, 202);
+    let statuses = edges.iter_mut().map(|edge| {
+        edge.stream.set_nonblocking(false).expect("a mode");
+        let answer = edge.answer(true).expect("an answer");
+        if answer.status != 200 {
+            answer.is(503, "busy");
+        }
+        answer.status
+    });
+    assert_eq!(statuses.filter(|status| *status == 200).count(), 256);
+}
+
+#[test]
+fn requests_that_a_proxy_might_read_otherwise_are_refused() {
+    let site = Site::start(Options::default());
+    let (pass, _) = site.pass("alice");
+    let body = "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    for head in [
+        format!("{ORDERS} HTTP/1.1\r\n"),
+        format!("{ORDERS} HTTP/1.1\r\nHost: a\r\nHost: a\r\n"),
+        format!("{ORDERS} HTTP/1.1\r\nHost: a b\r\n"),
+        format!("{ORDERS} HTTP/1.1\r\nHost: eve@a\r\n"),
+        format!("{ORDERS} HTTP/1.1\r\nHost: a/b\r\n"),
+        format!("http://b{ORDERS} HTTP/1.1\r\nHost: a\r\n"),
+        format!("{ORDERS} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"),
+        format!("{ORDERS} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n"),
+    ] {
+        let mut eve = site.connect();
+        eve.send(format!("POST {head}Floodgate-Pass: {pass}\r\n{body}").as_bytes());
+        let refused = eve.answer(true).expect("an answer");
+        refused.is(400, "bad-request");
+        assert_eq!(refused.header("connection"), Some("close"), "{head}");
+        assert!(eve.is_closed_within(PATIENCE), "{head}");
+    }
+    assert_eq!(site.log().len(), 0, "nothing was bought");
+    let mut gzip = site.connect();
+    let two = body.replace("chunked", "gzip, chunked");
+    gzip.send(format!("POST {ORDERS} HTTP/1.1\r\nHost: a\r\nFloodgate-Pass: {pass}\r\n{two}").as_bytes());
+    gzip.answer(true).expect("an answer").is(400, "bad-request");
+    // Nothing is wrong with an absolute target, an old version, an empty host, or one coding.
+    for head in [
+        "http://A:1/api/v1/time HTTP/1.1\r\nHost: a:1",
+        "/api/v1/time HTTP/1.0",
+        "/api/v1/time HTTP/1.1\r\nHost:",
+    ] {
+        let mut plain = site.connect();
+        plain.send(format!("GET {head}\r\n\r\n").as_bytes());
+        assert_eq!(plain.answer(true).expect("an answer").status, 200, "{head}");
+    }
+    let mut chunked = site.connect();
+    chunked.send(format!("POST {ORDERS} HTTP/1.1\r\nHost: a\r\nFloodgate-Pass: {pass}\r\n{body}").as_bytes());
+    assert_eq!(chunked.answer(true).expect("an answer").status, 202);
+}
+
+#[test]
 fn whoever_hangs_up_in_the_middle_cancels_nothing() {
     let site = Site::start(Options::default());
     for n in 0..40 {

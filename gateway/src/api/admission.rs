@@ -44,7 +44,15 @@ struct Asked<'a> {
 #[serde(deny_unknown_fields)]
 struct Answer {
     challenge: Option<String>,
-    answer: Option<String>,
+    answer: Option<Said>,
+}
+
+/// A proof of work is a number, and may be sent as one.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "send a text or a whole number")]
+enum Said {
+    Text(String),
+    Number(u64),
 }
 
 #[derive(Serialize)]
@@ -94,7 +102,7 @@ impl Api {
     }
 
     pub(super) async fn pass(&self, ask: &Ask<'_>, sale: &str, body: Incoming) -> Reply {
-        let answer: Answer = match self.json(body).await {
+        let Answer { challenge, answer } = match self.json(body).await {
             Ok(answer) => answer,
             Err(refusal) => return refusal,
         };
@@ -102,7 +110,11 @@ impl Api {
             Ok(admitted) => admitted,
             Err(refusal) => return refusal,
         };
-        match (&self.gateway.challenges, &answer.challenge, &answer.answer) {
+        let answer = answer.map(|said| match said {
+            Said::Text(text) => text,
+            Said::Number(number) => number.to_string(),
+        });
+        match (&self.gateway.challenges, &challenge, &answer) {
             (None, None, None) => {}
             (None, ..) => return Problem::BadRequest.because("this gateway asks no questions: send {}"),
             (Some(challenges), Some(challenge), Some(answer)) => {

@@ -378,17 +378,16 @@ impl Books for MapBooks {
             self.check()?;
             let closed = {
                 let mut orders = self.orders.lock();
-                match orders.get_mut(&order_id) {
-                    Some(order) if user.as_ref().is_some_and(|user| order.user != *user) => {
-                        return Ok(Cancelled::NotFound);
-                    }
-                    None => return Ok(Cancelled::NotFound),
-                    Some(order) if order.status == OrderStatus::Unpaid => {
-                        order.status = OrderStatus::Closed;
-                        order.clone()
-                    }
-                    Some(order) => return Ok(Cancelled::WrongState(order.status)),
+                let of_user = |order: &&mut OrderView| user.as_ref().is_none_or(|user| order.user == *user);
+                let Some(order) = orders.get_mut(&order_id).filter(of_user) else {
+                    return Ok(Cancelled::NotFound);
+                };
+                match order.status {
+                    OrderStatus::Unpaid => order.status = OrderStatus::Closed,
+                    OrderStatus::Closed => return Ok(Cancelled::Done(order.clone())),
+                    status => return Ok(Cancelled::WrongState(status)),
                 }
+                order.clone()
             };
             let settlement =
                 stock::ledger::Settlement { order_id, user: closed.user.clone(), quantity: closed.quantity };
