@@ -8,7 +8,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ pub(crate) struct Sweep {
     clock: Arc<AtomicU64>,
     connections: Vec<(Arc<Vitals>, AbortHandle)>,
     expired: Counter,
-    live: usize,
+    live: Arc<AtomicUsize>,
     /// When heads under way stop being waited for.
     heads_end_ms: Option<u64>,
 }
@@ -149,7 +149,7 @@ impl Sweep {
             clock: Arc::default(),
             connections: Vec::new(),
             expired,
-            live: 0,
+            live: Arc::default(),
             heads_end_ms: None,
         }
     }
@@ -200,12 +200,11 @@ impl Sweep {
             }
             true
         });
-        self.live = self.connections.len();
     }
 
-    /// Connections that were live at the last look, and all since.
+    /// Connections whose socket is open. One that was ended a moment ago still counts: its descriptor is not free yet.
     pub(crate) fn live(&self) -> usize {
-        self.live
+        self.live.load(Ordering::Relaxed)
     }
 
     /// Serves `stream` on a task of this thread's runtime until its peer, a deadline or a shutdown ends it.
@@ -229,18 +228,23 @@ impl Sweep {
             idle_ms: options.idle_ms,
         });
         let builder = options.builder();
-        let task = tokio::spawn(converse(builder, stream, peer, vitals.clone(), handler, closing));
+        self.live.fetch_add(1, Ordering::Relaxed);
+        let over = Over { vitals: vitals.clone(), live: self.live.clone() };
+        let task = tokio::spawn(converse(builder, stream, peer, over, handler, closing));
         self.connections.push((vitals, task.abort_handle()));
-        self.live += 1;
     }
 }
 
-/// Marks the connection as over, however its task ends.
-struct Over(Arc<Vitals>);
+/// Marks the connection as over, however its task ends, even before it has begun.
+struct Over {
+    vitals: Arc<Vitals>,
+    live: Arc<AtomicUsize>,
+}
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Relaxed);
+        self.vitals.over.store(true, Ordering::Relaxed);
+        self.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -248,14 +252,14 @@ async fn converse<H, F>(
     builder: http1::Builder,
     stream: TcpStream,
     peer: SocketAddr,
-    vitals: Arc<Vitals>,
+    over: Over,
     handler: Arc<H>,
     mut closing: watch::Receiver<bool>,
 ) where
     H: Fn(SocketAddr, Request<Incoming>) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let _over = Over(vitals.clone());
+    let vitals = over.vitals.clone();
     let (handler, at) = (&*handler, &*vitals);
     let service = service_fn(|request: Request<Incoming>| {
         at.enter(Phase::Busy);

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::Gateway;
@@ -332,6 +333,8 @@ async fn accept<H, F>(
                 sweep.tick();
                 if sweep.live() >= connections_max {
                     sweep.make_room();
+                    // Those that were ended close their sockets now.
+                    yield_now().await;
                 }
             }
             accepted = next => match accepted {
