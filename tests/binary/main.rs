@@ -56,6 +56,9 @@ fn a_purchase_from_login_to_row_and_back() {
     let cancel =
         site.call("POST", &format!("/api/v1/orders/{order}/cancel"), &[("authorization", &bearer)], "");
     assert_eq!(cancel.status, 200, "{}", cancel.body);
+    let repeated =
+        site.call("POST", &format!("/api/v1/orders/{order}/cancel"), &[("authorization", &bearer)], "");
+    assert_eq!((repeated.status, repeated.json()), (200, cancel.json()));
     let books = || site.admin_call("GET", "/admin/v1/sales/s", "");
     let books =
         site.wait_for("rest", books, |a| a.json()["at_rest"] == true && a.json()["remaining"] == 2).json();
@@ -394,6 +397,23 @@ fn a_reader_that_has_seen_enough_is_no_bug() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("standard output"), "{said}");
     }
+}
+
+#[test]
+fn a_crowd_of_sockets_leaves_descriptors_to_the_log_and_the_operator() {
+    let site = Site::new(&sale("s", 2, -1));
+    let server = site.start_with_files(160);
+    assert!(site.log().contains("limits.in_flight_max"), "{}", site.log());
+    let silent: Vec<_> =
+        (0..200).map(|_| std::net::TcpStream::connect(site.buyers).expect("the kernel takes it")).collect();
+    let probe = || site.admin_call("GET", "/readyz", "");
+    site.wait_for("readiness", probe, |answer| answer.status == 200);
+    let (_, pass, _) = site.pass("s", "ann");
+    let accepted = site.press("s", &pass, "{}");
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    let metrics = site.admin_call("GET", "/metrics", "").body;
+    assert!(metrics.contains("floodgate_accept_pauses_total 0\n"), "{metrics}");
+    drop((silent, server));
 }
 
 #[test]

@@ -106,9 +106,21 @@ impl Site {
 
     /// Starts the all-in-one and waits until it is ready.
     pub(crate) fn start(&self) -> Server {
+        self.start_by(self.command(&[]))
+    }
+
+    /// The same in a process that may open so many files and no more.
+    pub(crate) fn start_with_files(&self, files: u32) -> Server {
+        let floodgate = self.command(&[]);
+        let mut limited = Command::new("sh");
+        limited.current_dir(self.path()).args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]);
+        limited.arg(floodgate.get_program()).args(floodgate.get_args());
+        self.start_by(limited)
+    }
+
+    fn start_by(&self, mut command: Command) -> Server {
         let log = std::fs::File::create(self.path().join("log")).expect("writable");
-        let child = self
-            .command(&[])
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
