@@ -112,7 +112,10 @@ fn socket(directory: &Directory) -> PathBuf {
 
 fn as_root_at(socket: &Path, database: &str, statements: &str) -> Result<String, Error> {
     let socket = format!("--socket={}", socket.display());
-    let mut arguments = vec!["--no-defaults", "--user=root", &socket, "--batch", "--skip-column-names"];
+    // Without it the client goes by the locale, and shows ?? where there is none.
+    let charset = "--default-character-set=utf8mb4";
+    let mut arguments =
+        vec!["--no-defaults", "--user=root", &socket, charset, "--batch", "--skip-column-names"];
     arguments.extend(["--connect-timeout=30", "--execute", statements]);
     if !database.is_empty() {
         arguments.push(database);
