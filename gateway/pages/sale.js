@@ -31,7 +31,7 @@ let looksFailed = 0;
 
 const toOrder = make('a', { className: 'button quiet', id: 'to-order' });
 const buyAgain = make('button', { className: 'button', type: 'button', id: 'buy-again' });
-const ticket = new Ticket($('ticket'), { links: [buyAgain, toOrder] });
+const ticket = new Ticket($('ticket'), { links: [buyAgain, toOrder], changed: drawOrder });
 const attempt = new Attempt(saleId, {
   login,
   changed: () => {
@@ -94,7 +94,7 @@ function drawHero() {
   [['hh', hours], ['mm', minutes], ['ss', seconds]].forEach(([id, value]) => say($(id), two(value)));
   const closed = phase === 'soldout' || phase === 'paused' || phase === 'ended';
   $('digits').hidden = closed || phase === 'open';
-  say($('leaf-label'), closed ? '' : t('opensIn'));
+  say($('leaf-label'), $('digits').hidden ? '' : t('opensIn'));
   say($('leaf-word'), closed ? t(phase === 'soldout' ? 'soldOut' : phase) : '');
   say($('verdict'), phase === 'open' ? t('openNow') : '');
   say($('verdict-time'), phase === 'open' ? t('endsIn', { time: clockText(left) }) : '');

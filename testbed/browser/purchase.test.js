@@ -39,6 +39,7 @@ test('countdown, opening, press, order, cancel, unit back (Chinese, phone)', () 
     assert.equal(posts.length, 0, 'a grey button does nothing');
     await lit(page);
     assert.ok(Date.now() - floodgate.startsAt > -50, 'lit before the opening');
+    assert.equal(await page.locator('#leaf-label').textContent(), '', 'no countdown is announced without its digits');
     await sleep(1500);
     await picture(page, 'zh-2-open');
     await page.locator('#buy').click();
@@ -49,8 +50,14 @@ test('countdown, opening, press, order, cancel, unit back (Chinese, phone)', () 
     const id = await orderId(page);
     assert.deepEqual(await floodgate.atRest().then(({ sold, remaining }) => ({ sold, remaining })), { sold: 1, remaining: 4 });
     await page.locator('#cancel').click();
+    await page.evaluate(() => {
+      const ticket = document.getElementById('ticket');
+      const seen = () => ticket.dataset.status === 'closed' && (window.offered ??= !document.getElementById('buy-again').hidden);
+      new MutationObserver(seen).observe(ticket, { attributes: true });
+    });
     await page.locator('#cancel-yes').click();
     await status(page, 'closed');
+    assert.ok(await page.evaluate(() => window.offered), 'with the cancelled order comes the way to another');
     await picture(page, 'zh-4-closed');
     const figures = await floodgate.atRest();
     assert.deepEqual([figures.sold, figures.remaining, figures.pending], [0, 5, 0]);
