@@ -1,5 +1,7 @@
 //! The one binary: reads the configuration, chooses adapters, wires, runs, shuts down. Nothing else.
 #![forbid(unsafe_code)]
+// A macro that prints panics where its reader has gone: see `stdout`.
+#![deny(clippy::print_stdout)]
 
 mod books;
 mod cli;

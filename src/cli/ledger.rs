@@ -262,16 +262,16 @@ async fn adopt(config: &Config) -> Result<(), Failure> {
         }
     };
     if adopted.sales.is_empty() {
-        println!("No sale of this orders database belongs to another one: nothing is changed.");
-        return Ok(());
+        return Ok(stdout::line(
+            "No sale of this orders database belongs to another one: nothing is changed.",
+        )?);
     }
     let sales: Vec<String> = adopted.sales.iter().map(ToString::to_string).collect();
-    println!(
+    Ok(stdout::line(format_args!(
         "Taken over: {}. Running processes rebuild them within seconds (epoch {} or later); start `floodgate` where none runs.",
         sales.join(", "),
         adopted.epoch
-    );
-    Ok(())
+    ))?)
 }
 
 fn yes(yes: bool) -> String {
