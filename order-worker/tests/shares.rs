@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::database::{Database, SharedConnection};
-use order_worker::{DrainConfig, Pace, shares};
+use order_worker::drain::rate_shares;
+use order_worker::{DrainConfig, Pace};
 use parking_lot::Mutex;
 use stock::Now;
 use tokio::sync::watch;
@@ -48,7 +49,7 @@ impl World {
         let config = DrainConfig { orders_per_second_max: LIMIT, ..DrainConfig::default() };
         let pace = Arc::new(Pace::new(&config));
         let (shutdown, down) = watch::channel(false);
-        let sharing = tokio::spawn(shares::run(self.database.clone(), pace.clone(), worker, down));
+        let sharing = tokio::spawn(rate_shares::run(self.database.clone(), pace.clone(), worker, down));
         let draining = tokio::spawn({
             let (pace, written, begun) = (pace.clone(), self.written.clone(), self.begun);
             async move {

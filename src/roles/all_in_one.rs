@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use order_worker::{DRAIN_GROUP, DrainStats, Pace, Worker, WorkerMetrics, WorkerParts, shares};
+use order_worker::drain::rate_shares;
+use order_worker::{DRAIN_GROUP, DrainStats, Pace, Worker, WorkerMetrics, WorkerParts};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
@@ -53,7 +54,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let is_shared = engines::is_shared(&config);
     let drain = async move {
         match is_shared {
-            true => shares::within(drain, (database, pace, random()), stopping_too).await,
+            true => rate_shares::within(drain, (database, pace, random()), stopping_too).await,
             false => drain.await,
         }
     };

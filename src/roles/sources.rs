@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use order_worker::drain::rate_shares;
 use order_worker::{
     DRAIN_GROUP, DrainError, DrainState, DrainStats, LogBacklogs, ORDERS_TOPIC, Pace, Worker, WorkerMetrics,
-    WorkerParts, shares,
+    WorkerParts,
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -117,7 +118,7 @@ impl Sources {
             stopped.map_or(Ok(()), Err)
         };
         let share = (self.foundation.database.clone(), self.pace.clone(), random());
-        shares::within(drains, share, self.stopping.clone()).await
+        rate_shares::within(drains, share, self.stopping.clone()).await
     }
 
     pub(super) fn report(&self) -> Vec<SourceReport> {

@@ -6,7 +6,9 @@
 //! - MUST take the time from the database's clock.
 
 use super::{Database, DatabaseError, adapter};
-use crate::pace::WHOLE_PPM;
+
+/// The whole limit, in millionths.
+pub const WHOLE_PPM: u32 = 1_000_000;
 
 /// A worker says that it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,9 @@
 //! the drain: confirmations go through a bounded side lane, and what is lost there the reconciler finds.
 
 mod confirm;
+pub mod pace;
+pub mod rate_shares;
+pub mod stats;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,9 +22,9 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::database::{Database, DatabaseError, Outcome, RejectReason, Settled};
 use crate::metrics::{Reason, WorkerMetrics};
-use crate::pace::{Drain, Pace};
-use crate::stats::{DrainState, DrainStats};
 use confirm::Confirms;
+use pace::{Drain, Pace};
+use stats::{DrainState, DrainStats};
 
 /// The topic that the drain reads.
 pub const ORDERS_TOPIC: &str = "floodgate-orders";

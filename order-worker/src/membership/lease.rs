@@ -12,9 +12,9 @@ use stock::{Owner, Stock};
 use tokio::time::{Instant, sleep};
 
 use super::OwnLog;
+use super::merge::RebuildError;
 use crate::database::Database;
 use crate::metrics::MembershipMetrics;
-use crate::rebuild::RebuildError;
 
 /// How long a lease lasts by the ledger's clock.
 pub(super) const LEASE_MS: u64 = 5_000;

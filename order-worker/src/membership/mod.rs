@@ -39,6 +39,7 @@
 
 mod lease;
 mod logs;
+pub mod merge;
 pub mod operator;
 mod round;
 
@@ -53,7 +54,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::database::{Database, Instance};
 use crate::metrics::MembershipMetrics;
-use crate::rebuild::RebuildError;
+use merge::RebuildError;
 use round::{Standing, View};
 
 pub use logs::{logs_on_this_machine, place_of};

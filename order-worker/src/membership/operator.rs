@@ -5,8 +5,8 @@ use serde::Serialize;
 use stock::ledger::BATCH_MAX;
 use stock::{LedgerError, Owner, SaleId, Stock};
 
+use super::merge::RebuildError;
 use crate::database::{Database, SaleRow};
-use crate::rebuild::RebuildError;
 
 /// The ledger's life and everybody's part in it.
 #[derive(Debug, Clone, Serialize)]

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::config::DrainConfig;
+use crate::database::shares::WHOLE_PPM;
 use adaptation::Adaptation;
 
 /// governor's own clocks do not stand still with tokio's paused time, and its default one is not monotonic.
@@ -39,8 +40,6 @@ impl Clock for TokioClock {
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>;
 
-/// The whole limit, in millionths.
-pub const WHOLE_PPM: u32 = 1_000_000;
 /// Room in the bucket above one batch, as time: the timer's granularity and a scheduler's whim.
 const SLACK: Duration = Duration::from_millis(3);
 /// A batch of at least this part of the largest is a whole one.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::pace::Pace;
 use crate::database::{Beat, Database, DatabaseError, Share};
-use crate::pace::Pace;
 
 /// Between two beats …
 const INTERVAL: Duration = Duration::from_secs(1);

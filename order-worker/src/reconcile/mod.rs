@@ -1,0 +1,6 @@
+//! What keeps ledger and rows equal behind the drain, and says whether they are: [`relay`] hands over what rows gave up,
+//! [`reconciler`] is the net under everything that is told once, [`audit`] changes nothing.
+
+pub mod audit;
+pub mod reconciler;
+pub mod relay;
