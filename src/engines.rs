@@ -13,7 +13,7 @@ use stock::{DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Stock
 
 use crate::clock;
 use crate::config::Config;
-use crate::roles::random;
+use crate::entropy::random;
 
 /// An engine that the configuration names, and that does not serve us. Never shows a password.
 #[derive(Debug, thiserror::Error)]

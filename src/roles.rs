@@ -11,14 +11,14 @@
 mod all_in_one;
 #[cfg(feature = "redis")]
 mod auditor;
+mod background;
 mod buyers;
-mod ending;
 mod gateway;
 mod instance;
 mod kinship;
-mod orders;
 mod probes;
 mod publish;
+mod signals;
 mod sources;
 mod start_error;
 mod worker;
@@ -50,9 +50,4 @@ struct Foundation {
     now: Now,
     database: Database,
     stock: Arc<Stock>,
-}
-
-pub(crate) fn random() -> u64 {
-    getrandom::u64()
-        .unwrap_or_else(|e| panic!("the kernel gives no randomness, without which no pass is safe: {e}"))
 }

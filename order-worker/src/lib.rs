@@ -10,18 +10,20 @@ pub mod drain;
 pub mod membership;
 pub mod metrics;
 pub mod reconcile;
+pub mod topics;
 
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::pace::Pace;
 pub use drain::stats::{DrainState, DrainStats};
-pub use drain::{DRAIN_GROUP, DrainError, ORDERS_TOPIC, Worker, WorkerParts};
+pub use drain::{DrainError, Worker, WorkerParts};
 pub use membership::merge::RebuildError;
 pub use membership::{Member, MemberParts, OpenLog, OwnLog};
 pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerMetrics};
 pub use reconcile::audit::{Audit, AuditError, SaleAudit, audit};
 pub use reconcile::reconciler::{ReconcileError, Reconciler, bring};
 pub use reconcile::relay::Relay;
+pub use topics::{CHANGES_TOPIC, DRAIN_GROUP, EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
 
 /// Every failpoint of this crate, in the order of the steps. One that fails its step loses an answer or skips to the next
 /// try; those between two steps only crash. Hooks are a thread's own: the database's are passed with [`Executor::Inline`] only.

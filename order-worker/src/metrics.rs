@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use queue::{Lag, Topic};
 
-use crate::drain::DRAIN_GROUP;
+use crate::topics::DRAIN_GROUP;
 
 /// Every metric of the worker's side. Clones count together.
 #[derive(Clone)]

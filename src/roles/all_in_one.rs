@@ -8,11 +8,12 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::buyers::Buyers;
-use super::ending;
 use super::instance::Instance;
+use super::signals;
 use super::worker_thread::WorkerThread;
-use super::{Foundation, StartError, orders, publish, random};
+use super::{Foundation, StartError, background, publish};
 use crate::config::Config;
+use crate::entropy::random;
 use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
@@ -59,16 +60,16 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         }
     };
     let mut worker =
-        WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drain, stopping))?;
+        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drain, stopping))?;
 
     // 4. The buyers.
     let running = buyers.start(registry)?;
     buyers.greet(&config, &running, demo_sale.as_ref());
     let ended = tokio::select! {
         biased;
-        signal = ending::signal() => signal,
+        signal = signals::signal() => signal,
         stopped = worker.ended() => Err(StartError::Stopped(stopped)),
-        poisoned = ending::poisoned(&instance.orders) => Err(poisoned),
+        poisoned = signals::poisoned(&instance.orders) => Err(poisoned),
     };
 
     // 5. The end.

@@ -11,9 +11,10 @@ use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
 
 use super::instance::Instance;
-use super::{Foundation, StartError, random};
-use crate::books::RootBooks;
+use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
+use crate::entropy::random;
+use crate::gateway_ports::RootBooks;
 use crate::stdout;
 
 /// How often the gateway's memory of the sales is compared with their rows.

@@ -6,10 +6,11 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::buyers::Buyers;
-use super::ending;
 use super::instance::Instance;
-use super::{Foundation, StartError, publish, random};
+use super::signals;
+use super::{Foundation, StartError, publish};
 use crate::config::Config;
+use crate::entropy::random;
 use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
@@ -40,8 +41,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     buyers.greet(&config, &running, None);
     let ended = tokio::select! {
         biased;
-        signal = ending::signal() => signal,
-        poisoned = ending::poisoned(&instance.orders) => Err(poisoned),
+        signal = signals::signal() => signal,
+        poisoned = signals::poisoned(&instance.orders) => Err(poisoned),
     };
 
     // 4. The end.

@@ -20,9 +20,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Foundation, random};
+use super::Foundation;
 use crate::config::Config;
 use crate::engines;
+use crate::entropy::random;
 
 /// How often a log that is absent, or held by another process, is tried again.
 const LOOK: Duration = Duration::from_millis(200);

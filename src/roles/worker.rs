@@ -13,8 +13,9 @@ use super::instance::member_parts;
 use super::probes::Probes;
 use super::sources::Sources;
 use super::worker_thread::WorkerThread;
-use super::{Foundation, StartError, ending, orders, random};
+use super::{Foundation, StartError, background, signals};
 use crate::config::Config;
+use crate::entropy::random;
 use crate::{clock, engines, stdout};
 
 pub(super) async fn run(config: Config) -> Result<(), StartError> {
@@ -37,7 +38,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let drains = sources.clone().drain_all();
     let member = Member::new(member_parts(&config, &foundation, &mut registry));
     let mut worker =
-        WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drains, stopping))?;
+        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drains, stopping))?;
 
     // 3. Until the end.
     let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;
@@ -47,7 +48,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     ));
     let ended = tokio::select! {
         biased;
-        signal = ending::signal() => signal,
+        signal = signals::signal() => signal,
         stopped = worker.ended() => Err(StartError::Stopped(stopped)),
     };
 

@@ -26,11 +26,6 @@ use confirm::Confirms;
 use pace::{Drain, Pace};
 use stats::{DrainState, DrainStats};
 
-/// The topic that the drain reads.
-pub const ORDERS_TOPIC: &str = "floodgate-orders";
-/// The consumer group whose offset says what has become rows.
-pub const DRAIN_GROUP: &str = "order-worker";
-
 /// Longest wait for a first message; then shutdown is looked at again.
 const PULL_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,7 +35,7 @@ pub struct WorkerParts {
     pub database: Database,
     /// Who is told afterwards.
     pub stock: Arc<Stock>,
-    /// The group [`DRAIN_GROUP`] of the topic [`ORDERS_TOPIC`] of one log.
+    /// The group [`crate::DRAIN_GROUP`] of the topic [`crate::ORDERS_TOPIC`] of one log.
     pub group: Group,
     /// How fast: one for all drains of the process.
     pub pace: Arc<Pace>,
