@@ -45,6 +45,11 @@ pub(crate) fn is_shared(config: &Config) -> bool {
     config.orders.backend != OrdersBackend::Sqlite
 }
 
+/// Whether the ledger outlives this process, and other processes may use it.
+pub(crate) fn ledger_outlives(config: &Config) -> bool {
+    config.stock.backend != StockBackend::Embedded
+}
+
 /// The right to sell from an embedded orders database: one process at a time. Shared ones are guarded by their registry.
 pub(crate) fn claim_database(config: &Config) -> Result<Option<StockClaim>, DatabaseError> {
     match config.orders.backend {

@@ -15,12 +15,18 @@ pub mod topics;
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::pace::Pace;
+pub use drain::sources::{AttachLog, SourceReport, SourceState, Sources, SourcesParts};
 pub use drain::stats::{DrainState, DrainStats};
 pub use drain::{DrainError, Worker, WorkerParts};
+pub use membership::instance::{Instance, InstanceError, InstanceParts};
 pub use membership::merge::RebuildError;
 pub use membership::{Member, MemberParts, OpenLog, OwnLog};
+#[cfg(feature = "redis")]
+pub use metrics::AuditorMetrics;
 pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerMetrics};
 pub use reconcile::audit::{Audit, AuditError, SaleAudit, audit};
+#[cfg(feature = "redis")]
+pub use reconcile::auditor::Auditor;
 pub use reconcile::reconciler::{ReconcileError, Reconciler, bring};
 pub use reconcile::relay::Relay;
 pub use topics::{CHANGES_TOPIC, DRAIN_GROUP, EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};

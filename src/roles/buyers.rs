@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
-use order_worker::DRAIN_GROUP;
+use order_worker::{DRAIN_GROUP, Instance};
 use prometheus_client::registry::Registry;
 use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
 
-use super::instance::Instance;
 use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
 use crate::entropy::random;

@@ -7,6 +7,7 @@
 mod confirm;
 pub mod pace;
 pub mod rate_shares;
+pub mod sources;
 pub mod stats;
 
 use std::ops::Range;
