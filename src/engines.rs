@@ -13,7 +13,7 @@ use stock::{DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Stock
 
 use crate::clock;
 use crate::config::Config;
-use crate::roles::random;
+use crate::entropy::random;
 
 /// An engine that the configuration names, and that does not serve us. Never shows a password.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,11 @@ pub(crate) async fn open_database(config: &Config, now: Now) -> Result<Database,
 /// Whether other machines may use the same orders database.
 pub(crate) fn is_shared(config: &Config) -> bool {
     config.orders.backend != OrdersBackend::Sqlite
+}
+
+/// Whether the ledger outlives this process, and other processes may use it.
+pub(crate) fn ledger_outlives(config: &Config) -> bool {
+    config.stock.backend != StockBackend::Embedded
 }
 
 /// The right to sell from an embedded orders database: one process at a time. Shared ones are guarded by their registry.

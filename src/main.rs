@@ -3,12 +3,13 @@
 // A macro that prints panics where its reader has gone: see `stdout`.
 #![deny(clippy::print_stdout)]
 
-mod books;
 mod cli;
 mod clock;
 mod config;
 mod demo;
 mod engines;
+mod entropy;
+mod gateway_ports;
 mod roles;
 mod stdout;
 

@@ -9,24 +9,21 @@
 //! nothing; the locks go last, since whoever takes them next registers anew.
 
 mod all_in_one;
-#[cfg(feature = "redis")]
-mod auditor;
+mod background;
 mod buyers;
-mod ending;
 mod gateway;
-mod instance;
-mod kinship;
-mod orders;
 mod probes;
 mod publish;
-mod sources;
+mod signals;
 mod start_error;
 mod worker;
 mod worker_thread;
 
 use std::sync::Arc;
 
-use order_worker::Database;
+use order_worker::membership::{logs_on_this_machine, place_of};
+use order_worker::{Database, Instance, InstanceParts, Member, MemberParts, MembershipMetrics, OwnLog};
+use prometheus_client::registry::Registry;
 use stock::{Now, Stock};
 
 use crate::config::{Config, Role};
@@ -52,7 +49,38 @@ struct Foundation {
     stock: Arc<Stock>,
 }
 
-pub(crate) fn random() -> u64 {
-    getrandom::u64()
-        .unwrap_or_else(|e| panic!("the kernel gives no randomness, without which no pass is safe: {e}"))
+impl Foundation {
+    /// This process's part among those on its ledger.
+    fn member(&self, config: &Config, own: Option<OwnLog>, registry: &mut Registry) -> Member {
+        Member::new(MemberParts {
+            database: self.database.clone(),
+            stock: self.stock.clone(),
+            own,
+            logs: logs_on_this_machine(self.now.clone()),
+            outliving: engines::ledger_outlives(config),
+            metrics: MembershipMetrics::new(registry),
+        })
+    }
+}
+
+/// The log in `queue.directory`, opened as its one owner.
+async fn open_instance(
+    config: &Config,
+    now: &Now,
+    database: &Database,
+    registry: &mut Registry,
+) -> Result<Instance, StartError> {
+    let parts = InstanceParts {
+        database: database.clone(),
+        database_shown: config.orders.database_url.to_string(),
+        place: place_of(&config.queue.directory),
+        outliving: engines::ledger_outlives(config),
+        shared: engines::is_shared(config),
+    };
+    // A log that is not there yet, or in which something is wrong: the open tells.
+    let beside = engines::attach_source(&config.queue.directory, now.clone()).ok();
+    let instance =
+        Instance::open(parts, beside, || engines::open_queue(config, now.clone(), registry)).await?;
+    registry.register_collector(Box::new(order_worker::BacklogMetrics(instance.orders.clone())));
+    Ok(instance)
 }

@@ -25,9 +25,9 @@ use crate::Gateway;
 use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
-use crate::books::{BooksError, BooksFuture, SaleChange};
 use crate::connection::closing_after;
 use crate::pages;
+use crate::ports::{BooksError, BooksFuture, SaleChange};
 use crate::problem::{Problem, method_not_allowed};
 
 /// Largest body of an operator's call, bytes.

@@ -5,8 +5,8 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gateway::books::OrderStatus;
 use gateway::config::ChallengeKind;
+use gateway::ports::OrderStatus;
 use serde_json::json;
 use support::{ADMIN_TOKEN, Options, Site, bearer, now_ms, sale};
 

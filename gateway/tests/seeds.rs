@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{join_all, pending};
-use gateway::books::OrderStatus;
 use gateway::catalog::CatalogSale;
 use gateway::pass::Pass;
+use gateway::ports::OrderStatus;
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use prometheus_client::registry::Registry;

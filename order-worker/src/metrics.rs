@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use queue::{Lag, Topic};
 
-use crate::drain::DRAIN_GROUP;
+use crate::topics::DRAIN_GROUP;
 
 /// Every metric of the worker's side. Clones count together.
 #[derive(Clone)]
@@ -200,6 +200,53 @@ impl MembershipMetrics {
 
     pub(crate) fn orphans(&self, instances: usize) {
         self.orphaned_instances.set(i64::try_from(instances).unwrap_or(i64::MAX));
+    }
+}
+
+/// Every metric of the continuous audit. Clones count together.
+#[cfg(feature = "redis")]
+#[derive(Clone)]
+pub struct AuditorMetrics {
+    error_units: Family<SaleLabel, Gauge>,
+    audits: Family<OutcomeLabel, Counter>,
+}
+
+#[cfg(feature = "redis")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SaleLabel {
+    sale: String,
+}
+
+#[cfg(feature = "redis")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[cfg(feature = "redis")]
+impl AuditorMetrics {
+    /// Registers them all.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self { error_units: Family::default(), audits: Family::default() };
+        registry.register(
+            "floodgate_audit_error_units",
+            "Units that an independent count of the shared ledger finds missing or too many; anything but 0 is a bug",
+            metrics.error_units.clone(),
+        );
+        registry.register(
+            "floodgate_audits",
+            "Counts of a sale: good, broken, moving (proves nothing), foreign (another orders database's), failed",
+            metrics.audits.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn error_units(&self, sale: &stock::SaleId, units: i64) {
+        self.error_units.get_or_create(&SaleLabel { sale: sale.to_string() }).set(units);
+    }
+
+    pub(crate) fn audited(&self, outcome: &'static str) {
+        self.audits.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }
 

@@ -8,11 +8,11 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::buyers::Buyers;
-use super::ending;
-use super::instance::Instance;
+use super::signals;
 use super::worker_thread::WorkerThread;
-use super::{Foundation, StartError, orders, publish, random};
+use super::{Foundation, StartError, background, open_instance, publish};
 use crate::config::Config;
+use crate::entropy::random;
 use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
@@ -23,9 +23,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 1. What outlives the process.
     let _claim = engines::claim_database(&config)?;
     let database = engines::open_database(&config, now.clone()).await?;
-    let instance = Instance::open(&config, now.clone(), &database, &mut registry).await?;
+    let instance = open_instance(&config, &now, &database, &mut registry).await?;
     let group = instance.orders.group(DRAIN_GROUP)?;
-    instance.register(&config, &database).await?;
+    instance.register().await?;
     let demo_sale = publish::configured_sales(&config, &database, Some(now())).await?;
 
     // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
@@ -33,7 +33,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let stock =
         Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };
-    let mut member = instance.member(&config, &foundation, &mut registry);
+    let mut member = foundation.member(&config, Some(instance.own_log()), &mut registry);
     member.start().await?;
 
     // 3. The drain and what follows it, on a thread of their own: its commits block.
@@ -59,22 +59,22 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         }
     };
     let mut worker =
-        WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drain, stopping))?;
+        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drain, stopping))?;
 
     // 4. The buyers.
     let running = buyers.start(registry)?;
     buyers.greet(&config, &running, demo_sale.as_ref());
     let ended = tokio::select! {
         biased;
-        signal = ending::signal() => signal,
+        signal = signals::signal() => signal,
         stopped = worker.ended() => Err(StartError::Stopped(stopped)),
-        poisoned = ending::poisoned(&instance.orders) => Err(poisoned),
+        poisoned = signals::poisoned(&instance.orders) => Err(poisoned),
     };
 
     // 5. The end.
     let finished = buyers.finish(running).await;
     stop.send_replace(true);
     let drained = worker.join().await;
-    instance.leave(&foundation.database, ended.is_ok() && finished && drained).await;
+    instance.leave(ended.is_ok() && finished && drained).await;
     ended
 }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
-use order_worker::DRAIN_GROUP;
+use order_worker::{DRAIN_GROUP, Instance};
 use prometheus_client::registry::Registry;
 use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
 
-use super::instance::Instance;
-use super::{Foundation, StartError, random};
-use crate::books::RootBooks;
+use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
+use crate::entropy::random;
+use crate::gateway_ports::RootBooks;
 use crate::stdout;
 
 /// How often the gateway's memory of the sales is compared with their rows.

@@ -6,10 +6,10 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::buyers::Buyers;
-use super::ending;
-use super::instance::Instance;
-use super::{Foundation, StartError, publish, random};
+use super::signals;
+use super::{Foundation, StartError, open_instance, publish};
 use crate::config::Config;
+use crate::entropy::random;
 use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
@@ -19,9 +19,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 1. What processes share, and this one's own log.
     let database = engines::open_database(&config, now.clone()).await?;
-    let instance = Instance::open(&config, now.clone(), &database, &mut registry).await?;
+    let instance = open_instance(&config, &now, &database, &mut registry).await?;
     instance.prepare_for_workers().await?;
-    instance.register(&config, &database).await?;
+    instance.register().await?;
     publish::configured_sales(&config, &database, None).await?;
 
     // 2. The ledger, which others may have completed long ago.
@@ -29,7 +29,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let stock =
         Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };
-    let mut member = instance.member(&config, &foundation, &mut registry);
+    let mut member = foundation.member(&config, Some(instance.own_log()), &mut registry);
     member.start().await?;
     let (stop, stopping) = watch::channel(false);
     let membership = tokio::spawn(async move { member.run(stopping).await });
@@ -40,8 +40,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     buyers.greet(&config, &running, None);
     let ended = tokio::select! {
         biased;
-        signal = ending::signal() => signal,
-        poisoned = ending::poisoned(&instance.orders) => Err(poisoned),
+        signal = signals::signal() => signal,
+        poisoned = signals::poisoned(&instance.orders) => Err(poisoned),
     };
 
     // 4. The end.
@@ -49,6 +49,6 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     stop.send_replace(true);
     // It can only have ended, or panicked and said so.
     let _ = membership.await;
-    instance.leave(&foundation.database, ended.is_ok() && finished).await;
+    instance.leave(ended.is_ok() && finished).await;
     ended
 }

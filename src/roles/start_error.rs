@@ -1,10 +1,9 @@
 //! Why the process did not start, in a sentence that says what to do, and with which exit code.
 
 use gateway::server::ServeError;
-use order_worker::{DRAIN_GROUP, DatabaseError, ORDERS_TOPIC, RebuildError};
+use order_worker::{DatabaseError, InstanceError, RebuildError};
 use queue::QueueError;
 
-use super::kinship::Lack;
 use crate::config::ConfigError;
 use crate::engines::EngineError;
 
@@ -23,24 +22,22 @@ pub(crate) enum StartError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Serve(#[from] ServeError),
-    /// What the log has handed over would be forgotten and its units sold again, or what it holds be rejected.
-    #[error(
-        "the orders database {database} {lack}, so the queue in {queue} belongs to another one, or to a newer state of it: put \
-         that database back. If it is lost, `floodgate queue reset-offset {ORDERS_TOPIC} {DRAIN_GROUP} --oldest` has every order \
-         that the queue still keeps written again; if they are to be forgotten, remove the queue's directory"
-    )]
-    ForeignDatabase { database: String, queue: String, lack: Lack },
-    /// Two ledgers in memory over one database would promise every unit twice.
-    #[error(
-        "another floodgate is registered in {database} (instance {other}, {place}), and two ledgers in memory would promise every \
-         unit twice: stop it (a clean stop takes it off the registry), share the ledger with stock.backend = \"redis\", or give \
-         this one a database of its own with orders.database_url"
-    )]
-    SecondLedger { database: String, other: String, place: String },
+    #[error("{0}")]
+    Instance(InstanceError),
     #[error("{0}")]
     Engine(#[from] EngineError),
     #[error("{0}")]
     Stopped(String),
+}
+
+impl From<InstanceError> for StartError {
+    fn from(error: InstanceError) -> Self {
+        match error {
+            InstanceError::Database(error) => error.into(),
+            InstanceError::Queue(error) => error.into(),
+            error => Self::Instance(error),
+        }
+    }
 }
 
 fn queue_words(error: &QueueError) -> String {

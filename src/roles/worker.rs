@@ -1,20 +1,20 @@
 //! One worker among several: drains the logs of the gateways on this machine into the database, and keeps ledger and
 //! database equal. Sells nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use order_worker::{Member, WorkerMetrics};
+#[cfg(feature = "redis")]
+use order_worker::{Auditor, AuditorMetrics};
+use order_worker::{LogBacklogs, Sources, SourcesParts, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-#[cfg(feature = "redis")]
-use super::auditor::Auditor;
-use super::instance::member_parts;
 use super::probes::Probes;
-use super::sources::Sources;
 use super::worker_thread::WorkerThread;
-use super::{Foundation, StartError, ending, orders, random};
+use super::{Foundation, StartError, background, signals};
 use crate::config::Config;
+use crate::entropy::random;
 use crate::{clock, engines, stdout};
 
 pub(super) async fn run(config: Config) -> Result<(), StartError> {
@@ -31,13 +31,29 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     // 2. The drains and what follows them, on a thread of their own: their commits block.
     let metrics = WorkerMetrics::new(&mut registry);
     #[cfg(feature = "redis")]
-    tokio::spawn(Auditor::new(&config.stock, &foundation.database, &mut registry).run());
+    tokio::spawn({
+        let metrics = AuditorMetrics::new(&mut registry);
+        Auditor::new(config.stock.clone(), foundation.database.clone(), metrics).run()
+    });
     let (stop, stopping) = watch::channel(false);
-    let sources = Arc::new(Sources::new(&config, &foundation, &metrics, &mut registry, stopping.clone()));
+    let backlogs = LogBacklogs::default();
+    registry.register_collector(Box::new(backlogs.clone()));
+    let clock = foundation.now.clone();
+    let parts = SourcesParts {
+        directories: directories(&config),
+        attach: Arc::new(move |directory| engines::attach_source(directory, clock.clone())),
+        database: foundation.database.clone(),
+        stock: foundation.stock.clone(),
+        drain: config.drain.clone(),
+        metrics: metrics.clone(),
+        backlogs,
+        worker: random(),
+    };
+    let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();
-    let member = Member::new(member_parts(&config, &foundation, &mut registry));
+    let member = foundation.member(&config, None, &mut registry);
     let mut worker =
-        WorkerThread::start(orders::follow(foundation.clone(), metrics, member, drains, stopping))?;
+        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drains, stopping))?;
 
     // 3. Until the end.
     let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;
@@ -47,7 +63,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     ));
     let ended = tokio::select! {
         biased;
-        signal = ending::signal() => signal,
+        signal = signals::signal() => signal,
         stopped = worker.ended() => Err(StartError::Stopped(stopped)),
     };
 
@@ -56,4 +72,11 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     worker.join().await;
     probes.stop();
     ended
+}
+
+fn directories(config: &Config) -> Vec<PathBuf> {
+    match config.queue.sources.as_slice() {
+        [] => vec![config.queue.directory.clone()],
+        sources => sources.to_vec(),
+    }
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use gateway::books::{BooksError, Cancelled, OrderStatus};
+use gateway::ports::{BooksError, Cancelled, OrderStatus};
 use gateway::purchase::PurchaseAnswer;
 use stock::{OrderId, SaleId, UserId};
 use tokio::time::{sleep, timeout};

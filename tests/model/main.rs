@@ -18,8 +18,8 @@ mod trace;
 mod world;
 
 // The binary's own: what joins gateway and order worker is under test, too.
-#[path = "../../src/books.rs"]
-mod books;
+#[path = "../../src/gateway_ports.rs"]
+mod gateway_ports;
 
 use std::collections::BTreeMap;
 use std::io::Write;

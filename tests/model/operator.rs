@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use gateway::books::SaleChange;
+use gateway::ports::SaleChange;
 use order_worker::DRAIN_GROUP;
 use queue::operator::DeadLetter;
 use queue::{QueueError, Topic};

@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
-use gateway::books::{Books, BooksError, Cancelled, OrderStatus, SaleChange, SaleView};
 use gateway::config::{
     AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
 };
 use gateway::pass::Pass;
+use gateway::ports::{Books, BooksError, Cancelled, OrderStatus, SaleChange, SaleView};
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
@@ -30,8 +30,8 @@ use stock::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::books::RootBooks;
 use crate::census::LETTER_AT_START;
+use crate::gateway_ports::RootBooks;
 use crate::operator::promised_letters;
 use crate::slow::slowly;
 use crate::world::{Mode, World};

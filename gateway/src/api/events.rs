@@ -17,7 +17,7 @@ use super::orders::NotShown;
 use super::{Api, Ask, Reply};
 use crate::Gateway;
 use crate::body::Body;
-use crate::books::OrderStatus;
+use crate::ports::OrderStatus;
 use crate::problem::Problem;
 
 /// Between two looks at a queued order (ledger) and at any other (database).

@@ -11,7 +11,7 @@ use stock::{LedgerError, OrderId, Reservation, SaleId, Timestamp, UserId};
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
-use crate::books::{BooksError, Cancelled, OrderStatus, OrderView, in_time};
+use crate::ports::{BooksError, Cancelled, OrderStatus, OrderView, in_time};
 use crate::problem::Problem;
 
 /// A reservation of this instance that is older has reached the log, or its append's failure has reached recovery.

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use stock::OrderId;
 
 use super::{Api, Ask, Reply, json as json_reply, parse};
-use crate::books::{OrderStatus, in_time};
 use crate::metrics::Outcome;
+use crate::ports::{OrderStatus, in_time};
 use crate::problem::Problem;
 use crate::purchase::progress::Estimate;
 use crate::purchase::{Attempt, PurchaseAnswer};

@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
-use gateway::books::{
-    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
-    SaleView,
-};
 use gateway::catalog::{Catalog, CatalogSale};
 use gateway::config::{
     AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
 };
 use gateway::pass::Pass;
+use gateway::ports::{
+    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
+    SaleView,
+};
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
 use parking_lot::Mutex;

@@ -7,6 +7,7 @@
 mod confirm;
 pub mod pace;
 pub mod rate_shares;
+pub mod sources;
 pub mod stats;
 
 use std::ops::Range;
@@ -26,11 +27,6 @@ use confirm::Confirms;
 use pace::{Drain, Pace};
 use stats::{DrainState, DrainStats};
 
-/// The topic that the drain reads.
-pub const ORDERS_TOPIC: &str = "floodgate-orders";
-/// The consumer group whose offset says what has become rows.
-pub const DRAIN_GROUP: &str = "order-worker";
-
 /// Longest wait for a first message; then shutdown is looked at again.
 const PULL_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,7 +36,7 @@ pub struct WorkerParts {
     pub database: Database,
     /// Who is told afterwards.
     pub stock: Arc<Stock>,
-    /// The group [`DRAIN_GROUP`] of the topic [`ORDERS_TOPIC`] of one log.
+    /// The group [`crate::DRAIN_GROUP`] of the topic [`crate::ORDERS_TOPIC`] of one log.
     pub group: Group,
     /// How fast: one for all drains of the process.
     pub pace: Arc<Pace>,

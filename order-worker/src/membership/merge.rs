@@ -13,7 +13,7 @@ use stock::reservation::DecodeError;
 use stock::{LedgerError, Owner, Reservation, SaleId, Stock};
 
 use crate::database::{Database, DatabaseError, Instance, SaleRow};
-use crate::drain::DRAIN_GROUP;
+use crate::topics::DRAIN_GROUP;
 
 /// Dead letters read at once: each reading goes through all of them.
 const LETTERS_MAX: usize = 16 * BATCH_MAX;

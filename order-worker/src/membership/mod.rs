@@ -37,11 +37,13 @@
 //! Amnesia is noticed by the next answer of the ledger to anybody (`Stock::doubted`), at the latest by the next idle round. A log
 //! that nobody can reach blocks step 4; [`operator::forget_instance`] goes on without it.
 
+pub mod instance;
 mod lease;
 mod logs;
 pub mod merge;
 pub mod operator;
 mod round;
+pub mod same_database;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

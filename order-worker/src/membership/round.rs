@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::Member;
 use super::merge::{RebuildError, merge_log, merge_rows};
 use crate::database::{Instance, SaleRow};
-use crate::drain::ORDERS_TOPIC;
+use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
 const INSTALL_PATIENCE: Duration = Duration::from_secs(1);

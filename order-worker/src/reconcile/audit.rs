@@ -8,7 +8,7 @@ use stock::ledger::Snapshot;
 use stock::{LedgerError, SaleId, Stock};
 
 use crate::database::{Database, DatabaseError, SaleBooks};
-use crate::drain::DRAIN_GROUP;
+use crate::topics::DRAIN_GROUP;
 
 /// What keeps an audit from being made.
 #[derive(Debug, thiserror::Error)]

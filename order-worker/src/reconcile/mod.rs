@@ -1,6 +1,9 @@
 //! What keeps ledger and rows equal behind the drain, and says whether they are: [`relay`] hands over what rows gave up,
-//! [`reconciler`] is the net under everything that is told once, [`audit`] changes nothing.
+//! [`reconciler`] is the net under everything that is told once, [`audit`] changes nothing, nor does the
+//! continuous audit of a shared ledger (`auditor`).
 
 pub mod audit;
+#[cfg(feature = "redis")]
+pub mod auditor;
 pub mod reconciler;
 pub mod relay;

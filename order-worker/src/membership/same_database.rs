@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use order_worker::membership::place_of;
-use order_worker::{DRAIN_GROUP, Database, ORDERS_TOPIC};
 use queue::{Position, Queue, QueueError, Topic, operator};
-use stock::{Now, OrderId, Owner, Reservation, SaleId};
+use stock::{OrderId, Owner, Reservation, SaleId};
 
-use super::StartError;
-use crate::config::Config;
-use crate::engines;
+use super::instance::InstanceError;
+use crate::database::Database;
+use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
 /// Finished records that are looked for: the newest, since they are what an older copy lacks first.
 const FINISHED_MAX: usize = 512;
@@ -21,8 +19,8 @@ const WAITING_MAX: usize = 512;
 const LETTERS_MAX: usize = 8_192;
 
 /// What a database lacks that the log's own has.
-#[derive(Debug)]
-pub(crate) enum Lack {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
     /// It is new, and the log has handed over something.
     Everything,
     /// The log has handed it over.
@@ -31,7 +29,7 @@ pub(crate) enum Lack {
     Sale(SaleId),
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Everything => f.write_str("is new"),
@@ -41,36 +39,32 @@ impl fmt::Display for Lack {
     }
 }
 
-/// Refuses a database that is not the log's own. To be asked before the log is opened: its owner soon makes room of what is
+/// What tells that `database` is not the log's own. To be asked before the log is opened: its owner soon makes room of what is
 /// finished, which is what could be written again.
-pub(super) async fn check(config: &Config, now: Now, database: &Database) -> Result<(), StartError> {
-    // A log that is not there yet, or in which something is wrong: the open tells.
-    let Ok(queue) = engines::attach_source(&config.queue.directory, now) else { return Ok(()) };
-    let Ok(orders) = queue.topic(ORDERS_TOPIC) else { return Ok(()) };
-    match lack(&queue, &orders, database).await {
-        Ok(Some(lack)) => Err(foreign(config, lack)),
-        Ok(None) | Err(StartError::Queue(_)) => Ok(()),
-        Err(error) => Err(error),
+pub(super) async fn mismatch(queue: &Queue, database: &Database) -> Result<Option<Mismatch>, InstanceError> {
+    // A log in which something is wrong: the open tells.
+    let Ok(orders) = queue.topic(ORDERS_TOPIC) else { return Ok(None) };
+    match of_orders(queue, &orders, database).await {
+        Err(InstanceError::Queue(_)) => Ok(None),
+        found => found,
     }
 }
 
-/// The refusal.
-pub(super) fn foreign(config: &Config, lack: Lack) -> StartError {
-    let queue = place_of(&config.queue.directory);
-    StartError::ForeignDatabase { database: config.orders.database_url.to_string(), queue, lack }
-}
-
-async fn lack(queue: &Queue, orders: &Topic, database: &Database) -> Result<Option<Lack>, StartError> {
+async fn of_orders(
+    queue: &Queue,
+    orders: &Topic,
+    database: &Database,
+) -> Result<Option<Mismatch>, InstanceError> {
     let committed = match orders.committed(DRAIN_GROUP) {
         Err(QueueError::UnknownGroup { .. }) => None,
         committed => committed?,
     };
     if committed.is_some() {
         if database.epoch().await? == 0 {
-            return Ok(Some(Lack::Everything));
+            return Ok(Some(Mismatch::Everything));
         }
         if let Some(order) = finished_without_row(orders, database).await? {
-            return Ok(Some(Lack::Order(order)));
+            return Ok(Some(Mismatch::Order(order)));
         }
     }
     // A sale is published before its first promise: a database that knows this log and not the sale lost it to an operator.
@@ -83,11 +77,11 @@ async fn lack(queue: &Queue, orders: &Topic, database: &Database) -> Result<Opti
     let promised: BTreeSet<SaleId> = waiting.map(|order| order.sale).collect();
     let sales = database.sales().await?;
     let is_unknown = |sale: &SaleId| sales.iter().all(|row| row.definition.id != *sale);
-    Ok(promised.into_iter().find(is_unknown).map(Lack::Sale))
+    Ok(promised.into_iter().find(is_unknown).map(Mismatch::Sale))
 }
 
 /// A finished order that is no row, though it should be: no dead letter, nor of a sale that is over, whose rows may be archived.
-async fn finished_without_row(orders: &Topic, database: &Database) -> Result<Option<OrderId>, StartError> {
+async fn finished_without_row(orders: &Topic, database: &Database) -> Result<Option<OrderId>, InstanceError> {
     let finished: Vec<(Position, Reservation)> = operator::finished(orders, DRAIN_GROUP, FINISHED_MAX)
         .await?
         .iter()

@@ -3,19 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::database;
-use order_worker::membership::{logs_on_this_machine, place_of};
-use order_worker::{DRAIN_GROUP, Database, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog};
-use prometheus_client::registry::Registry;
 use queue::{Queue, QueueError, Topic, TopicState};
-use stock::config::StockBackend;
-use stock::{Now, Owner, Seat};
+use stock::{Owner, Seat};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::kinship::{self, Lack};
-use super::{Foundation, StartError};
-use crate::config::Config;
-use crate::engines;
+use super::OwnLog;
+use super::same_database::{Mismatch, mismatch};
+use crate::database::{self, Database, DatabaseError};
+use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
 /// How long a leaving gateway waits for workers to drain what it has promised.
 const LAST_DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -29,46 +24,107 @@ const GROUP_MADE_LOOK: Duration = Duration::from_millis(5);
 const LOCK_MAX: Duration = Duration::from_secs(5);
 const LOCK_LOOK: Duration = Duration::from_millis(100);
 
-/// Whether the ledger outlives this process, and other processes may use it.
-fn outlives(config: &Config) -> bool {
-    config.stock.backend != StockBackend::Embedded
+/// Why a process must not append to its log. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The database's.
+    #[error("{0}")]
+    Database(#[from] DatabaseError),
+    /// The log's.
+    #[error("{0}")]
+    Queue(#[from] QueueError),
+    /// What the log has handed over would be forgotten and its units sold again, or what it holds be rejected.
+    #[error(
+        "the orders database {database} {mismatch}, so the queue in {queue} belongs to another one, or to a newer state of it: put \
+         that database back. If it is lost, `floodgate queue reset-offset {ORDERS_TOPIC} {DRAIN_GROUP} --oldest` has every order \
+         that the queue still keeps written again; if they are to be forgotten, remove the queue's directory"
+    )]
+    ForeignDatabase {
+        /// As it may be shown.
+        database: String,
+        /// Where the log is.
+        queue: String,
+        /// What tells.
+        mismatch: Mismatch,
+    },
+    /// Two ledgers in memory over one database would promise every unit twice.
+    #[error(
+        "another floodgate is registered in {database} (instance {other}, {place}), and two ledgers in memory would promise every \
+         unit twice: stop it (a clean stop takes it off the registry), share the ledger with stock.backend = \"redis\", or give \
+         this one a database of its own with orders.database_url"
+    )]
+    SecondLedger {
+        /// As it may be shown.
+        database: String,
+        /// The other's id.
+        other: Owner,
+        /// Where its log is.
+        place: String,
+    },
+}
+
+/// What an instance is told of itself.
+pub struct InstanceParts {
+    /// Where it is registered.
+    pub database: Database,
+    /// The database's address as it may be shown.
+    pub database_shown: String,
+    /// Where its log is: see [`super::place_of`].
+    pub place: String,
+    /// Whether the ledger outlives this process, and other processes may use it.
+    pub outliving: bool,
+    /// Whether other machines may use the same database.
+    pub shared: bool,
 }
 
 /// A log directory that this process owns.
-pub(super) struct Instance {
+pub struct Instance {
+    parts: InstanceParts,
     queue: Queue,
-    pub(super) orders: Topic,
-    pub(super) owner: Owner,
-    pub(super) seat: Arc<Seat>,
+    /// The topic [`ORDERS_TOPIC`].
+    pub orders: Topic,
+    /// The log's id.
+    pub owner: Owner,
+    /// Of its purchase path.
+    pub seat: Arc<Seat>,
 }
 
 impl Instance {
-    /// Locks the log and recovers it, unless `database` is not the one that it was drained into.
-    pub(super) async fn open(
-        config: &Config,
-        now: Now,
-        database: &Database,
-        registry: &mut Registry,
-    ) -> Result<Self, StartError> {
-        kinship::check(config, now.clone(), database).await?;
+    /// Locks the log with `open` and recovers it, unless the database is not the one that it was drained into. `beside` is the same
+    /// log, attached before; none where it is not there yet.
+    ///
+    /// # Errors
+    /// See [`InstanceError`].
+    pub async fn open(
+        parts: InstanceParts,
+        beside: Option<Queue>,
+        mut open: impl FnMut() -> Result<Queue, QueueError>,
+    ) -> Result<Self, InstanceError> {
+        if let Some(queue) = beside
+            && let Some(mismatch) = mismatch(&queue, &parts.database).await?
+        {
+            return Err(parts.foreign(mismatch));
+        }
         let until = Instant::now() + LOCK_MAX;
         let queue = loop {
-            match engines::open_queue(config, now.clone(), registry) {
+            match open() {
                 // A neighbour may be merging this log, which it took for a dead one's.
-                Err(QueueError::InUse { .. }) if outlives(config) && Instant::now() < until => {
+                Err(QueueError::InUse { .. }) if parts.outliving && Instant::now() < until => {
                     sleep(LOCK_LOOK).await;
                 }
                 opened => break opened?,
             }
         };
         let orders = queue.topic(ORDERS_TOPIC)?;
-        registry.register_collector(Box::new(order_worker::BacklogMetrics(orders.clone())));
         let owner = Owner(queue.instance());
-        Ok(Self { queue, orders, owner, seat: Arc::default() })
+        Ok(Self { parts, queue, orders, owner, seat: Arc::default() })
     }
 
     /// Makes the workers' group: a log without it would keep no record for a worker that comes late.
-    pub(super) async fn prepare_for_workers(&self) -> Result<(), StartError> {
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn prepare_for_workers(&self) -> Result<(), InstanceError> {
         let until = Instant::now() + GROUP_MADE_MAX;
         loop {
             match self.orders.group(DRAIN_GROUP) {
@@ -88,55 +144,53 @@ impl Instance {
     /// second ledger in memory over one database.
     ///
     /// A crash after it leaves an instance whose log owes nothing new.
-    pub(super) async fn register(&self, config: &Config, database: &Database) -> Result<(), StartError> {
-        let place = place_of(&config.queue.directory);
+    ///
+    /// # Errors
+    /// See [`InstanceError`].
+    pub async fn register(&self) -> Result<(), InstanceError> {
+        let InstanceParts { database, place, outliving, shared, .. } = &self.parts;
         if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
-            return Err(kinship::foreign(config, Lack::Everything));
+            return Err(self.parts.foreign(Mismatch::Everything));
         }
-        let was_registered = self.registered(database).await?.0;
-        database.register_instance(self.owner.0, &place).await?;
-        if outlives(config) || !engines::is_shared(config) {
+        let was_registered = self.registered().await?.0;
+        database.register_instance(self.owner.0, place).await?;
+        if *outliving || !*shared {
             return Ok(());
         }
         // Registered first, looked second: of two that start at once at least one sees the other.
-        let Some(other) = self.registered(database).await?.1 else { return Ok(()) };
+        let Some(other) = self.registered().await?.1 else { return Ok(()) };
         if !was_registered {
             // It has promised nothing; staying would keep the other one from its next start.
             database.deregister_instance(self.owner.0).await?;
         }
-        Err(StartError::SecondLedger {
-            database: config.orders.database_url.to_string(),
-            other: other.owner.to_string(),
-            place: other.place,
-        })
+        let database = self.parts.database_shown.clone();
+        Err(InstanceError::SecondLedger { database, other: other.owner, place: other.place })
     }
 
     /// Whether this instance is in the registry, and one of the others.
-    async fn registered(
-        &self,
-        database: &Database,
-    ) -> Result<(bool, Option<database::Instance>), StartError> {
+    async fn registered(&self) -> Result<(bool, Option<database::Instance>), InstanceError> {
+        let instances = self.parts.database.instances().await?;
         let (own, others): (Vec<_>, Vec<_>) =
-            database.instances().await?.into_iter().partition(|instance| instance.owner == self.owner);
+            instances.into_iter().partition(|instance| instance.owner == self.owner);
         Ok((!own.is_empty(), others.into_iter().next()))
     }
 
-    /// This process's part among those on its ledger.
-    pub(super) fn member(&self, config: &Config, foundation: &Foundation, registry: &mut Registry) -> Member {
-        let own = OwnLog {
+    /// As a member of those on its ledger knows it.
+    #[must_use]
+    pub fn own_log(&self) -> OwnLog {
+        OwnLog {
             topic: self.orders.clone(),
             owner: self.owner,
-            place: place_of(&config.queue.directory),
+            place: self.parts.place.clone(),
             seat: self.seat.clone(),
-        };
-        Member::new(MemberParts { own: Some(own), ..member_parts(config, foundation, registry) })
+        }
     }
 
     /// The end of this process's log. `well`: everything that was reserved has been finished.
     ///
     /// A crash before the registry is told leaves the instance registered, which is harmless: its log is looked at and found
     /// drained. The locks go last: whoever takes them next registers anew, which a late deregistration must not undo.
-    pub(super) async fn leave(&self, database: &Database, well: bool) {
+    pub async fn leave(&self, well: bool) {
         // What is in the ring is settled: its records count in the lag from here on.
         if timeout(SETTLE_MAX, self.queue.settle()).await.is_err() {
             tracing::warn!("the queue's disk does not answer: what it holds shows at the next start");
@@ -144,7 +198,7 @@ impl Instance {
         }
         if well
             && self.owes_nothing().await
-            && let Err(error) = database.deregister_instance(self.owner.0).await
+            && let Err(error) = self.parts.database.deregister_instance(self.owner.0).await
         {
             tracing::warn!(%error, "the instance stays registered, which harms nothing");
         }
@@ -177,14 +231,12 @@ impl Instance {
     }
 }
 
-/// What takes part among the processes on a ledger, without a log of its own.
-pub(super) fn member_parts(config: &Config, foundation: &Foundation, registry: &mut Registry) -> MemberParts {
-    MemberParts {
-        database: foundation.database.clone(),
-        stock: foundation.stock.clone(),
-        own: None,
-        logs: logs_on_this_machine(foundation.now.clone()),
-        outliving: outlives(config),
-        metrics: MembershipMetrics::new(registry),
+impl InstanceParts {
+    fn foreign(&self, mismatch: Mismatch) -> InstanceError {
+        InstanceError::ForeignDatabase {
+            database: self.database_shown.clone(),
+            queue: self.place.clone(),
+            mismatch,
+        }
     }
 }

@@ -8,21 +8,20 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use order_worker::drain::rate_shares;
-use order_worker::{
-    DRAIN_GROUP, DrainError, DrainState, DrainStats, LogBacklogs, ORDERS_TOPIC, Pace, Worker, WorkerMetrics,
-    WorkerParts,
-};
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use queue::{Group, Queue, QueueError, Topic};
 use serde::Serialize;
+use stock::Stock;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Foundation, random};
-use crate::config::Config;
-use crate::engines;
+use super::pace::Pace;
+use super::stats::{DrainState, DrainStats};
+use super::{DrainError, Worker, WorkerParts, rate_shares};
+use crate::config::DrainConfig;
+use crate::database::Database;
+use crate::metrics::{LogBacklogs, WorkerMetrics};
+use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
 /// How often a log that is absent, or held by another process, is tried again.
 const LOOK: Duration = Duration::from_millis(200);
@@ -34,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What a worker does with one log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum SourceState {
+pub enum SourceState {
     /// It is not there yet, or cannot be read at the moment.
     Waiting(String),
     /// Another process drains it.
@@ -52,51 +51,73 @@ struct Source {
     stats: Arc<DrainStats>,
 }
 
+/// Attaches to the log in a directory, whose owner is another process.
+pub type AttachLog = Arc<dyn Fn(&Path) -> Result<Queue, QueueError> + Send + Sync>;
+
+/// What [`Sources`] are made of.
+pub struct SourcesParts {
+    /// Where the logs are.
+    pub directories: Vec<PathBuf>,
+    /// How to get at one.
+    pub attach: AttachLog,
+    /// Where orders go.
+    pub database: Database,
+    /// Who is told afterwards.
+    pub stock: Arc<Stock>,
+    /// How fast all of them together.
+    pub drain: DrainConfig,
+    /// Where they count.
+    pub metrics: WorkerMetrics,
+    /// Where what waits in each of them shows.
+    pub backlogs: LogBacklogs,
+    /// This life of the process; random.
+    pub worker: u64,
+}
+
 /// All logs of one worker.
-pub(super) struct Sources {
+pub struct Sources {
     sources: Vec<Source>,
-    foundation: Foundation,
+    attach: AttachLog,
+    database: Database,
+    stock: Arc<Stock>,
     /// Of all drains together.
     pace: Arc<Pace>,
     metrics: WorkerMetrics,
     backlogs: LogBacklogs,
+    worker: u64,
     stopping: watch::Receiver<bool>,
 }
 
 /// One log, as `/readyz` shows it.
 #[derive(Debug, Serialize)]
-pub(super) struct SourceReport {
-    pub(super) directory: String,
-    pub(super) state: SourceState,
+pub struct SourceReport {
+    /// Where the log is.
+    pub directory: String,
+    /// What the worker does with it.
+    pub state: SourceState,
     /// What holds up its drain at the moment.
-    pub(super) trouble: Option<String>,
+    pub trouble: Option<String>,
 }
 
 impl Sources {
-    pub(super) fn new(
-        config: &Config,
-        foundation: &Foundation,
-        metrics: &WorkerMetrics,
-        registry: &mut Registry,
-        stopping: watch::Receiver<bool>,
-    ) -> Self {
-        let directories = match config.queue.sources.as_slice() {
-            [] => vec![config.queue.directory.clone()],
-            sources => sources.to_vec(),
-        };
+    /// Starts nothing yet.
+    #[must_use]
+    pub fn new(parts: SourcesParts, stopping: watch::Receiver<bool>) -> Self {
+        let SourcesParts { directories, attach, database, stock, drain, metrics, backlogs, worker } = parts;
         let source = |directory| Source {
             directory,
             state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
-            stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
+            stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
         };
-        let backlogs = LogBacklogs::default();
-        registry.register_collector(Box::new(backlogs.clone()));
         Self {
             sources: directories.into_iter().map(source).collect(),
-            foundation: foundation.clone(),
-            pace: Arc::new(Pace::new(&config.drain)),
-            metrics: metrics.clone(),
+            attach,
+            database,
+            stock,
+            pace: Arc::new(Pace::new(&drain)),
+            metrics,
             backlogs,
+            worker,
             stopping,
         }
     }
@@ -105,7 +126,7 @@ impl Sources {
     ///
     /// # Errors
     /// When the last of them has stopped for good: the first one's reason.
-    pub(super) async fn drain_all(self: Arc<Self>) -> Result<(), DrainError> {
+    pub async fn drain_all(self: Arc<Self>) -> Result<(), DrainError> {
         let mut drains: FuturesUnordered<_> =
             self.sources.iter().map(|source| self.drain_source(source)).collect();
         let drains = async {
@@ -117,11 +138,13 @@ impl Sources {
             }
             stopped.map_or(Ok(()), Err)
         };
-        let share = (self.foundation.database.clone(), self.pace.clone(), random());
+        let share = (self.database.clone(), self.pace.clone(), self.worker);
         rate_shares::within(drains, share, self.stopping.clone()).await
     }
 
-    pub(super) fn report(&self) -> Vec<SourceReport> {
+    /// What it does with each of them.
+    #[must_use]
+    pub fn report(&self) -> Vec<SourceReport> {
         let report = |source: &Source| SourceReport {
             directory: source.directory.display().to_string(),
             state: source.state.lock().clone(),
@@ -139,7 +162,7 @@ impl Sources {
             let attached = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => return Ok(()),
-                attached = attach(source, &self.foundation) => attached,
+                attached = attach(source, &self.attach) => attached,
             };
             let (queue, orders) = match attached {
                 Ok(attached) => attached,
@@ -149,7 +172,7 @@ impl Sources {
             let drained = tokio::select! {
                 biased;
                 drained = self.drain(source, &orders) => drained,
-                () = replaced(&source.directory, &self.foundation, queue.instance()) => {
+                () = replaced(&source.directory, &self.attach, queue.instance()) => {
                     tracing::warn!(directory = %source.directory.display(), "another log is in this directory now; it is drained from here on");
                     continue;
                 }
@@ -180,8 +203,8 @@ impl Sources {
         };
         source.show(SourceState::Draining);
         let parts = WorkerParts {
-            database: self.foundation.database.clone(),
-            stock: self.foundation.stock.clone(),
+            database: self.database.clone(),
+            stock: self.stock.clone(),
             group,
             pace: self.pace.clone(),
             metrics: self.metrics.clone(),
@@ -221,9 +244,9 @@ impl Source {
 }
 
 /// Attaches to the log once it is there.
-async fn attach(source: &Source, foundation: &Foundation) -> Result<(Queue, Topic), QueueError> {
+async fn attach(source: &Source, attach: &AttachLog) -> Result<(Queue, Topic), QueueError> {
     loop {
-        let attached = engines::attach_source(&source.directory, foundation.now.clone())
+        let attached = attach(&source.directory)
             .and_then(|queue| queue.topic(ORDERS_TOPIC).map(|orders| (queue, orders)));
         match attached {
             // Its gateway has not begun, or not finished beginning.
@@ -246,11 +269,10 @@ async fn hold(source: &Source, orders: &Topic) -> Result<Group, QueueError> {
 }
 
 /// Waits until the directory holds another log than this one: a disk that was lost and replaced.
-async fn replaced(directory: &Path, foundation: &Foundation, instance: u64) {
+async fn replaced(directory: &Path, attach: &AttachLog, instance: u64) {
     loop {
         sleep(IDENTITY_LOOK).await;
-        let now = foundation.now.clone();
-        if engines::attach_source(directory, now).is_ok_and(|queue| queue.instance() != instance) {
+        if attach(directory).is_ok_and(|queue| queue.instance() != instance) {
             return;
         }
     }

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use gateway::books::{
+use gateway::catalog::{Catalog, CatalogSale};
+use gateway::ports::{
     Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
     SaleView,
 };
-use gateway::catalog::{Catalog, CatalogSale};
 use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
 use order_worker::membership::operator;
 use order_worker::{AuditError, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
