@@ -94,7 +94,7 @@ impl Instance {
             return Err(kinship::foreign(config, Lack::Everything));
         }
         let was_registered = self.registered(database).await?.0;
-        database.register_instance(self.owner.0, &place).await?;
+        database.register_instance(self.owner.0, &place, database::ENGINE_DISK, true).await?;
         if outlives(config) || !engines::is_shared(config) {
             return Ok(());
         }

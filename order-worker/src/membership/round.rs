@@ -12,7 +12,7 @@ use stock::{LedgerError, Owner, SaleId};
 use tokio::time::{Instant, timeout};
 
 use super::Member;
-use crate::database::{Instance, SaleRow};
+use crate::database::{ENGINE_DISK, Instance, SaleRow};
 use crate::drain::ORDERS_TOPIC;
 use crate::rebuild::{RebuildError, merge_log, merge_rows};
 
@@ -261,7 +261,7 @@ impl Member {
             Some(instance) => instance.merged_epoch >= epoch,
             None => {
                 // Forgotten, but alive: from here on a rebuild waits for us again.
-                self.database.register_instance(own.owner.0, &own.place).await?;
+                self.database.register_instance(own.owner.0, &own.place, ENGINE_DISK, true).await?;
                 false
             }
         };
