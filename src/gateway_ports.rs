@@ -1,10 +1,10 @@
-//! Fills the gateway's port on orders and on the operator's side with the database, the ledger and the log.
+//! Fills the gateway's two ports: orders with the database, the operator's side with database, ledger and log.
 
 use std::sync::{Arc, OnceLock};
 
 use gateway::catalog::{Catalog, CatalogSale};
 use gateway::ports::{
-    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
+    Cancelled, Figures, Operator, OrderView, Orders, PortError, PortFuture, RebuildBegun, SaleChange,
     SaleView,
 };
 use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
@@ -13,19 +13,22 @@ use order_worker::{AuditError, Database, DatabaseError, RebuildError, ReconcileE
 use queue::Topic;
 use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId};
 
-/// See the module.
-pub(crate) struct RootBooks {
+/// What buyers' calls want of orders.
+pub(crate) struct RootOrders(pub(crate) Database);
+
+/// What the operator wants; it also keeps the catalog, which shows what the operator changes.
+pub(crate) struct RootOperator {
     database: Database,
     stock: Arc<Stock>,
     orders: Topic,
     /// Says which life of the ledger purchases may name.
     seat: Arc<Seat>,
-    /// The gateway's, which is made after these books.
+    /// The gateway's, which is made after this.
     catalog: OnceLock<Arc<Catalog>>,
 }
 
-impl RootBooks {
-    /// Books that are offered nowhere yet.
+impl RootOperator {
+    /// Its sales are offered nowhere yet.
     pub(crate) fn new(database: Database, stock: Arc<Stock>, orders: Topic, seat: Arc<Seat>) -> Self {
         Self { database, stock, orders, seat, catalog: OnceLock::new() }
     }
@@ -60,7 +63,7 @@ impl RootBooks {
 
     /// Takes a changed sale to ledger and catalog before the operator hears that it is changed. A ledger out of reach
     /// leaves the row changed: the reconciler pushes it until both are equal.
-    async fn changed(&self, row: SaleRow) -> Result<SaleView, BooksError> {
+    async fn changed(&self, row: SaleRow) -> Result<SaleView, PortError> {
         // A settled sale has left the ledger for good.
         if !row.settled {
             bring(&self.database, &self.stock, &row.definition.id).await.map_err(unreconciled)?;
@@ -70,26 +73,34 @@ impl RootBooks {
     }
 }
 
-impl Books for RootBooks {
-    fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>> {
-        Box::pin(async move { Ok(self.database.order(order_id).await.map_err(refused)?.map(order_view)) })
+impl Orders for RootOrders {
+    fn order(&self, order_id: OrderId) -> PortFuture<'_, Option<OrderView>> {
+        Box::pin(async move { Ok(self.0.order(order_id).await.map_err(refused)?.map(order_view)) })
     }
 
-    fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled> {
-        Box::pin(async move {
-            Ok(match self.database.cancel(order_id, user.as_ref()).await.map_err(refused)? {
-                CancelOutcome::Cancelled(row) => Cancelled::Done(order_view(row)),
-                CancelOutcome::WrongState(status) => Cancelled::WrongState(order_status(status)),
-                CancelOutcome::NotFound => Cancelled::NotFound,
-            })
-        })
+    fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled> {
+        Box::pin(async move { cancel(&self.0, order_id, Some(&user)).await })
     }
 
-    fn reachable(&self) -> BooksFuture<'_, ()> {
-        Box::pin(async move { self.database.epoch().await.map(|_| ()).map_err(refused) })
+    fn reachable(&self) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.0.epoch().await.map(|_| ()).map_err(refused) })
     }
+}
 
-    fn sales(&self) -> BooksFuture<'_, Vec<SaleView>> {
+async fn cancel(
+    database: &Database,
+    order_id: OrderId,
+    user: Option<&UserId>,
+) -> Result<Cancelled, PortError> {
+    Ok(match database.cancel(order_id, user).await.map_err(refused)? {
+        CancelOutcome::Cancelled(row) => Cancelled::Done(order_view(row)),
+        CancelOutcome::WrongState(status) => Cancelled::WrongState(status),
+        CancelOutcome::NotFound => Cancelled::NotFound,
+    })
+}
+
+impl Operator for RootOperator {
+    fn sales(&self) -> PortFuture<'_, Vec<SaleView>> {
         Box::pin(async move {
             let mut rows = self.database.sales().await.map_err(refused)?;
             rows.sort_by_key(|row| (row.definition.starts_at, row.definition.id.clone()));
@@ -97,19 +108,19 @@ impl Books for RootBooks {
         })
     }
 
-    fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView> {
+    fn publish(&self, definition: SaleDefinition) -> PortFuture<'_, SaleView> {
         Box::pin(async move {
-            definition.validate().map_err(|e| BooksError::Invalid(e.to_string()))?;
+            definition.validate().map_err(|e| PortError::Invalid(e.to_string()))?;
             match self.database.publish(&definition).await.map_err(refused)? {
-                Published::Differs(difference) => return Err(BooksError::Differs(difference)),
+                Published::Differs(difference) => return Err(PortError::Differs(difference)),
                 Published::New | Published::Unchanged => {}
             }
             let row = self.database.sale(&definition.id).await.map_err(refused)?;
-            self.changed(row.ok_or(BooksError::UnknownSale(definition.id))?).await
+            self.changed(row.ok_or(PortError::UnknownSale(definition.id))?).await
         })
     }
 
-    fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView> {
+    fn change(&self, sale: SaleId, change: SaleChange) -> PortFuture<'_, SaleView> {
         Box::pin(async move {
             let row = match change {
                 SaleChange::Pause { by } => self.database.pause(&sale, &by).await,
@@ -122,13 +133,13 @@ impl Books for RootBooks {
         })
     }
 
-    fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>> {
+    fn figures(&self, sale: SaleId) -> PortFuture<'_, Option<Figures>> {
         Box::pin(async move {
             let Some(row) = self.database.sale(&sale).await.map_err(refused)? else { return Ok(None) };
             let audit = audit(&self.database, Some(&self.stock), Some(&self.orders), Some(&sale)).await;
             let audit = audit.map_err(|e| match e {
                 AuditError::Database(e) => refused(e),
-                e => BooksError::Unavailable(e.to_string()),
+                e => PortError::Unavailable(e.to_string()),
             })?;
             let backlog = audit.backlog.unwrap_or(0);
             let Some(books) = audit.sales.into_iter().next() else { return Ok(None) };
@@ -152,10 +163,14 @@ impl Books for RootBooks {
         })
     }
 
-    fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun> {
+    fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled> {
+        Box::pin(async move { cancel(&self.database, order_id, None).await })
+    }
+
+    fn rebuild(&self, without: Option<Owner>) -> PortFuture<'_, RebuildBegun> {
         Box::pin(async move {
             if matches!(self.stock.ledger(), Ledger::Embedded(_)) {
-                return Err(BooksError::Invalid(
+                return Err(PortError::Invalid(
                     "the embedded ledger lives in the process and is rebuilt at each start: restart it"
                         .into(),
                 ));
@@ -175,30 +190,30 @@ impl Books for RootBooks {
     }
 }
 
-fn not_begun(error: RebuildError) -> BooksError {
+fn not_begun(error: RebuildError) -> PortError {
     match error {
         RebuildError::Database(error) => refused(error),
-        error if error.is_retryable() => BooksError::Unavailable(error.to_string()),
-        error => BooksError::Invalid(error.to_string()),
+        error if error.is_retryable() => PortError::Unavailable(error.to_string()),
+        error => PortError::Invalid(error.to_string()),
     }
 }
 
-fn refused(error: DatabaseError) -> BooksError {
+fn refused(error: DatabaseError) -> PortError {
     match error {
-        DatabaseError::UnknownSale(sale) => BooksError::UnknownSale(sale),
+        DatabaseError::UnknownSale(sale) => PortError::UnknownSale(sale),
         error @ (DatabaseError::RestockDiffers { .. }
         | DatabaseError::Invalid(_)
-        | DatabaseError::Record(_)) => BooksError::Invalid(error.to_string()),
+        | DatabaseError::Record(_)) => PortError::Invalid(error.to_string()),
         error @ (DatabaseError::Unavailable(_) | DatabaseError::Schema(_) | DatabaseError::Broken(_)) => {
-            BooksError::Unavailable(error.to_string())
+            PortError::Unavailable(error.to_string())
         }
     }
 }
 
-fn unreconciled(error: ReconcileError) -> BooksError {
+fn unreconciled(error: ReconcileError) -> PortError {
     match error {
         ReconcileError::Database(error) => refused(error),
-        ReconcileError::Ledger(error) => BooksError::Unavailable(error.to_string()),
+        ReconcileError::Ledger(error) => PortError::Unavailable(error.to_string()),
     }
 }
 
@@ -220,19 +235,7 @@ fn order_view(row: OrderRow) -> OrderView {
         quantity: row.quantity,
         amount: row.amount,
         currency: row.currency,
-        status: order_status(row.status),
+        status: row.status,
         pay_by: row.pay_by,
-    }
-}
-
-fn order_status(status: order_worker::database::OrderStatus) -> OrderStatus {
-    use order_worker::database::OrderStatus as Row;
-    match status {
-        Row::Unpaid => OrderStatus::Unpaid,
-        Row::Paid => OrderStatus::Paid,
-        Row::Closed => OrderStatus::Closed,
-        Row::Refunding => OrderStatus::Refunding,
-        Row::Refunded => OrderStatus::Refunded,
-        Row::Rejected => OrderStatus::Rejected,
     }
 }

@@ -27,7 +27,7 @@ use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
 use crate::connection::closing_after;
 use crate::pages;
-use crate::ports::{BooksError, BooksFuture, SaleChange};
+use crate::ports::{PortError, PortFuture, SaleChange};
 use crate::problem::{Problem, method_not_allowed};
 
 /// Largest body of an operator's call, bytes.
@@ -36,8 +36,8 @@ const BODY_BYTES_MAX: usize = 65_536;
 const FEED_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Long polls at once. More would leave no connections to probes.
 const FEED_POLLS_MAX: usize = 256;
-/// Longest wait for the books on an operator's behalf.
-const BOOKS_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the orders on an operator's behalf.
+const ORDERS_MAX: Duration = Duration::from_secs(10);
 /// Longest name of a restock or of an operator, bytes.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -185,19 +185,21 @@ impl Admin {
     }
 
     async fn operate(&self, method: &Method, call: &str, body: Incoming) -> Reply {
-        let books = &self.gateway.books;
+        let operator = &self.gateway.operator;
         let mut parts = call.split('/');
         let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
         let sale = match parts {
             [Some("sales"), None, ..] => {
                 return match *method {
                     Method::GET | Method::HEAD => {
-                        answered(books.sales(), |sales| json_reply(StatusCode::OK, &json!({"sales": sales})))
-                            .await
+                        answered(operator.sales(), |sales| {
+                            json_reply(StatusCode::OK, &json!({"sales": sales}))
+                        })
+                        .await
                     }
                     Method::PUT => match self.read::<SaleDefinition>(body).await {
                         Ok(sale) => {
-                            answered(books.publish(sale), |sale| json_reply(StatusCode::OK, &sale)).await
+                            answered(operator.publish(sale), |sale| json_reply(StatusCode::OK, &sale)).await
                         }
                         Err(refusal) => refusal,
                     },
@@ -212,7 +214,7 @@ impl Admin {
                 if let Err(refusal) = self.read::<Nothing>(body).await {
                     return refusal;
                 }
-                return match timeout(BOOKS_MAX, books.cancel(order_id, None)).await {
+                return match timeout(ORDERS_MAX, operator.cancel(order_id)).await {
                     Ok(result) => cancelled(result),
                     Err(_) => Problem::Busy.because("the orders did not answer in time: ask again"),
                 };
@@ -223,7 +225,7 @@ impl Admin {
                 }
                 return match self.read::<Rebuild>(body).await.and_then(left_out) {
                     Ok(without) => {
-                        answered(books.rebuild(without), |begun| json_reply(StatusCode::OK, &begun)).await
+                        answered(operator.rebuild(without), |begun| json_reply(StatusCode::OK, &begun)).await
                     }
                     Err(refusal) => refusal,
                 };
@@ -236,7 +238,7 @@ impl Admin {
         };
         let change = match (parts[2], parts[3]) {
             (None, _) if matches!(*method, Method::GET | Method::HEAD) => {
-                return answered(books.figures(sale), |figures| match figures {
+                return answered(operator.figures(sale), |figures| match figures {
                     Some(figures) => json_reply(StatusCode::OK, &figures),
                     None => unknown_sale(),
                 })
@@ -253,7 +255,7 @@ impl Admin {
         };
         match change {
             Ok(change) => {
-                answered(books.change(sale, change), |sale| json_reply(StatusCode::OK, &sale)).await
+                answered(operator.change(sale, change), |sale| json_reply(StatusCode::OK, &sale)).await
             }
             Err(refusal) => refusal,
         }
@@ -318,13 +320,13 @@ fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> 
     Ok(SaleChange::Restock { restock_id, units })
 }
 
-async fn answered<T>(call: BooksFuture<'_, T>, show: impl FnOnce(T) -> Reply) -> Reply {
-    match timeout(BOOKS_MAX, call).await {
+async fn answered<T>(call: PortFuture<'_, T>, show: impl FnOnce(T) -> Reply) -> Reply {
+    match timeout(ORDERS_MAX, call).await {
         Ok(Ok(value)) => show(value),
-        Ok(Err(BooksError::UnknownSale(_))) => unknown_sale(),
-        Ok(Err(error @ BooksError::Differs(_))) => Problem::SaleDiffers.because(&error.to_string()),
-        Ok(Err(error @ BooksError::Invalid(_))) => Problem::BadRequest.because(&error.to_string()),
-        Ok(Err(error @ BooksError::Unavailable(_))) => Problem::Busy.because(&error.to_string()),
+        Ok(Err(PortError::UnknownSale(_))) => unknown_sale(),
+        Ok(Err(error @ PortError::Differs(_))) => Problem::SaleDiffers.because(&error.to_string()),
+        Ok(Err(error @ PortError::Invalid(_))) => Problem::BadRequest.because(&error.to_string()),
+        Ok(Err(error @ PortError::Unavailable(_))) => Problem::Busy.because(&error.to_string()),
         Err(_) => Problem::Busy
             .because("the orders did not answer in time; the call may have been carried out: repeat it"),
     }

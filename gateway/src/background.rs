@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::REFRESH_INTERVAL;
 use crate::purchase::{progress, recovery};
-use crate::{Gateway, READY_BOOKS_MAX};
+use crate::{Gateway, READY_ORDERS_MAX};
 
 /// How often a held "sold out" is doubted.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
@@ -27,7 +27,7 @@ pub(crate) struct Health {
     /// At least one sale that has not ended is open there, or there is none.
     pub(crate) ledger_open: AtomicBool,
     /// Orders can be written and read.
-    pub(crate) books_reachable: AtomicBool,
+    pub(crate) orders_reachable: AtomicBool,
 }
 
 impl Gateway {
@@ -58,7 +58,7 @@ impl Gateway {
         }
     }
 
-    /// Learns the time and whether ledger and books would serve a purchase now.
+    /// Learns the time and whether ledger and orders would serve a purchase now.
     pub async fn look_at_health(&self) {
         let answers = self.clock.refresh(&self.stock).await.is_ok() && self.stock.ready().await.is_ok();
         self.health.ledger_answers.store(answers, Ordering::Relaxed);
@@ -78,8 +78,8 @@ impl Gateway {
         }
         self.health.ledger_open.store(open.unwrap_or(true), Ordering::Relaxed);
 
-        let reachable = matches!(timeout(READY_BOOKS_MAX, self.books.reachable()).await, Ok(Ok(())));
-        self.health.books_reachable.store(reachable, Ordering::Relaxed);
+        let reachable = matches!(timeout(READY_ORDERS_MAX, self.orders.reachable()).await, Ok(Ok(())));
+        self.health.orders_reachable.store(reachable, Ordering::Relaxed);
         self.server_metrics.ready.set(i64::from(self.not_ready().is_empty()));
     }
 
@@ -126,7 +126,7 @@ impl Gateway {
             (!self.health.ledger_answers.load(Ordering::Relaxed), "the stock ledger does not answer"),
             (!open && !foreign, "the stock ledger is being rebuilt"),
             (!open && foreign, FOREIGN_SALES),
-            (!self.health.books_reachable.load(Ordering::Relaxed), "the orders are out of reach"),
+            (!self.health.orders_reachable.load(Ordering::Relaxed), "the orders are out of reach"),
             (self.challenges.as_ref().is_some_and(|c| !c.ready()), "too few questions are ready"),
         ];
         lacks.iter().filter(|(lacking, _)| *lacking).map(|(_, what)| *what).collect()

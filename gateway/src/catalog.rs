@@ -20,7 +20,7 @@ use crate::metrics::{Outcome, PurchaseMetrics, SaleCounters};
 /// How long a full gate is believed to stay full.
 const GATE_FULL_MS: u64 = 500;
 
-/// A sale as whoever keeps the books hands it over.
+/// A sale as the operator's port hands it over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogSale {
     /// With `ends_at` as it is now, should the sale have been ended early.

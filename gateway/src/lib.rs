@@ -43,7 +43,7 @@ use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, Ga
 use limits::Limits;
 use metrics::{PurchaseMetrics, ServerMetrics};
 use pass::PassKeys;
-use ports::Books;
+use ports::{Operator, Orders};
 use purchase::progress::Progress;
 use purchase::recovery::Recovery;
 use purchase::{PurchaseParts, Purchases};
@@ -64,8 +64,8 @@ pub const FAILPOINTS: &[&str] = &[
     "gateway.adopted",
 ];
 
-/// Longest wait for the books when readiness is looked at.
-const READY_BOOKS_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for the orders when readiness is looked at.
+const READY_ORDERS_MAX: Duration = Duration::from_secs(2);
 
 /// How many looks at orders a user has for each purchase that `limits.per_user_rps` allows.
 const LOOKS_PER_PURCHASE: u32 = 4;
@@ -94,8 +94,10 @@ pub struct GatewayParts {
     pub drain_group: String,
     /// Orders a second to count with until a rate has been seen.
     pub drain_rate_hint: Option<u32>,
-    /// Orders and the operator's side.
-    pub books: Arc<dyn Books>,
+    /// What buyers' calls want of orders.
+    pub orders: Arc<dyn Orders>,
+    /// What the operator wants.
+    pub operator: Arc<dyn Operator>,
     /// The wall clock, until the ledger has told the time.
     pub now: Now,
     /// Randomness.
@@ -115,13 +117,14 @@ pub struct Gateway {
     clients: Clients,
     limits: Arc<Limits>,
     limits_by_address: bool,
-    /// Looks at orders, which may cost a read of the books.
+    /// Looks at orders, which may cost a read of the database.
     looks: Limits,
     clock: Arc<LedgerClock>,
     progress: Arc<Progress>,
     stock: Arc<Stock>,
     catalog: Arc<Catalog>,
-    books: Arc<dyn Books>,
+    orders: Arc<dyn Orders>,
+    operator: Arc<dyn Operator>,
     parts: Arc<PurchaseParts>,
     health: Health,
     server_metrics: ServerMetrics,
@@ -148,7 +151,8 @@ impl Gateway {
             topic,
             owner,
             seat,
-            books,
+            orders,
+            operator,
             now,
             random,
             ..
@@ -174,6 +178,7 @@ impl Gateway {
         let limits = Arc::new(Limits::new(&limits, &random));
         let parts = Arc::new(PurchaseParts {
             stock: stock.clone(),
+            orders: orders.clone(),
             topic,
             owner,
             seat,
@@ -203,7 +208,8 @@ impl Gateway {
             progress,
             stock,
             catalog,
-            books,
+            orders,
+            operator,
             parts,
             health: Health::default(),
             server_metrics: ServerMetrics::register(registry),
@@ -214,7 +220,7 @@ impl Gateway {
         })
     }
 
-    /// The sales on offer: to be filled, and replaced at every change, by whoever keeps the books.
+    /// The sales on offer: to be filled, and replaced at every change, by whoever knows them.
     #[must_use]
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog

@@ -1,23 +1,28 @@
-//! What the gateway wants of orders and of the operator's side: a port that the root package fills. No SQL shows here.
+//! What the gateway wants of others: [`Orders`] for buyers' calls, [`Operator`] for the admin listener's. The root package fills
+//! both; no SQL shows here.
 //!
-//! Every implementation
-//! - MUST carry out each call as one transaction, and MUST make repeats harmless (publish, pause, resume, restock, cancel);
-//! - MUST answer `cancel` for another user's order as if there were none;
-//! - MUST push a changed sale to the ledger and into [`crate::Catalog`] before it answers, so that the operator who was
+//! Every implementation of either
+//! - MUST carry out each call as one transaction, and MUST make repeats harmless (publish, pause, resume, restock, cancel).
+//!
+//! Of [`Orders`], moreover
+//! - MUST answer `cancel` for another user's order as if there were none.
+//!
+//! Of [`Operator`], moreover
+//! - MUST push a changed sale to the ledger and into [`crate::catalog::Catalog`] before it answers, so that the operator who was
 //!   answered sees it take effect.
 //!
-//! No call on this port is ever made for a refused purchase.
+//! No call on these ports is ever made for a refused purchase.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use stock::{OrderId, Owner, SaleDefinition, SaleId, Timestamp, UserId};
+use stock::{OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Timestamp, UserId};
 use tokio::time::timeout;
 
-/// Why the books did not do it.
+/// Why a call was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BooksError {
+pub enum PortError {
     /// Out of reach or overloaded: later the same call may succeed.
     #[error("the orders are out of reach: {0}")]
     Unavailable(String),
@@ -32,53 +37,11 @@ pub enum BooksError {
     Invalid(String),
 }
 
-impl BooksError {
+impl PortError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
-    }
-}
-
-/// Where an order stands, as buyers see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OrderStatus {
-    /// Promised; not in the database yet.
-    Queued,
-    /// Holds its units until `pay_by`.
-    Unpaid,
-    /// Paid for.
-    Paid,
-    /// Cancelled or not paid in time.
-    Closed,
-    /// The money is on its way back.
-    Refunding,
-    /// The money is back.
-    Refunded,
-    /// Promised, but the database would not take it.
-    Rejected,
-}
-
-impl OrderStatus {
-    /// The word of the public interface.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Unpaid => "unpaid",
-            Self::Paid => "paid",
-            Self::Closed => "closed",
-            Self::Refunding => "refunding",
-            Self::Refunded => "refunded",
-            Self::Rejected => "rejected",
-        }
-    }
-
-    /// Whether nothing will change any more.
-    #[must_use]
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Closed | Self::Refunded | Self::Rejected)
     }
 }
 
@@ -185,39 +148,45 @@ pub enum SaleChange {
     },
 }
 
-/// Longest wait for the books on a buyer's behalf: without it a database that hangs would keep every connection that asks.
+/// Longest wait for the orders on a buyer's behalf: without it a database that hangs would keep every connection that asks.
 const BUYER_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// The call's answer, or [`BooksError::Unavailable`] if it takes too long; the call may be carried out all the same.
+/// The call's answer, or [`PortError::Unavailable`] if it takes too long; the call may be carried out all the same.
 ///
 /// # Errors
 /// The call's.
-pub(crate) async fn in_time<T>(call: BooksFuture<'_, T>) -> Result<T, BooksError> {
+pub(crate) async fn in_time<T>(call: PortFuture<'_, T>) -> Result<T, PortError> {
     match timeout(BUYER_WAIT_MAX, call).await {
         Ok(answer) => answer,
-        Err(_) => Err(BooksError::Unavailable("no answer in time".into())),
+        Err(_) => Err(PortError::Unavailable("no answer in time".into())),
     }
 }
 
-/// The answer of a call on the books.
-pub type BooksFuture<'a, T> = BoxFuture<'a, Result<T, BooksError>>;
+/// The answer of a call on a port.
+pub type PortFuture<'a, T> = BoxFuture<'a, Result<T, PortError>>;
 
-/// See the module. Object-safe, since the gateway must not know who fills it.
-pub trait Books: Send + Sync {
+/// What buyers' calls want of orders. Object-safe, since the gateway must not know who fills it.
+pub trait Orders: Send + Sync {
     /// The order's row.
-    fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>>;
-    /// Closes an unpaid order: of this user, or anybody's for the operator (`None`).
-    fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled>;
+    fn order(&self, order_id: OrderId) -> PortFuture<'_, Option<OrderView>>;
+    /// Closes an unpaid order of this user.
+    fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled>;
     /// Whether orders can be written and read at the moment. Cheap: asked every second.
-    fn reachable(&self) -> BooksFuture<'_, ()>;
+    fn reachable(&self) -> PortFuture<'_, ()>;
+}
+
+/// What the operator wants of sales, of orders and of the ledger's life.
+pub trait Operator: Send + Sync {
     /// All sales, oldest first.
-    fn sales(&self) -> BooksFuture<'_, Vec<SaleView>>;
+    fn sales(&self) -> PortFuture<'_, Vec<SaleView>>;
     /// Publishes a sale; the same definition again changes nothing.
-    fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView>;
+    fn publish(&self, definition: SaleDefinition) -> PortFuture<'_, SaleView>;
     /// Changes a sale.
-    fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView>;
+    fn change(&self, sale: SaleId, change: SaleChange) -> PortFuture<'_, SaleView>;
     /// One sale's figures; `None` if there is no such sale.
-    fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>>;
+    fn figures(&self, sale: SaleId) -> PortFuture<'_, Option<Figures>>;
+    /// Closes an unpaid order, whoever's.
+    fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled>;
     /// Begins a rebuild of a ledger that outlives its processes, leaving out the log of an instance that is gone for good.
-    fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun>;
+    fn rebuild(&self, without: Option<Owner>) -> PortFuture<'_, RebuildBegun>;
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use queue::Topic;
 use queue::failpoint::hit;
 use stock::ledger::ReserveRequest;
-use stock::{OrderId, Owner, Seat, Stock};
+use stock::{OrderId, OrderStatus, Owner, Seat, Stock};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -21,6 +21,7 @@ use crate::clock::LedgerClock;
 use crate::limits::Limits;
 use crate::metrics::{Outcome, PurchaseMetrics};
 use crate::pass::PassKeys;
+use crate::ports::{Orders, in_time};
 
 mod batch;
 pub mod progress;
@@ -64,10 +65,12 @@ pub enum PurchaseAnswer {
         /// It was promised, or could have been, before.
         repeated: bool,
     },
-    /// The database has had the order before: ask it for the status.
+    /// The database has had the order before.
     Settled {
         /// Which order.
         order_id: OrderId,
+        /// As its row says; none where the row could not be read in time.
+        status: Option<OrderStatus>,
     },
     /// The request makes no sense.
     BadRequest(&'static str),
@@ -143,6 +146,8 @@ impl PurchaseAnswer {
 pub struct PurchaseParts {
     /// Ledger and flag.
     pub stock: Arc<Stock>,
+    /// Asked for the status of an order that is settled.
+    pub orders: Arc<dyn Orders>,
     /// This instance's log of orders.
     pub topic: Topic,
     /// This instance.
@@ -265,11 +270,21 @@ impl Purchases {
         self.lanes.join(&sale, Waiting { request, permit, payload_bytes, slot, since, answer });
 
         // 10. The answer. Without one (the process is going down) nobody can tell.
-        match timeout(ANSWER_MAX, answered).await {
+        let answer = match timeout(ANSWER_MAX, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => refuse(PurchaseAnswer::Uncertain { order_id }),
             // Still under way: the batcher counts what becomes of it.
             Err(_) => PurchaseAnswer::Uncertain { order_id },
+        };
+
+        // 11. A settled order's status: the one read of the database, bounded in time, and only for a pass used again.
+        match answer {
+            PurchaseAnswer::Settled { order_id, .. } => {
+                let row = in_time(parts.orders.order(order_id)).await;
+                let status = row.ok().flatten().map(|order| order.status);
+                PurchaseAnswer::Settled { order_id, status }
+            }
+            answer => answer,
         }
     }
 }

@@ -4,9 +4,9 @@ mod support;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use stock::OrderStatus;
 
 use gateway::config::ChallengeKind;
-use gateway::ports::OrderStatus;
 use serde_json::json;
 use support::{ADMIN_TOKEN, Options, Site, bearer, now_ms, sale};
 

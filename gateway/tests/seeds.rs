@@ -18,7 +18,6 @@ use futures_util::FutureExt;
 use futures_util::future::{join_all, pending};
 use gateway::catalog::CatalogSale;
 use gateway::pass::Pass;
-use gateway::ports::OrderStatus;
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use prometheus_client::registry::Registry;
@@ -26,7 +25,8 @@ use queue::failpoint::{self, Crash};
 use queue::{DiskOptions, Driver, Faults, Queue, SimulatedDisk, Storage, Topic};
 use stock::ledger::{FaultPlan, SimulatedServer};
 use stock::{
-    EmbeddedFlag, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId, SaleVersion, Stock,
+    EmbeddedFlag, Flag, Ledger, OrderId, OrderStatus, Owner, Reservation, SaleDefinition, SaleId,
+    SaleVersion, Stock,
 };
 use support::{MapBooks, Options, SALE, sale};
 use tokio::sync::watch;
@@ -167,6 +167,7 @@ impl World {
         let flag = Flag::Embedded(EmbeddedFlag::new((self.random)()));
         let stock = Arc::new(Stock::new(Ledger::Simulated(self.server.connect()), flag, &mut registry));
         let options = Options::default();
+        let books = Arc::new(MapBooks::new(stock.clone()));
         let parts = GatewayParts {
             gateway: options.gateway,
             admin: gateway::config::AdminConfig::default(),
@@ -179,7 +180,8 @@ impl World {
             seat: seat_at(1),
             drain_group: support::DRAIN_GROUP.into(),
             drain_rate_hint: None,
-            books: Arc::new(MapBooks::new(stock.clone())),
+            orders: books.clone(),
+            operator: books,
             now: self.now.clone(),
             random: self.random.clone(),
         };

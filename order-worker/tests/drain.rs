@@ -5,10 +5,9 @@ mod world;
 
 use std::time::Duration;
 
-use order_worker::database::OrderStatus;
 use order_worker::{BacklogMetrics, DRAIN_GROUP, DrainError, DrainState, RebuildError, bring};
-use stock::Reservation;
 use stock::ledger::ReserveOutcome;
+use stock::{OrderStatus, Reservation};
 use world::process::Process;
 use world::{World, order_id};
 

@@ -282,6 +282,15 @@ async fn the_public_tables_read_as_documented() {
     assert_eq!(order.unwrap().trim(), expected);
 }
 
+#[tokio::test]
+async fn a_row_with_an_unknown_status_is_named() {
+    let fixture = open().await;
+    conformance::a_row_with_another_word_is_an_error_that_names_it(&fixture, |word| {
+        SERVER.sql(name(&fixture), &format!("UPDATE floodgate_orders SET status = '{word}'")).unwrap();
+    })
+    .await;
+}
+
 /// What is remembered of a sale is only good for the row that it was learned from.
 #[tokio::test]
 async fn a_sale_published_anew_has_its_own_terms() {

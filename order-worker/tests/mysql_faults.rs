@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use order_worker::database::{CancelOutcome, OrderStatus, Outcome, Settled};
+use order_worker::database::{CancelOutcome, Outcome, Settled};
 use order_worker::{Database, DatabaseError};
 use parking_lot::Mutex;
 use samples::{definition, order_id, reservation, sale_id};
-use stock::{OrderId, Reservation};
+use stock::{OrderId, OrderStatus, Reservation};
 use testbed::{MariaDb, Proxy};
 
 /// Nothing here takes longer on a machine that is merely busy.

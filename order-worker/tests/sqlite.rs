@@ -203,6 +203,19 @@ async fn errors_say_whether_to_repeat_to_search_or_to_look() {
 }
 
 #[tokio::test]
+async fn a_row_with_an_unknown_status_is_named() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    let fixture = Fixture { database, now, keep: Box::new(()) };
+    conformance::a_row_with_another_word_is_an_error_that_names_it(&fixture, |word| {
+        let write = "UPDATE floodgate_orders SET status = ?1";
+        connection.with(|c| assert_eq!(c.execute(write, [word]).unwrap(), 1));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn another_process_holding_the_database_is_worth_a_repeat() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("orders.db");

@@ -1,4 +1,4 @@
-//! The buyers' side of a process: the gateway, the books that fill its port, and the catalog that follows the database.
+//! The buyers' side of a process: the gateway, what fills its ports, and the catalog that follows the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
 use crate::entropy::random;
-use crate::gateway_ports::RootBooks;
+use crate::gateway_ports::{RootOperator, RootOrders};
 use crate::stdout;
 
 /// How often the gateway's memory of the sales is compared with their rows.
@@ -36,7 +36,8 @@ impl Buyers {
     ) -> Result<Self, StartError> {
         let Foundation { now, database, stock } = foundation.clone();
         let (orders, seat) = (instance.orders.clone(), instance.seat.clone());
-        let books = Arc::new(RootBooks::new(database, stock.clone(), orders, seat.clone()));
+        let rows = Arc::new(RootOrders(database.clone()));
+        let operator = Arc::new(RootOperator::new(database, stock.clone(), orders, seat.clone()));
         let parts = GatewayParts {
             gateway: config.gateway.clone(),
             admin: config.admin.clone(),
@@ -49,17 +50,18 @@ impl Buyers {
             seat: seat.clone(),
             drain_group: DRAIN_GROUP.to_owned(),
             drain_rate_hint: Some(config.drain.orders_per_second_max),
-            books: books.clone(),
+            orders: rows,
+            operator: operator.clone(),
             now,
             random: Arc::new(random),
         };
         let gateway = Gateway::new(parts, registry).map_err(|e| ConfigError(e.to_string()))?;
         let gateway = Arc::new(gateway);
-        books.offer_through(gateway.catalog().clone());
-        books.refresh_catalog().await?;
+        operator.offer_through(gateway.catalog().clone());
+        operator.refresh_catalog().await?;
         // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.
         gateway.look_at_health().await;
-        let catalog = tokio::spawn(keep_catalog(books, seat));
+        let catalog = tokio::spawn(keep_catalog(operator, seat));
         Ok(Self { gateway, catalog })
     }
 
@@ -96,12 +98,12 @@ impl Buyers {
 }
 
 /// Follows the rows, and at once an epoch that purchases may name.
-async fn keep_catalog(books: Arc<RootBooks>, seat: Arc<Seat>) {
+async fn keep_catalog(operator: Arc<RootOperator>, seat: Arc<Seat>) {
     let mut offers = seat.offers();
     loop {
         // The seat is held here: its offers never end.
         let _ = tokio::time::timeout(CATALOG_INTERVAL, offers.changed()).await;
-        if let Err(error) = books.refresh_catalog().await {
+        if let Err(error) = operator.refresh_catalog().await {
             tracing::warn!(%error, "the sales could not be read again; those in memory stay");
         }
     }

@@ -9,6 +9,7 @@ mod foreign;
 pub mod ids;
 pub mod ledger;
 mod metrics;
+mod order_status;
 pub mod reservation;
 pub mod sale;
 pub mod seat;
@@ -25,6 +26,7 @@ pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
+pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion};
 pub use seat::{Seat, UnderWay};

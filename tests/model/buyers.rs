@@ -4,9 +4,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use gateway::ports::{BooksError, Cancelled, OrderStatus};
+use gateway::ports::{Cancelled, PortError};
 use gateway::purchase::PurchaseAnswer;
-use stock::{OrderId, SaleId, UserId};
+use stock::{OrderId, OrderStatus, SaleId, UserId};
 use tokio::time::{sleep, timeout};
 
 use crate::census::{LATER_LIFE, USED_AGAIN};
@@ -138,7 +138,8 @@ impl Buyer {
         self.world.trace.say(format_args!("{} presses {order_id} × {quantity}: {answer:?}", self.user));
         match answer {
             Some(
-                PurchaseAnswer::Accepted { order_id: told, .. } | PurchaseAnswer::Settled { order_id: told },
+                PurchaseAnswer::Accepted { order_id: told, .. }
+                | PurchaseAnswer::Settled { order_id: told, .. },
             ) => {
                 assert_eq!(told, order_id, "another order was promised than the pass names");
                 self.claims.promised(order_id);
@@ -173,7 +174,7 @@ impl Buyer {
         }
     }
 
-    async fn ask(&self, order_id: OrderId) -> Option<Result<Option<OrderStatus>, BooksError>> {
+    async fn ask(&self, order_id: OrderId) -> Option<Result<Option<OrderStatus>, PortError>> {
         let user = self.user.clone();
         let call = self.machine().call(|answer| Call::Status { order_id, user, answer });
         let answer = timeout(PATIENCE_MAX, call).await.ok().flatten();

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use order_worker::DRAIN_GROUP;
-use order_worker::database::{OrderRow, OrderStatus};
+use order_worker::database::OrderRow;
 use stock::ledger::{IdState, Snapshot};
-use stock::{LedgerError, OrderId, SaleId, UserId};
+use stock::{LedgerError, OrderId, OrderStatus, SaleId, UserId};
 use tokio::time::{Instant, sleep};
 
 use crate::census::PROMISES_MERGED;

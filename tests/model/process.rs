@@ -14,7 +14,7 @@ use gateway::config::{
     AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
 };
 use gateway::pass::Pass;
-use gateway::ports::{Books, BooksError, Cancelled, OrderStatus, SaleChange, SaleView};
+use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleView};
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
@@ -25,13 +25,14 @@ use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, NewRecord, Queue, SimulatedDisk, Storage, Topic, TopicState};
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
 use stock::{
-    EmbeddedFlag, EmbeddedLedger, Flag, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId,
+    EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Seat, Stock,
+    UserId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::census::LETTER_AT_START;
-use crate::gateway_ports::RootBooks;
+use crate::gateway_ports::{RootOperator, RootOrders};
 use crate::operator::promised_letters;
 use crate::slow::slowly;
 use crate::world::{Mode, World};
@@ -52,17 +53,17 @@ pub(crate) enum Call {
     Status {
         order_id: OrderId,
         user: UserId,
-        answer: oneshot::Sender<Result<Option<OrderStatus>, BooksError>>,
+        answer: oneshot::Sender<Result<Option<OrderStatus>, PortError>>,
     },
     Cancel {
         order_id: OrderId,
         user: UserId,
-        answer: oneshot::Sender<Result<Cancelled, BooksError>>,
+        answer: oneshot::Sender<Result<Cancelled, PortError>>,
     },
     Change {
         sale: SaleId,
         change: SaleChange,
-        answer: oneshot::Sender<Result<SaleView, BooksError>>,
+        answer: oneshot::Sender<Result<SaleView, PortError>>,
     },
     /// Something that is no order gets into the topic of orders.
     Rubbish {
@@ -70,7 +71,7 @@ pub(crate) enum Call {
     },
     Publish {
         definition: Box<SaleDefinition>,
-        answer: oneshot::Sender<Result<SaleView, BooksError>>,
+        answer: oneshot::Sender<Result<SaleView, PortError>>,
     },
 }
 
@@ -141,7 +142,7 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 struct Process {
     inside: Rc<Inside>,
     queue: Queue,
-    books: Arc<RootBooks>,
+    operator: Arc<RootOperator>,
     epoch: u64,
     worker: WorkerParts,
     member: Member,
@@ -186,17 +187,17 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     }
 
     // 3. The gateway and the drain.
-    let books = Arc::new(RootBooks::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));
+    let operator = Arc::new(RootOperator::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));
+    let ports = (Arc::new(RootOrders(database.clone())), operator.clone());
     let drain = DrainConfig {
         batch_size_max: 16,
         orders_per_second_max: world.drained_per_second,
         ..DrainConfig::default()
     };
-    let parts =
-        gateway_parts(stock.clone(), topic.clone(), (owner, seat.clone()), books.clone(), now, random);
+    let parts = gateway_parts(stock.clone(), topic.clone(), (owner, seat.clone()), ports, now, random);
     let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);
-    books.offer_through(gateway.catalog().clone());
-    books.refresh_catalog().await.map_err(text)?;
+    operator.offer_through(gateway.catalog().clone());
+    operator.refresh_catalog().await.map_err(text)?;
     let worker = WorkerParts {
         database: database.clone(),
         stock: stock.clone(),
@@ -207,7 +208,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     };
     let purchases = gateway.purchases();
     let inside = Rc::new(Inside { database, stock, topic, seat, gateway, purchases });
-    Ok(Process { inside, queue, books, epoch, worker, member })
+    Ok(Process { inside, queue, operator, epoch, worker, member })
 }
 
 /// What a log's directory is opened with.
@@ -249,7 +250,7 @@ fn gateway_parts(
     stock: Arc<Stock>,
     topic: Topic,
     (owner, seat): (Owner, Arc<Seat>),
-    books: Arc<RootBooks>,
+    (orders, operator): (Arc<RootOrders>, Arc<RootOperator>),
     now: stock::Now,
     random: gateway::Random,
 ) -> GatewayParts {
@@ -267,7 +268,8 @@ fn gateway_parts(
         seat,
         drain_group: DRAIN_GROUP.into(),
         drain_rate_hint: None,
-        books,
+        orders,
+        operator,
         now,
         random,
     }
@@ -276,14 +278,14 @@ fn gateway_parts(
 impl Process {
     /// Runs every part, always in the same order, and answers calls.
     async fn serve(self, world: &World, calls: mpsc::UnboundedReceiver<Call>, stop: &Notify) -> Stop {
-        let Self { inside, queue, books, worker, mut member, .. } = self;
+        let Self { inside, queue, operator, worker, mut member, .. } = self;
         let (closing, closed) = watch::channel(false);
         let (database, stock, metrics) =
             (inside.database.clone(), inside.stock.clone(), worker.metrics.clone());
         let worker = Worker::new(worker, closed.clone());
         let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
         let reconciler = Reconciler::new(database, stock, world.now.clone(), metrics);
-        let front = Front { world, books: &books, inside: &inside };
+        let front = Front { world, operator: &operator, inside: &inside };
         let mut ending = Parts(vec![
             lasts(front.answer(calls, closed.clone())),
             lasts(inside.purchases.run(closed.clone())),
@@ -295,7 +297,7 @@ impl Process {
         let mut lasting = Parts(vec![
             lasts(slowly(|| world.draw_disk_delay(), queue.run())),
             lasts(member.run(closed)),
-            part(keep_watch(&books, &inside.seat, &inside.topic)),
+            part(keep_watch(&operator, &inside.seat, &inside.topic)),
         ]);
         let ended = {
             let mut ended = std::pin::pin!(async {
@@ -371,7 +373,7 @@ impl Parts<'_> {
 }
 
 /// Keeps the catalog as the rows are. A log that takes no more has the process started again, as readiness would.
-async fn keep_watch(books: &RootBooks, seat: &Seat, topic: &Topic) -> Result<(), String> {
+async fn keep_watch(operator: &RootOperator, seat: &Seat, topic: &Topic) -> Result<(), String> {
     let mut offers = seat.offers();
     loop {
         let _ = timeout(Duration::from_secs(1), offers.changed()).await;
@@ -379,14 +381,14 @@ async fn keep_watch(books: &RootBooks, seat: &Seat, topic: &Topic) -> Result<(),
             return Err("the log is poisoned".into());
         }
         // A database out of reach leaves the catalog as it is.
-        let _ = books.refresh_catalog().await;
+        let _ = operator.refresh_catalog().await;
     }
 }
 
 /// What stands between a connection and the parts.
 struct Front<'a> {
     world: &'a World,
-    books: &'a RootBooks,
+    operator: &'a RootOperator,
     inside: &'a Inside,
 }
 
@@ -425,11 +427,11 @@ impl Front<'_> {
                 unless_gone(answer, self.cancel(order_id, user)).await;
             }
             Call::Change { sale, change, answer } => {
-                unless_gone(answer, self.books.change(sale, change)).await;
+                unless_gone(answer, self.operator.change(sale, change)).await;
             }
             Call::Rubbish { answer } => unless_gone(answer, self.rubbish()).await,
             Call::Publish { definition, answer } => {
-                unless_gone(answer, self.books.publish(*definition)).await;
+                unless_gone(answer, self.operator.publish(*definition)).await;
             }
         }
     }
@@ -470,10 +472,10 @@ impl Front<'_> {
         topic.append(permit, record).await.is_ok()
     }
 
-    async fn cancel(&self, order_id: OrderId, user: UserId) -> Result<Cancelled, BooksError> {
+    async fn cancel(&self, order_id: OrderId, user: UserId) -> Result<Cancelled, PortError> {
         match self.inside.gateway.order_status(order_id, &user).await? {
             Some(OrderStatus::Queued) => Ok(Cancelled::WrongState(OrderStatus::Queued)),
-            Some(_) => self.books.cancel(order_id, Some(user)).await,
+            Some(_) => RootOrders(self.inside.database.clone()).cancel(order_id, user).await,
             None => Ok(Cancelled::NotFound),
         }
     }

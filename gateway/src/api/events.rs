@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use stock::{OrderId, UserId};
+use stock::{OrderId, OrderStatus, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -17,7 +17,6 @@ use super::orders::NotShown;
 use super::{Api, Ask, Reply};
 use crate::Gateway;
 use crate::body::Body;
-use crate::ports::OrderStatus;
 use crate::problem::Problem;
 
 /// Between two looks at a queued order (ledger) and at any other (database).
@@ -104,7 +103,7 @@ async fn next(watch: Option<Watch>) -> Option<(Bytes, Option<Watch>)> {
                 let event = Bytes::from(format!("event: status\ndata: {data}\n\n"));
                 return Some((event, (!document.status.is_final()).then_some(watch)));
             }
-            // Ledger or books are silent: the stream goes on, they may come back.
+            // Ledger or orders are silent: the stream goes on, they may come back.
             Ok(_) | Err(NotShown::Unknown) => {}
             Err(NotShown::None) => return None,
         }

@@ -1,17 +1,17 @@
 //! `GET /api/v1/orders/{order}` and `POST …/cancel`: the ledger is asked first, so that a queued order's status never costs a
-//! database read; the books otherwise.
+//! database read; the row otherwise.
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stock::ledger::IdState;
-use stock::{LedgerError, OrderId, Reservation, SaleId, Timestamp, UserId};
+use stock::{LedgerError, OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId};
 
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
-use crate::ports::{BooksError, Cancelled, OrderStatus, OrderView, in_time};
+use crate::ports::{Cancelled, OrderView, PortError, in_time};
 use crate::problem::Problem;
 
 /// A reservation of this instance that is older has reached the log, or its append's failure has reached recovery.
@@ -113,19 +113,19 @@ impl Api {
             Ok(_) => {}
             Err(not_shown) => return not_shown.reply(),
         }
-        cancelled(in_time(self.gateway.books.cancel(order_id, Some(user))).await)
+        cancelled(in_time(self.gateway.orders.cancel(order_id, user)).await)
     }
 }
 
 /// What a buyer or the operator hears of a wish to cancel.
-pub(crate) fn cancelled(result: Result<Cancelled, BooksError>) -> Reply {
+pub(crate) fn cancelled(result: Result<Cancelled, PortError>) -> Reply {
     match result {
         Ok(Cancelled::Done(order)) => json_reply(StatusCode::OK, &OrderDocument::from(order)),
         Ok(Cancelled::WrongState(status)) => wrong_state(status),
         Ok(Cancelled::NotFound) => Problem::NotFound.response(),
-        Err(BooksError::Invalid(problem)) => Problem::BadRequest.because(&problem),
+        Err(PortError::Invalid(problem)) => Problem::BadRequest.because(&problem),
         // Cancelling again is harmless.
-        Err(BooksError::Unavailable(_) | BooksError::UnknownSale(_) | BooksError::Differs(_)) => {
+        Err(PortError::Unavailable(_) | PortError::UnknownSale(_) | PortError::Differs(_)) => {
             Problem::Busy.because("the order may or may not have been cancelled: ask again")
         }
     }
@@ -139,16 +139,16 @@ impl Gateway {
     /// Where an order stands, as its user may see it, without HTTP. `None`: this user has no such order, for certain.
     ///
     /// # Errors
-    /// [`BooksError::Unavailable`]: at the moment nobody can tell.
+    /// [`PortError::Unavailable`]: at the moment nobody can tell.
     pub async fn order_status(
         &self,
         order_id: OrderId,
         user: &UserId,
-    ) -> Result<Option<OrderStatus>, BooksError> {
+    ) -> Result<Option<OrderStatus>, PortError> {
         match self.look_up(order_id, user).await {
             Ok(document) => Ok(Some(document.status)),
             Err(NotShown::None) => Ok(None),
-            Err(NotShown::Unknown) => Err(BooksError::Unavailable("nobody can tell at the moment".into())),
+            Err(NotShown::Unknown) => Err(PortError::Unavailable("nobody can tell at the moment".into())),
         }
     }
 
@@ -194,8 +194,8 @@ impl Gateway {
             }
         }
 
-        // 2. The books.
-        match in_time(self.books.order(order_id)).await {
+        // 2. The row.
+        match in_time(self.orders.order(order_id)).await {
             Ok(Some(order)) if order.user == *user => return Ok(order.into()),
             Ok(Some(_)) => return Err(NotShown::None),
             Ok(None) => {}

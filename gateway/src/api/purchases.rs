@@ -8,11 +8,10 @@ use hyper::header::{HeaderValue, LOCATION};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use stock::OrderId;
+use stock::{OrderId, OrderStatus};
 
 use super::{Api, Ask, Reply, json as json_reply, parse};
 use crate::metrics::Outcome;
-use crate::ports::{OrderStatus, in_time};
 use crate::problem::Problem;
 use crate::purchase::progress::Estimate;
 use crate::purchase::{Attempt, PurchaseAnswer};
@@ -78,7 +77,7 @@ impl Api {
         };
         let address = self.gateway.limits_by_address.then(|| self.client(ask).address);
         let attempt = Attempt { sale, pass, quantity: wish.quantity, metadata: metadata.as_deref(), address };
-        self.answer(self.purchases.purchase(attempt).await).await
+        answer(self.purchases.purchase(attempt).await)
     }
 
     /// Counts a press that got no further than its reading.
@@ -91,40 +90,36 @@ impl Api {
         }
         refusal
     }
+}
 
-    /// The one place where purchases become HTTP.
-    async fn answer(&self, answer: PurchaseAnswer) -> Reply {
-        match answer {
-            PurchaseAnswer::Accepted { order_id, estimate, .. } => {
-                accepted(order_id, OrderStatus::Queued, Some(estimate.into()))
-            }
-            PurchaseAnswer::Settled { order_id } => match in_time(self.gateway.books.order(order_id)).await {
-                Ok(Some(order)) if order.status.is_final() => {
-                    Problem::PassUsed.with([("order_id", json!(order_id))])
-                }
-                Ok(Some(order)) => accepted(order_id, order.status, None),
-                Ok(None) | Err(_) => Problem::Uncertain.with([("order_id", json!(order_id))]),
-            },
-            PurchaseAnswer::BadRequest(problem) => Problem::BadRequest.because(problem),
-            PurchaseAnswer::TooLarge => Problem::TooLarge.response(),
-            PurchaseAnswer::UnknownSale => Problem::UnknownSale.response(),
-            PurchaseAnswer::SoldOut => Problem::SoldOut.response(),
-            PurchaseAnswer::Paused => Problem::Paused.response(),
-            PurchaseAnswer::NotStarted { wait_ms } => Problem::NotStarted.after_ms(wait_ms),
-            PurchaseAnswer::Ended => Problem::Ended.response(),
-            PurchaseAnswer::PassInvalid => Problem::PassInvalid.response(),
-            PurchaseAnswer::SlowDown { wait_ms: 0..=1_000 } => Problem::SlowDown.response(),
-            PurchaseAnswer::SlowDown { wait_ms } => Problem::SlowDown.after_ms(wait_ms),
-            PurchaseAnswer::Busy => Problem::Busy.response(),
-            PurchaseAnswer::PassUsed { order_id } => Problem::PassUsed.with([("order_id", json!(order_id))]),
-            PurchaseAnswer::LimitReached => Problem::LimitReached.response(),
-            PurchaseAnswer::NotEnough { remaining } => {
-                Problem::NotEnough.with([("remaining", json!(remaining))])
-            }
-            PurchaseAnswer::Uncertain { order_id } => {
-                Problem::Uncertain.with([("order_id", json!(order_id))])
-            }
+/// The one place where purchases become HTTP. Pure: whatever had to be asked was asked on the way.
+fn answer(answer: PurchaseAnswer) -> Reply {
+    match answer {
+        PurchaseAnswer::Accepted { order_id, estimate, .. } => {
+            accepted(order_id, OrderStatus::Queued, Some(estimate.into()))
         }
+        PurchaseAnswer::Settled { order_id, status: Some(status) } if status.is_final() => {
+            Problem::PassUsed.with([("order_id", json!(order_id))])
+        }
+        PurchaseAnswer::Settled { order_id, status: Some(status) } => accepted(order_id, status, None),
+        PurchaseAnswer::Settled { order_id, status: None } => {
+            Problem::Uncertain.with([("order_id", json!(order_id))])
+        }
+        PurchaseAnswer::BadRequest(problem) => Problem::BadRequest.because(problem),
+        PurchaseAnswer::TooLarge => Problem::TooLarge.response(),
+        PurchaseAnswer::UnknownSale => Problem::UnknownSale.response(),
+        PurchaseAnswer::SoldOut => Problem::SoldOut.response(),
+        PurchaseAnswer::Paused => Problem::Paused.response(),
+        PurchaseAnswer::NotStarted { wait_ms } => Problem::NotStarted.after_ms(wait_ms),
+        PurchaseAnswer::Ended => Problem::Ended.response(),
+        PurchaseAnswer::PassInvalid => Problem::PassInvalid.response(),
+        PurchaseAnswer::SlowDown { wait_ms: 0..=1_000 } => Problem::SlowDown.response(),
+        PurchaseAnswer::SlowDown { wait_ms } => Problem::SlowDown.after_ms(wait_ms),
+        PurchaseAnswer::Busy => Problem::Busy.response(),
+        PurchaseAnswer::PassUsed { order_id } => Problem::PassUsed.with([("order_id", json!(order_id))]),
+        PurchaseAnswer::LimitReached => Problem::LimitReached.response(),
+        PurchaseAnswer::NotEnough { remaining } => Problem::NotEnough.with([("remaining", json!(remaining))]),
+        PurchaseAnswer::Uncertain { order_id } => Problem::Uncertain.with([("order_id", json!(order_id))]),
     }
 }
 

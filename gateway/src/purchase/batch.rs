@@ -278,7 +278,7 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
                     }
                 }
             }
-            ReserveOutcome::Confirmed => PurchaseAnswer::Settled { order_id },
+            ReserveOutcome::Confirmed => PurchaseAnswer::Settled { order_id, status: None },
             ReserveOutcome::PassUsed => PurchaseAnswer::PassUsed { order_id },
             ReserveOutcome::Paused => PurchaseAnswer::Paused,
             ReserveOutcome::NotStarted => {

@@ -15,7 +15,7 @@ use gateway::config::{
 };
 use gateway::pass::Pass;
 use gateway::ports::{
-    Books, BooksError, BooksFuture, Cancelled, Figures, OrderStatus, OrderView, RebuildBegun, SaleChange,
+    Cancelled, Figures, Operator, OrderView, Orders, PortError, PortFuture, RebuildBegun, SaleChange,
     SaleView,
 };
 use gateway::server::Running;
@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Queue, Storage, Topic};
 use stock::{
-    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId,
-    SaleVersion, Stock, Timestamp, UserId,
+    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, OrderId, OrderStatus, Owner, Reservation, SaleDefinition,
+    SaleId, SaleVersion, Stock, Timestamp, UserId,
 };
 
 pub use http::{Answer, Connection};
@@ -149,7 +149,8 @@ impl Site {
             seat: seat_at(1),
             drain_group: DRAIN_GROUP.into(),
             drain_rate_hint: Some(2_000),
-            books: books.clone(),
+            orders: books.clone(),
+            operator: books.clone(),
             now,
             random,
         };
@@ -295,9 +296,9 @@ impl MapBooks {
         }
     }
 
-    fn check(&self) -> Result<(), BooksError> {
+    fn check(&self) -> Result<(), PortError> {
         if self.unreachable.load(Ordering::Relaxed) {
-            return Err(BooksError::Unavailable("switched off".into()));
+            return Err(PortError::Unavailable("switched off".into()));
         }
         Ok(())
     }
@@ -361,8 +362,8 @@ impl MapBooks {
     }
 }
 
-impl Books for MapBooks {
-    fn order(&self, order_id: OrderId) -> BooksFuture<'_, Option<OrderView>> {
+impl Orders for MapBooks {
+    fn order(&self, order_id: OrderId) -> PortFuture<'_, Option<OrderView>> {
         async move {
             self.answers().await;
             self.check()?;
@@ -372,36 +373,45 @@ impl Books for MapBooks {
         .boxed()
     }
 
-    fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled> {
-        async move {
-            self.answers().await;
-            self.check()?;
-            let closed = {
-                let mut orders = self.orders.lock();
-                let of_user = |order: &&mut OrderView| user.as_ref().is_none_or(|user| order.user == *user);
-                let Some(order) = orders.get_mut(&order_id).filter(of_user) else {
-                    return Ok(Cancelled::NotFound);
-                };
-                match order.status {
-                    OrderStatus::Unpaid => order.status = OrderStatus::Closed,
-                    OrderStatus::Closed => return Ok(Cancelled::Done(order.clone())),
-                    status => return Ok(Cancelled::WrongState(status)),
-                }
-                order.clone()
-            };
-            let settlement =
-                stock::ledger::Settlement { order_id, user: closed.user.clone(), quantity: closed.quantity };
-            self.stock.release(&closed.sale, &[settlement]).await.expect("released");
-            Ok(Cancelled::Done(closed))
-        }
-        .boxed()
+    fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled> {
+        self.close(order_id, Some(user)).boxed()
     }
 
-    fn reachable(&self) -> BooksFuture<'_, ()> {
+    fn reachable(&self) -> PortFuture<'_, ()> {
         async move { self.check() }.boxed()
     }
+}
 
-    fn sales(&self) -> BooksFuture<'_, Vec<SaleView>> {
+impl MapBooks {
+    async fn close(&self, order_id: OrderId, user: Option<UserId>) -> Result<Cancelled, PortError> {
+        self.answers().await;
+        self.check()?;
+        let closed = {
+            let mut orders = self.orders.lock();
+            let of_user = |order: &&mut OrderView| user.as_ref().is_none_or(|user| order.user == *user);
+            let Some(order) = orders.get_mut(&order_id).filter(of_user) else {
+                return Ok(Cancelled::NotFound);
+            };
+            match order.status {
+                OrderStatus::Unpaid => order.status = OrderStatus::Closed,
+                OrderStatus::Closed => return Ok(Cancelled::Done(order.clone())),
+                status => return Ok(Cancelled::WrongState(status)),
+            }
+            order.clone()
+        };
+        let settlement =
+            stock::ledger::Settlement { order_id, user: closed.user.clone(), quantity: closed.quantity };
+        self.stock.release(&closed.sale, &[settlement]).await.expect("released");
+        Ok(Cancelled::Done(closed))
+    }
+}
+
+impl Operator for MapBooks {
+    fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled> {
+        self.close(order_id, None).boxed()
+    }
+
+    fn sales(&self) -> PortFuture<'_, Vec<SaleView>> {
         async move {
             self.check()?;
             Ok(self.sales.lock().values().cloned().collect())
@@ -409,10 +419,10 @@ impl Books for MapBooks {
         .boxed()
     }
 
-    fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView> {
+    fn publish(&self, definition: SaleDefinition) -> PortFuture<'_, SaleView> {
         async move {
             self.check()?;
-            definition.validate().map_err(|error| BooksError::Invalid(error.to_string()))?;
+            definition.validate().map_err(|error| PortError::Invalid(error.to_string()))?;
             let view = {
                 let mut sales = self.sales.lock();
                 let view = sales.entry(definition.id.clone()).or_insert_with(|| SaleView {
@@ -423,7 +433,7 @@ impl Books for MapBooks {
                     definition: definition.clone(),
                 });
                 if view.definition != definition {
-                    return Err(BooksError::Differs("title, price or another field".into()));
+                    return Err(PortError::Differs("title, price or another field".into()));
                 }
                 view.clone()
             };
@@ -433,12 +443,12 @@ impl Books for MapBooks {
         .boxed()
     }
 
-    fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView> {
+    fn change(&self, sale: SaleId, change: SaleChange) -> PortFuture<'_, SaleView> {
         async move {
             self.check()?;
             let view = {
                 let mut sales = self.sales.lock();
-                let view = sales.get_mut(&sale).ok_or_else(|| BooksError::UnknownSale(sale.clone()))?;
+                let view = sales.get_mut(&sale).ok_or_else(|| PortError::UnknownSale(sale.clone()))?;
                 match change {
                     SaleChange::Pause { by } => view.paused_by = Some(by),
                     SaleChange::Resume => view.paused_by = None,
@@ -457,12 +467,12 @@ impl Books for MapBooks {
         .boxed()
     }
 
-    fn figures(&self, sale: SaleId) -> BooksFuture<'_, Option<Figures>> {
+    fn figures(&self, sale: SaleId) -> PortFuture<'_, Option<Figures>> {
         async move {
             self.check()?;
             let Some(view) = self.sales.lock().get(&sale).cloned() else { return Ok(None) };
             let books = self.stock.snapshot(&sale).await;
-            let books = books.map_err(|error| BooksError::Unavailable(error.to_string()))?;
+            let books = books.map_err(|error| PortError::Unavailable(error.to_string()))?;
             Ok(Some(Figures {
                 total: u64::from(view.total_now),
                 remaining: books.remaining,
@@ -479,7 +489,7 @@ impl Books for MapBooks {
         .boxed()
     }
 
-    fn rebuild(&self, without: Option<Owner>) -> BooksFuture<'_, RebuildBegun> {
+    fn rebuild(&self, without: Option<Owner>) -> PortFuture<'_, RebuildBegun> {
         async move {
             self.check()?;
             self.rebuilds.fetch_add(1, Ordering::Relaxed);

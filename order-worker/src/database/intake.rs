@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use stock::{OrderId, Reservation, SaleId, UserId};
+use stock::{OrderId, OrderStatus, Reservation, SaleId, UserId};
 
-use super::{Database, DatabaseError, OrderStatus, adapter};
+use super::{Database, DatabaseError, adapter};
 
 /// What became of one promised order. Its row exists and is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,63 +1,32 @@
 //! The order-life port: what happens to an order once it has a row.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use stock::{OrderId, SaleId, Timestamp, UserId};
+use serde::Serialize;
+use stock::{OrderId, OrderStatus, SaleId, Timestamp, UnknownOrderStatus, UserId};
 
 use super::{Database, DatabaseError, adapter};
 
-/// Where an order's row stands. `queued` is no row yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OrderStatus {
-    /// Holds its units until `pay_by`.
-    Unpaid,
-    /// Holds its units for good.
-    Paid,
-    /// Cancelled, or not paid in time; holds none.
-    Closed,
-    /// Its money is on the way back.
-    Refunding,
-    /// Its money is back.
-    Refunded,
-    /// Promised, but the database would not take it; never held any.
-    Rejected,
+/// The status in a row: any but `queued`, which is no row yet.
+pub(super) struct RowStatus(pub(super) OrderStatus);
+
+/// A row says what no row may.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RowStatusError {
+    #[error("an order's row: {0}")]
+    Unknown(#[from] UnknownOrderStatus),
+    #[error("an order's row says {:?}, which is what has no row yet", OrderStatus::Queued.as_str())]
+    Queued,
 }
 
-impl OrderStatus {
-    const ALL: [Self; 6] =
-        [Self::Unpaid, Self::Paid, Self::Closed, Self::Refunding, Self::Refunded, Self::Rejected];
+impl FromStr for RowStatus {
+    type Err = RowStatusError;
 
-    /// As the row's `status`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unpaid => "unpaid",
-            Self::Paid => "paid",
-            Self::Closed => "closed",
-            Self::Refunding => "refunding",
-            Self::Refunded => "refunded",
-            Self::Rejected => "rejected",
+    fn from_str(word: &str) -> Result<Self, RowStatusError> {
+        match word.parse()? {
+            OrderStatus::Queued => Err(RowStatusError::Queued),
+            status => Ok(Self(status)),
         }
-    }
-}
-
-impl fmt::Display for OrderStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for OrderStatus {
-    type Err = DatabaseError;
-
-    fn from_str(text: &str) -> Result<Self, DatabaseError> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == text)
-            .ok_or_else(|| DatabaseError::Broken(format!("an order has the unknown status {text:?}")))
     }
 }
 

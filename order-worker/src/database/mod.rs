@@ -39,7 +39,7 @@ use stock::{Now, SaleId};
 
 pub use books::SaleBooks;
 pub use intake::{Outcome, RejectReason, Settled};
-pub use life::{CancelOutcome, OrderRow, OrderStatus, Standing};
+pub use life::{CancelOutcome, OrderRow, Standing};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
 pub use registry::{ENGINE_DISK, Instance};

@@ -7,8 +7,7 @@ use std::fmt;
 use queue::{Position, Queue, QueueError, Topic, operator};
 use stock::{OrderId, Owner, Reservation, SaleId};
 
-use super::instance::InstanceError;
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
 /// Finished records that are looked for: the newest, since they are what an older copy lacks first.
@@ -29,6 +28,15 @@ pub enum Mismatch {
     Sale(SaleId),
 }
 
+/// Which of the two could not be read.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -41,20 +49,17 @@ impl fmt::Display for Mismatch {
 
 /// What tells that `database` is not the log's own. To be asked before the log is opened: its owner soon makes room of what is
 /// finished, which is what could be written again.
-pub(super) async fn mismatch(queue: &Queue, database: &Database) -> Result<Option<Mismatch>, InstanceError> {
+pub(super) async fn mismatch(queue: &Queue, database: &Database) -> Result<Option<Mismatch>, DatabaseError> {
     // A log in which something is wrong: the open tells.
     let Ok(orders) = queue.topic(ORDERS_TOPIC) else { return Ok(None) };
     match of_orders(queue, &orders, database).await {
-        Err(InstanceError::Queue(_)) => Ok(None),
-        found => found,
+        Ok(found) => Ok(found),
+        Err(Unread::Queue(_)) => Ok(None),
+        Err(Unread::Database(error)) => Err(error),
     }
 }
 
-async fn of_orders(
-    queue: &Queue,
-    orders: &Topic,
-    database: &Database,
-) -> Result<Option<Mismatch>, InstanceError> {
+async fn of_orders(queue: &Queue, orders: &Topic, database: &Database) -> Result<Option<Mismatch>, Unread> {
     let committed = match orders.committed(DRAIN_GROUP) {
         Err(QueueError::UnknownGroup { .. }) => None,
         committed => committed?,
@@ -81,7 +86,7 @@ async fn of_orders(
 }
 
 /// A finished order that is no row, though it should be: no dead letter, nor of a sale that is over, whose rows may be archived.
-async fn finished_without_row(orders: &Topic, database: &Database) -> Result<Option<OrderId>, InstanceError> {
+async fn finished_without_row(orders: &Topic, database: &Database) -> Result<Option<OrderId>, Unread> {
     let finished: Vec<(Position, Reservation)> = operator::finished(orders, DRAIN_GROUP, FINISHED_MAX)
         .await?
         .iter()

@@ -1,7 +1,7 @@
 //! Promised orders become rows.
 
-use order_worker::database::{OrderStatus, Outcome, RejectReason};
-use stock::Timestamp;
+use order_worker::database::{Outcome, RejectReason};
+use stock::{OrderStatus, Timestamp};
 
 use super::*;
 

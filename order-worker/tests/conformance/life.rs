@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use order_worker::database::{CancelOutcome, OrderStatus, Outcome, RejectReason, SaleBooks, Standing};
+use order_worker::database::{CancelOutcome, DatabaseError, Outcome, RejectReason, SaleBooks, Standing};
+use stock::OrderStatus;
 
 use super::*;
 
@@ -176,4 +177,36 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
     assert_eq!(fixture.database.books(None).await.unwrap(), [nowhere, s.clone(), empty]);
     assert_eq!(fixture.database.books(Some(&sale_id("s"))).await.unwrap(), [s]);
     assert_eq!(RejectReason::NotEnough.as_str(), "not-enough");
+}
+
+/// What a row must not say, for a row whose status somebody else has written: `write` writes it.
+pub(crate) async fn a_row_with_another_word_is_an_error_that_names_it(
+    fixture: &Fixture,
+    write: impl Fn(&str),
+) {
+    fixture.publish("s", 10, 5).await;
+    fixture.settle_one(reservation("s", 1, "a", 1)).await;
+    let order = order_id(1);
+    for status in OrderStatus::ALL.into_iter().filter(|status| *status != OrderStatus::Queued) {
+        write(status.as_str());
+        assert_eq!(fixture.database.order(order).await.unwrap().unwrap().status, status);
+        assert_eq!(fixture.database.statuses(&[order]).await.unwrap()[0].unwrap().status, status);
+    }
+    for word in ["shipped", "Paid", "queued", ""] {
+        write(word);
+        let database = &fixture.database;
+        let again = vec![reservation("s", 1, "a", 1)];
+        let errors = [
+            database.order(order).await.map(drop),
+            database.statuses(&[order]).await.map(drop),
+            database.orders(&sale_id("s"), None, 10).await.map(drop),
+            database.cancel(order, None).await.map(drop),
+            database.settle(again).await.map(drop),
+        ];
+        for error in errors {
+            let error = error.unwrap_err();
+            assert!(matches!(error, DatabaseError::Broken(_)), "{error:?}");
+            assert!(error.to_string().contains(&format!("{word:?}")), "{error} names {word:?}");
+        }
+    }
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::database::OrderStatus;
 use order_worker::{
     Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MembershipMetrics,
     ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
@@ -12,7 +11,7 @@ use order_worker::{
 use prometheus_client::registry::Registry;
 use queue::{Append, DiskOptions, NewRecord, Queue, Topic};
 use stock::ledger::ReserveOutcome;
-use stock::{Owner, SaleId, Seat};
+use stock::{OrderStatus, Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use stock::{OrderId, Reservation, SaleId, Timestamp, UserId};
+use stock::{OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId};
 
 use super::fault::Fault;
 use super::quick::{self, Known};
@@ -15,7 +15,8 @@ use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Answers, Text, TextOrNull, get, ids, list, parsed};
 use super::{MysqlDatabase, sales};
 use crate::database::intake::NO_CURRENCY;
-use crate::database::{DatabaseError, OrderStatus, Outcome, RejectReason, SaleRow, Settled};
+use crate::database::life::RowStatus;
+use crate::database::{DatabaseError, Outcome, RejectReason, SaleRow, Settled};
 
 impl MysqlDatabase {
     pub(in crate::database) async fn settle(
@@ -308,7 +309,7 @@ async fn existing(session: &mut Session, batch: &[Reservation]) -> Result<HashMa
             user: parsed(&mut row, 2)?,
             quantity: get(&mut row, 3)?,
             units_held: get(&mut row, 4)?,
-            status: parsed(&mut row, 5)?,
+            status: parsed::<RowStatus>(&mut row, 5)?.0,
             outcome: Outcome::Duplicate,
         };
         Ok((order_id, settled))

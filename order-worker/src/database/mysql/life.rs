@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use mysql_async::Row;
-use stock::{OrderId, SaleId, UserId};
+use stock::{OrderId, OrderStatus, SaleId, UserId};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Text, get, ids, parsed, parsed_option};
 use super::{MysqlDatabase, intake, sales};
-use crate::database::{CancelOutcome, DatabaseError, OrderRow, OrderStatus, Standing};
+use crate::database::life::RowStatus;
+use crate::database::{CancelOutcome, DatabaseError, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
                        created_at, updated_at, pay_by, version";
@@ -71,7 +72,8 @@ impl MysqlDatabase {
             });
             let mut standings: HashMap<OrderId, Standing> = HashMap::with_capacity(orders.len());
             for mut row in session.ask(&statements).await?.rest() {
-                let standing = Standing { status: parsed(&mut row, 1)?, units_held: get(&mut row, 2)? };
+                let standing =
+                    Standing { status: parsed::<RowStatus>(&mut row, 1)?.0, units_held: get(&mut row, 2)? };
                 standings.insert(parsed(&mut row, 0)?, standing);
             }
             Ok(orders.iter().map(|order| standings.get(order).copied()).collect())
@@ -146,7 +148,7 @@ fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
         units_held: get(row, 4)?,
         amount: get(row, 5)?,
         currency: get(row, 6)?,
-        status: parsed(row, 7)?,
+        status: parsed::<RowStatus>(row, 7)?.0,
         reason: get(row, 8)?,
         metadata: get::<Option<String>>(row, 9)?.map(Into::into),
         created_at: parsed(row, 10)?,

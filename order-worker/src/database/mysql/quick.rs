@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
 use parking_lot::Mutex;
-use stock::{Reservation, SaleDefinition, SaleId};
+use stock::{OrderStatus, Reservation, SaleDefinition, SaleId};
 
 use super::fault::Fault;
 use super::sales;
 use super::session::{Session, in_parts};
 use super::sql::{Text, get, list};
-use crate::database::{OrderStatus, Outcome, Settled};
+use crate::database::{Outcome, Settled};
 
 /// Terms that are remembered; beyond it they are all learned anew.
 const KNOWN_MAX: usize = 1_024;

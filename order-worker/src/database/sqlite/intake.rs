@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, Transaction, params};
-use stock::{Reservation, SaleId, Timestamp};
+use stock::{OrderStatus, Reservation, SaleId, Timestamp};
 
 use super::{DatabaseError, SqliteDatabase, parsed, sales};
 use crate::database::intake::NO_CURRENCY;
-use crate::database::{OrderStatus, Outcome, RejectReason, SaleRow, Settled};
+use crate::database::life::RowStatus;
+use crate::database::{Outcome, RejectReason, SaleRow, Settled};
 
 impl SqliteDatabase {
     pub(in crate::database) async fn settle(
@@ -200,7 +201,7 @@ fn duplicate(transaction: &Transaction<'_>, reservation: &Reservation) -> Result
             user: parsed(row, 1)?,
             quantity: row.get(2)?,
             units_held: row.get(3)?,
-            status: parsed(row, 4)?,
+            status: parsed::<RowStatus>(row, 4)?.0,
             outcome: Outcome::Duplicate,
         })
     });

@@ -1,10 +1,11 @@
 //! The later life of rows of `floodgate_orders`.
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use stock::{OrderId, SaleId, UserId};
+use stock::{OrderId, OrderStatus, SaleId, UserId};
 
 use super::{DatabaseError, SqliteDatabase, intake, limit, parsed, parsed_option, unsigned};
-use crate::database::{CancelOutcome, OrderRow, OrderStatus, Standing};
+use crate::database::life::RowStatus;
+use crate::database::{CancelOutcome, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
                        created_at, updated_at, pay_by, version";
@@ -87,7 +88,7 @@ impl SqliteDatabase {
             let mut standings = Vec::with_capacity(orders.len());
             for order in orders {
                 let standing = statement.query_row(params![order.to_string()], |row| {
-                    Ok(Standing { status: parsed(row, 0)?, units_held: row.get(1)? })
+                    Ok(Standing { status: parsed::<RowStatus>(row, 0)?.0, units_held: row.get(1)? })
                 });
                 standings.push(standing.optional()?);
             }
@@ -112,7 +113,7 @@ fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRow> {
         units_held: row.get(4)?,
         amount: unsigned(row, 5)?,
         currency: row.get(6)?,
-        status: parsed(row, 7)?,
+        status: parsed::<RowStatus>(row, 7)?.0,
         reason: row.get(8)?,
         metadata: row.get(9)?,
         created_at: parsed(row, 10)?,
