@@ -7,7 +7,7 @@ use order_worker::database;
 use order_worker::membership::{logs_on_this_machine, place_of};
 use order_worker::{DRAIN_GROUP, Database, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog};
 use prometheus_client::registry::Registry;
-use queue::{Queue, QueueError, Topic, TopicState};
+use queue::{GroupWatch, Queue, QueueError, StartAt, Topic, TopicState};
 use stock::config::StockBackend;
 use stock::{Now, Owner, Seat};
 use tokio::time::{Instant, sleep, timeout};
@@ -38,6 +38,8 @@ fn outlives(config: &Config) -> bool {
 pub(super) struct Instance {
     queue: Queue,
     pub(super) orders: Topic,
+    /// How far the drain is; refreshed by the gateway.
+    pub(super) drained: Arc<GroupWatch>,
     pub(super) owner: Owner,
     pub(super) seat: Arc<Seat>,
 }
@@ -61,20 +63,21 @@ impl Instance {
                 opened => break opened?,
             }
         };
-        let orders = queue.topic(ORDERS_TOPIC)?;
-        registry.register_collector(Box::new(order_worker::BacklogMetrics(orders.clone())));
+        let orders = queue.topic(ORDERS_TOPIC).await?;
+        let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
+        registry.register_collector(Box::new(order_worker::BacklogMetrics(drained.clone())));
         let owner = Owner(queue.instance());
-        Ok(Self { queue, orders, owner, seat: Arc::default() })
+        Ok(Self { queue, orders, drained, owner, seat: Arc::default() })
     }
 
     /// Makes the workers' group: a log without it would keep no record for a worker that comes late.
     pub(super) async fn prepare_for_workers(&self) -> Result<(), StartError> {
         let until = Instant::now() + GROUP_MADE_MAX;
         loop {
-            match self.orders.group(DRAIN_GROUP) {
+            match self.orders.group(DRAIN_GROUP, StartAt::Oldest).await {
                 Ok(_) => return Ok(()),
                 // A worker is faster. It locks the group before it makes it, and could die in between.
-                Err(QueueError::GroupHeld { .. }) => match self.orders.committed(DRAIN_GROUP) {
+                Err(QueueError::GroupHeld { .. }) => match self.orders.committed(DRAIN_GROUP).await {
                     Err(QueueError::UnknownGroup { .. }) if Instant::now() < until => {}
                     made => return made.map(drop).map_err(Into::into),
                 },
@@ -89,8 +92,8 @@ impl Instance {
     ///
     /// A crash after it leaves an instance whose log owes nothing new.
     pub(super) async fn register(&self, config: &Config, database: &Database) -> Result<(), StartError> {
-        let place = place_of(&config.queue.directory);
-        if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
+        let place = place_of(&config.queue.own_log());
+        if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP).await?.is_some() {
             return Err(kinship::foreign(config, Lack::Everything));
         }
         let was_registered = self.registered(database).await?.0;
@@ -126,7 +129,7 @@ impl Instance {
         let own = OwnLog {
             topic: self.orders.clone(),
             owner: self.owner,
-            place: place_of(&config.queue.directory),
+            place: place_of(&config.queue.own_log()),
             seat: self.seat.clone(),
         };
         Member::new(MemberParts { own: Some(own), ..member_parts(config, foundation, registry) })
@@ -160,7 +163,7 @@ impl Instance {
         let until = Instant::now() + LAST_DRAIN_MAX;
         let mut least = u64::MAX;
         loop {
-            match self.orders.lag(DRAIN_GROUP) {
+            match self.orders.lag(DRAIN_GROUP).await {
                 Ok(lag) if lag.records == 0 => return true,
                 Ok(lag) if Instant::now() < until && lag.records <= least => least = lag.records,
                 Ok(lag) => {

@@ -11,7 +11,6 @@ use stock::{Now, OrderId, Owner, Reservation, SaleId};
 
 use super::StartError;
 use crate::config::Config;
-use crate::engines;
 
 /// Finished records that are looked for: the newest, since they are what an older copy lacks first.
 const FINISHED_MAX: usize = 512;
@@ -45,8 +44,8 @@ impl fmt::Display for Lack {
 /// finished, which is what could be written again.
 pub(super) async fn check(config: &Config, now: Now, database: &Database) -> Result<(), StartError> {
     // A log that is not there yet, or in which something is wrong: the open tells.
-    let Ok(queue) = engines::attach_source(&config.queue.directory, now) else { return Ok(()) };
-    let Ok(orders) = queue.topic(ORDERS_TOPIC) else { return Ok(()) };
+    let Ok(queue) = Queue::attach(&config.queue.own_log(), now).await else { return Ok(()) };
+    let Ok(orders) = queue.topic(ORDERS_TOPIC).await else { return Ok(()) };
     match lack(&queue, &orders, database).await {
         Ok(Some(lack)) => Err(foreign(config, lack)),
         Ok(None) | Err(StartError::Queue(_)) => Ok(()),
@@ -56,12 +55,12 @@ pub(super) async fn check(config: &Config, now: Now, database: &Database) -> Res
 
 /// The refusal.
 pub(super) fn foreign(config: &Config, lack: Lack) -> StartError {
-    let queue = place_of(&config.queue.directory);
+    let queue = place_of(&config.queue.own_log());
     StartError::ForeignDatabase { database: config.orders.database_url.to_string(), queue, lack }
 }
 
 async fn lack(queue: &Queue, orders: &Topic, database: &Database) -> Result<Option<Lack>, StartError> {
-    let committed = match orders.committed(DRAIN_GROUP) {
+    let committed = match orders.committed(DRAIN_GROUP).await {
         Err(QueueError::UnknownGroup { .. }) => None,
         committed => committed?,
     };
@@ -103,15 +102,15 @@ async fn finished_without_row(orders: &Topic, database: &Database) -> Result<Opt
     }
     let sales = database.sales().await?;
     missing.retain(|(_, order)| !sales.iter().any(|row| row.settled && row.definition.id == order.sale));
-    let letters = dead_letters(orders)?;
+    let letters = dead_letters(orders).await?;
     missing.retain(|(position, _)| !letters.contains(position));
     Ok(missing.last().map(|(_, order)| order.order_id))
 }
 
-fn dead_letters(orders: &Topic) -> Result<BTreeSet<Position>, QueueError> {
+async fn dead_letters(orders: &Topic) -> Result<BTreeSet<Position>, QueueError> {
     let (mut positions, mut after) = (BTreeSet::new(), None);
     loop {
-        let page = operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX)?;
+        let page = operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX).await?;
         let Some(last) = page.last() else { return Ok(positions) };
         after = Some(last.letter);
         positions.extend(page.iter().map(|letter| letter.message.position));

@@ -2,7 +2,6 @@
 //! holds its group, and takes over when that one dies. One log's trouble does not hold up another.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,13 @@ use order_worker::{
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use queue::{Group, Queue, QueueError, Topic};
+use queue::{Group, GroupWatch, LogAddress, Queue, QueueError, StartAt, Topic};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::{Foundation, random};
 use crate::config::Config;
-use crate::engines;
 
 /// How often a log that is absent, or held by another process, is tried again.
 const LOOK: Duration = Duration::from_millis(200);
@@ -46,7 +44,7 @@ pub(super) enum SourceState {
 
 /// One log.
 struct Source {
-    directory: PathBuf,
+    log: LogAddress,
     state: Mutex<SourceState>,
     stats: Arc<DrainStats>,
 }
@@ -65,7 +63,7 @@ pub(super) struct Sources {
 /// One log, as `/readyz` shows it.
 #[derive(Debug, Serialize)]
 pub(super) struct SourceReport {
-    pub(super) directory: String,
+    pub(super) log: String,
     pub(super) state: SourceState,
     /// What holds up its drain at the moment.
     pub(super) trouble: Option<String>,
@@ -79,19 +77,19 @@ impl Sources {
         registry: &mut Registry,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let directories = match config.queue.sources.as_slice() {
-            [] => vec![config.queue.directory.clone()],
+        let logs = match config.queue.sources.as_slice() {
+            [] => vec![config.queue.own_log()],
             sources => sources.to_vec(),
         };
-        let source = |directory| Source {
-            directory,
+        let source = |log| Source {
+            log,
             state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
             stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
         };
         let backlogs = LogBacklogs::default();
         registry.register_collector(Box::new(backlogs.clone()));
         Self {
-            sources: directories.into_iter().map(source).collect(),
+            sources: logs.into_iter().map(source).collect(),
             foundation: foundation.clone(),
             pace: Arc::new(Pace::new(&config.drain)),
             metrics: metrics.clone(),
@@ -122,7 +120,7 @@ impl Sources {
 
     pub(super) fn report(&self) -> Vec<SourceReport> {
         let report = |source: &Source| SourceReport {
-            directory: source.directory.display().to_string(),
+            log: source.log.to_string(),
             state: source.state.lock().clone(),
             trouble: match source.stats.state() {
                 DrainState::Running => None,
@@ -144,14 +142,16 @@ impl Sources {
                 Ok(attached) => attached,
                 Err(error) => return Err(source.stop(error.into())),
             };
-            self.backlogs.watch(&source.directory.display().to_string(), orders.clone());
+            let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
+            self.backlogs.show(&source.log, drained.clone());
             let drained = tokio::select! {
                 biased;
                 drained = self.drain(source, &orders) => drained,
-                () = replaced(&source.directory, &self.foundation, queue.instance()) => {
-                    tracing::warn!(directory = %source.directory.display(), "another log is in this directory now; it is drained from here on");
+                () = replaced(&source.log, &self.foundation, queue.instance()) => {
+                    tracing::warn!(log = %source.log, "another log is at this address now; it is drained from here on");
                     continue;
                 }
+                never = drained.follow() => match never {},
             };
             match drained {
                 Ok(()) => return Ok(()),
@@ -192,9 +192,8 @@ impl Sources {
 
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let directories: Vec<_> =
-            self.sources.iter().map(|source| source.directory.display().to_string()).collect();
-        f.write_str(&directories.join(", "))
+        let logs: Vec<_> = self.sources.iter().map(|source| source.log.to_string()).collect();
+        f.write_str(&logs.join(", "))
     }
 }
 
@@ -203,7 +202,7 @@ impl Source {
     fn show(&self, state: SourceState) {
         let mut shown = self.state.lock();
         if *shown != state {
-            tracing::info!(directory = %self.directory.display(), ?state, "a log to drain");
+            tracing::info!(log = %self.log, ?state, "a log to drain");
             *shown = state;
         }
     }
@@ -213,7 +212,7 @@ impl Source {
     }
 
     fn stop(&self, error: DrainError) -> DrainError {
-        tracing::error!(directory = %self.directory.display(), %error, "this log is drained no more");
+        tracing::error!(log = %self.log, %error, "this log is drained no more");
         self.show(SourceState::Stopped(error.to_string()));
         error
     }
@@ -222,9 +221,12 @@ impl Source {
 /// Attaches to the log once it is there.
 async fn attach(source: &Source, foundation: &Foundation) -> Result<(Queue, Topic), QueueError> {
     loop {
-        let attached = engines::attach_source(&source.directory, foundation.now.clone())
-            .and_then(|queue| queue.topic(ORDERS_TOPIC).map(|orders| (queue, orders)));
-        match attached {
+        let attached = async {
+            let queue = Queue::attach(&source.log, foundation.now.clone()).await?;
+            let orders = queue.topic(ORDERS_TOPIC).await?;
+            Ok((queue, orders))
+        };
+        match attached.await {
             // Its gateway has not begun, or not finished beginning.
             Err(error @ (QueueError::Io { .. } | QueueError::UnknownTopic(_))) => source.wait(&error),
             attached => return attached,
@@ -236,7 +238,7 @@ async fn attach(source: &Source, foundation: &Foundation) -> Result<(Queue, Topi
 /// Takes the group once no other process holds it.
 async fn hold(source: &Source, orders: &Topic) -> Result<Group, QueueError> {
     loop {
-        match orders.group(DRAIN_GROUP) {
+        match orders.group(DRAIN_GROUP, StartAt::Oldest).await {
             Err(QueueError::GroupHeld { .. }) => source.show(SourceState::StandingBy),
             held => return held,
         }
@@ -244,12 +246,12 @@ async fn hold(source: &Source, orders: &Topic) -> Result<Group, QueueError> {
     }
 }
 
-/// Waits until the directory holds another log than this one: a disk that was lost and replaced.
-async fn replaced(directory: &Path, foundation: &Foundation, instance: u64) {
+/// Waits until the address leads to another log than this one: a disk that was lost and replaced.
+async fn replaced(log: &LogAddress, foundation: &Foundation, instance: u64) {
     loop {
         sleep(IDENTITY_LOOK).await;
         let now = foundation.now.clone();
-        if engines::attach_source(directory, now).is_ok_and(|queue| queue.instance() != instance) {
+        if Queue::attach(log, now).await.is_ok_and(|queue| queue.instance() != instance) {
             return;
         }
     }
