@@ -2,8 +2,6 @@
 //!
 //! A backend that is not compiled in never gets here: the configuration refuses it.
 
-use std::path::Path;
-
 use order_worker::database::{SchemaState, StockClaim};
 use order_worker::{Database, DatabaseError, Executor, OrdersBackend};
 use prometheus_client::registry::Registry;
@@ -124,13 +122,8 @@ pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> 
 }
 
 /// The queue's directory beside the process that owns it: nothing can be appended.
-pub(crate) fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
-    attach_source(&config.queue.directory, clock::system())
-}
-
-/// Another process's log. Its metrics are that process's.
-pub(crate) fn attach_source(directory: &Path, now: Now) -> Result<Queue, QueueError> {
-    Queue::attach_disk(DiskOptions::new(directory, now), &mut Registry::default())
+pub(crate) async fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
+    Queue::attach(&config.queue.own_log(), clock::system()).await
 }
 
 fn disk_options(config: &Config, now: Now) -> DiskOptions {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use order_worker::membership::{logs_on_this_machine, place_of};
 use order_worker::{Database, Instance, InstanceParts, Member, MemberParts, MembershipMetrics, OwnLog};
 use prometheus_client::registry::Registry;
+use queue::Queue;
 use stock::{Now, Stock};
 
 use crate::config::{Config, Role};
@@ -73,14 +74,14 @@ async fn open_instance(
     let parts = InstanceParts {
         database: database.clone(),
         database_shown: config.orders.database_url.to_string(),
-        place: place_of(&config.queue.directory),
+        place: place_of(&config.queue.own_log()),
         outliving: engines::ledger_outlives(config),
         shared: engines::is_shared(config),
     };
     // A log that is not there yet, or in which something is wrong: the open tells.
-    let beside = engines::attach_source(&config.queue.directory, now.clone()).ok();
+    let beside = Queue::attach(&config.queue.own_log(), now.clone()).await.ok();
     let instance =
         Instance::open(parts, beside, || engines::open_queue(config, now.clone(), registry)).await?;
-    registry.register_collector(Box::new(order_worker::BacklogMetrics(instance.orders.clone())));
+    registry.register_collector(Box::new(order_worker::BacklogMetrics(instance.drained.clone())));
     Ok(instance)
 }

@@ -85,7 +85,7 @@ impl Gateway {
 
     async fn follow_drain(&self) {
         loop {
-            self.progress.refresh();
+            self.progress.refresh().await;
             sleep(progress::REFRESH_INTERVAL).await;
         }
     }

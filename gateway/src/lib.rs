@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use queue::Topic;
+use queue::{GroupWatch, Topic};
 use stock::{Now, Owner, Seat, Stock};
 
 use auth::Authenticator;
@@ -90,8 +90,8 @@ pub struct GatewayParts {
     pub owner: Owner,
     /// Its seat among the instances on the ledger.
     pub seat: Arc<Seat>,
-    /// The group whose offset tells what has been drained.
-    pub drain_group: String,
+    /// What has been drained of `topic`; the gateway refreshes it.
+    pub drained: Arc<GroupWatch>,
     /// Orders a second to count with until a rate has been seen.
     pub drain_rate_hint: Option<u32>,
     /// What buyers' calls want of orders.
@@ -153,6 +153,7 @@ impl Gateway {
             seat,
             orders,
             operator,
+            drained,
             now,
             random,
             ..
@@ -166,7 +167,7 @@ impl Gateway {
         let metrics = PurchaseMetrics::register(registry);
         let catalog = Arc::new(Catalog::new(stock.clone(), metrics.clone(), hints));
         let clock = Arc::new(LedgerClock::new(now()));
-        let progress = Arc::new(Progress::new(topic.clone(), &parts.drain_group, parts.drain_rate_hint));
+        let progress = Arc::new(Progress::new(drained, parts.drain_rate_hint));
         let limits_by_address = limits.per_address_rps > 0;
         let in_flight_max = limits.in_flight_max;
         let looks = LimitsConfig {

@@ -22,7 +22,7 @@ use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use prometheus_client::registry::Registry;
 use queue::failpoint::{self, Crash};
-use queue::{DiskOptions, Driver, Faults, Queue, SimulatedDisk, Storage, Topic};
+use queue::{DiskOptions, Driver, Faults, GroupWatch, Queue, SimulatedDisk, Storage, Topic};
 use stock::ledger::{FaultPlan, SimulatedServer};
 use stock::{
     EmbeddedFlag, Flag, Ledger, OrderId, OrderStatus, Owner, Reservation, SaleDefinition, SaleId,
@@ -163,7 +163,7 @@ impl World {
         disk.segment_bytes = 1 << 20;
         disk.ring_bytes = 1 << 18;
         let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
-        let topic = queue.topic("floodgate-orders").expect("a topic");
+        let topic = queue.topic("floodgate-orders").now_or_never().expect("no wait").expect("a topic");
         let flag = Flag::Embedded(EmbeddedFlag::new((self.random)()));
         let stock = Arc::new(Stock::new(Ledger::Simulated(self.server.connect()), flag, &mut registry));
         let options = Options::default();
@@ -178,7 +178,7 @@ impl World {
             topic: topic.clone(),
             owner: Owner(queue.instance()),
             seat: seat_at(1),
-            drain_group: support::DRAIN_GROUP.into(),
+            drained: Arc::new(GroupWatch::new(topic.clone(), support::DRAIN_GROUP)),
             drain_rate_hint: None,
             orders: books.clone(),
             operator: books,

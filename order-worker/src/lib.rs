@@ -15,7 +15,7 @@ pub mod topics;
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
 pub use drain::pace::Pace;
-pub use drain::sources::{AttachLog, SourceReport, SourceState, Sources, SourcesParts};
+pub use drain::sources::{SourceReport, SourceState, Sources, SourcesParts};
 pub use drain::stats::{DrainState, DrainStats};
 pub use drain::{DrainError, Worker, WorkerParts};
 pub use membership::instance::{Instance, InstanceError, InstanceParts};

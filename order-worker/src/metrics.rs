@@ -14,9 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use queue::{Lag, Topic};
-
-use crate::topics::DRAIN_GROUP;
+use queue::{GroupWatch, Lag, LogAddress};
 
 /// Every metric of the worker's side. Clones count together.
 #[derive(Clone)]
@@ -250,37 +248,37 @@ impl AuditorMetrics {
     }
 }
 
-/// `floodgate_backlog_orders` and `floodgate_backlog_age_seconds`, read from the log when scraped.
+/// `floodgate_backlog_orders` and `floodgate_backlog_age_seconds` of the process's own log, as its watch last saw them: a scrape waits
+/// for no engine. No figure is better than a stale one: where the watch knows nothing, nothing is shown.
 #[derive(Debug)]
 pub struct BacklogMetrics(
-    /// The topic `floodgate-orders`.
-    pub Topic,
+    /// Of the drain's group, refreshed by the process's owner.
+    pub Arc<GroupWatch>,
 );
 
 impl Collector for BacklogMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        // A log that cannot be read says so elsewhere; no figure is better than a wrong one.
-        let Ok(lag) = self.0.lag(DRAIN_GROUP) else { return Ok(()) };
+        let Some(lag) = self.0.lag() else { return Ok(()) };
         encode_backlogs(encoder, &[(None, lag)])
     }
 }
 
-/// The same of every log that a worker drains or stands by for, `{log}` being its directory. Clones show the same logs.
+/// The same of every log that a worker drains or stands by for, `{log}` being its address. Clones show the same logs.
 #[derive(Debug, Clone, Default)]
-pub struct LogBacklogs(Arc<Mutex<BTreeMap<String, Topic>>>);
+pub struct LogBacklogs(Arc<Mutex<BTreeMap<LogAddress, Arc<GroupWatch>>>>);
 
 impl LogBacklogs {
-    /// Shows `orders`, the topic `floodgate-orders` of the log in `directory`, instead of what was shown for it.
-    pub fn watch(&self, directory: &str, orders: Topic) {
-        self.0.lock().insert(directory.to_owned(), orders);
+    /// Shows what `watch` sees of the log at `address`, instead of what was shown for it.
+    pub fn show(&self, address: &LogAddress, watch: Arc<GroupWatch>) {
+        self.0.lock().insert(address.clone(), watch);
     }
 }
 
 impl Collector for LogBacklogs {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let logs = self.0.lock().clone();
-        let lag = |(log, orders): (String, Topic)| Some((Some(log), orders.lag(DRAIN_GROUP).ok()?));
-        encode_backlogs(encoder, &logs.into_iter().filter_map(lag).collect::<Vec<_>>())
+        let lag = |(log, watch): (&LogAddress, &Arc<GroupWatch>)| Some((Some(log.to_string()), watch.lag()?));
+        let lags: Vec<_> = self.0.lock().iter().filter_map(lag).collect();
+        encode_backlogs(encoder, &lags)
     }
 }
 

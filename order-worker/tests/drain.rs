@@ -3,9 +3,11 @@
 
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::{BacklogMetrics, DRAIN_GROUP, DrainError, DrainState, RebuildError, bring};
+use queue::{GroupWatch, StartAt};
 use stock::ledger::ReserveOutcome;
 use stock::{OrderStatus, Reservation};
 use world::process::Process;
@@ -24,7 +26,7 @@ async fn promises_become_rows_in_log_order_and_the_ledger_hears_of_it() {
         process.promise(&sale, n, &format!("u{n}"), 1).await.unwrap();
     }
     assert_eq!(process.promise(&sale, 1_000, "late", 1).await, Err(ReserveOutcome::SoldOut));
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     let books = process.audit().await;
     assert!(books.is_good() && books.at_rest(), "{books:?}");
@@ -51,7 +53,7 @@ async fn duplicates_are_harmless() {
     for order in orders.iter().chain(&orders).chain(orders.iter().rev()) {
         process.append(&order.encode().unwrap()).await;
     }
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     let books = process.audit().await;
     assert!(books.is_good() && books.at_rest(), "{books:?}");
@@ -84,10 +86,12 @@ async fn a_record_that_always_fails_is_bisected_out_and_the_others_go_on() {
         };
         process.promise(&sale, n, user, 1).await.unwrap();
     }
-    let worker = process.drain();
+    let worker = process.drain().await;
     let relay = tokio::spawn(process.world.relay().run(process.shutdown.subscribe()));
     let drained = async {
-        while process.topic.lag(DRAIN_GROUP).unwrap().records > 0 || process.world.units(&sale).await.1 > 1 {
+        while process.topic.lag(DRAIN_GROUP).await.unwrap().records > 0
+            || process.world.units(&sale).await.1 > 1
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -127,8 +131,8 @@ async fn what_is_no_order_becomes_a_dead_letter() {
     nothing.quantity = 0;
     process.append(&nothing.encode().unwrap()).await;
     process.promise(&sale, 3, "u", 1).await.unwrap();
-    let worker = process.drain();
-    while process.topic.lag(DRAIN_GROUP).unwrap().records > 0 {
+    let worker = process.drain().await;
+    while process.topic.lag(DRAIN_GROUP).await.unwrap().records > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(process.world.database.orders(&sale, None, 10).await.unwrap().len(), 2);
@@ -147,18 +151,18 @@ async fn an_unknown_version_stops_the_log_loudly_and_loses_nothing() {
     let newer = String::from_utf8(later).unwrap().replacen("\"v\":1", "\"v\":2", 1);
     process.append(newer.as_bytes()).await;
     process.promise(&sale, 3, "u", 1).await.unwrap();
-    let stopped = process.drain().await.unwrap();
+    let stopped = process.drain().await.await.unwrap();
     assert!(matches!(stopped, Err(DrainError::UnknownVersion { .. })), "{stopped:?}");
     assert!(matches!(process.stats.state(), DrainState::Stopped(_)));
     assert_eq!(process.stats.orders_per_second(), None);
     assert!((process.world.metric("floodgate_drain_stalled") - 1.0).abs() < 0.1);
-    assert_eq!(process.topic.lag(DRAIN_GROUP).unwrap().records, 2, "the offset stays before it");
+    assert_eq!(process.topic.lag(DRAIN_GROUP).await.unwrap().records, 2, "the offset stays before it");
     assert!(process.status(1).await.is_some());
     assert!(process.status(3).await.is_none());
-    let again = process.drain().await.unwrap();
+    let again = process.drain().await.await.unwrap();
     assert!(matches!(again, Err(DrainError::UnknownVersion { .. })), "{again:?}");
     let world = process.end().await.restart();
-    let process = Process::start_closed(world, directory.path());
+    let process = Process::start_closed(world, directory.path()).await;
     let refused = process.rebuild().await;
     assert!(matches!(refused, Err(RebuildError::UnknownVersion { .. })), "{refused:?}");
     assert!(!process.world.snapshot(&sale).await.open);
@@ -175,12 +179,12 @@ async fn a_database_that_is_down_stalls_the_drain_and_loses_nothing() {
         process.promise(&sale, n, "u", 1).await.unwrap();
     }
     let hook = world::fail("database.commit", usize::MAX);
-    let worker = process.drain();
+    let worker = process.drain().await;
     while process.stats.state() == DrainState::Running {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(process.topic.lag(DRAIN_GROUP).unwrap().records, 20);
+    assert_eq!(process.topic.lag(DRAIN_GROUP).await.unwrap().records, 20);
     assert_eq!(process.stats.orders_per_second(), None);
     drop(hook);
     process.drained(&sale).await;
@@ -197,10 +201,10 @@ async fn while_the_database_is_down_promises_are_made_until_the_backlog_is_full(
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 100, 100).await;
-    let process = Process::start_closed_with_room(world, directory.path(), BACKLOG_MAX);
+    let process = Process::start_closed_with_room(world, directory.path(), BACKLOG_MAX).await;
     process.rebuild().await.unwrap();
     let hook = world::fail("database.commit", usize::MAX);
-    let worker = process.drain();
+    let worker = process.drain().await;
     let mut promised = 0;
     let refused = loop {
         match process.topic.try_permit(200) {
@@ -217,7 +221,7 @@ async fn while_the_database_is_down_promises_are_made_until_the_backlog_is_full(
         assert!(promised <= BACKLOG_MAX, "the backlog has a bound");
     };
     assert!(refused.is_retryable(), "{refused}");
-    assert_eq!((promised, process.topic.lag(DRAIN_GROUP).unwrap().records), (BACKLOG_MAX, BACKLOG_MAX));
+    assert_eq!((promised, process.topic.lag(DRAIN_GROUP).await.unwrap().records), (BACKLOG_MAX, BACKLOG_MAX));
     assert_eq!(process.world.units(&sale).await, (100 - i64::try_from(BACKLOG_MAX).unwrap(), BACKLOG_MAX, 0));
     drop(hook);
     process.drained(&sale).await;
@@ -238,7 +242,7 @@ async fn shutdown_ends_a_drain_whose_database_is_down() {
     process.promise(&sale, 1, "u", 1).await.unwrap();
     let worker = {
         let _hook = world::fail("database.begin", usize::MAX);
-        let worker = process.drain();
+        let worker = process.drain().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         process.shutdown.send_replace(true);
         tokio::time::timeout(PATIENCE, worker).await.expect("it goes on without its database")
@@ -246,7 +250,7 @@ async fn shutdown_ends_a_drain_whose_database_is_down() {
     worker.unwrap().unwrap();
     let process = Process::start(process.end().await.restart(), directory.path()).await;
     assert_eq!(process.world.units(&sale).await, (99, 1, 0), "still promised");
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     process.stop(worker).await;
 }
@@ -262,10 +266,10 @@ async fn a_ledger_that_is_down_never_holds_the_drain() {
     }
     {
         let _hook = world::fail("drain.confirm", usize::MAX);
-        let worker = process.drain();
+        let worker = process.drain().await;
         // Drained first, given up a moment later.
         let left = async {
-            while process.topic.lag(DRAIN_GROUP).unwrap().records > 0
+            while process.topic.lag(DRAIN_GROUP).await.unwrap().records > 0
                 || process.world.metric("floodgate_confirms_left_total") < 49.9
             {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -294,7 +298,7 @@ async fn the_pace_is_kept_from_queue_to_row() {
         process.promise(&sale, n, "u", 1).await.unwrap();
     }
     let begun = tokio::time::Instant::now();
-    let worker = tokio::spawn(process.worker(1_000).run());
+    let worker = tokio::spawn(process.worker(1_000).await.run());
     process.drained(&sale).await;
     let took = begun.elapsed().as_secs_f64();
     // Never faster; how exactly is measured in paused time, beside the code. A busy machine may be slower.
@@ -310,10 +314,12 @@ async fn the_backlog_is_a_metric() {
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
     let mut process = Process::start(world, directory.path()).await;
-    let _group = process.topic.group(DRAIN_GROUP).unwrap();
-    process.world.registry.register_collector(Box::new(BacklogMetrics(process.topic.clone())));
+    let _group = process.topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap();
+    let drained = Arc::new(GroupWatch::new(process.topic.clone(), DRAIN_GROUP));
+    process.world.registry.register_collector(Box::new(BacklogMetrics(drained.clone())));
     process.promise(&sale, 1, "u", 1).await.unwrap();
     process.promise(&sale, 2, "u", 1).await.unwrap();
+    drained.refresh().await.unwrap();
     assert!((process.world.metric("floodgate_backlog_orders") - 2.0).abs() < 0.1);
     assert!(process.world.metric("floodgate_backlog_age_seconds") >= 0.0);
     process.end().await;
@@ -326,7 +332,7 @@ async fn everything_at_once_ends_with_equal_books() {
     let world = World::on_threads(&directory.path().join("orders.db"));
     let sale = world.publish("s", 400, 2).await;
     let process = Process::start(world, directory.path()).await;
-    let worker = process.drain();
+    let worker = process.drain().await;
     let relay = tokio::spawn(process.world.relay().run(process.shutdown.subscribe()));
     let reconciler = tokio::spawn(process.world.reconciler().run(process.shutdown.subscribe()));
     let operator = tokio::spawn({

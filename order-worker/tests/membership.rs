@@ -33,7 +33,7 @@ async fn a_log_is_merged_behind_its_barrier() {
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
-    let process = Process::start_closed(world, directory.path());
+    let process = Process::start_closed(world, directory.path()).await;
     let seat = Arc::new(Seat::new());
     let mut member = process.member_on(seat.clone(), true);
     assert_eq!(member.start().await.unwrap(), 1);
@@ -61,7 +61,7 @@ async fn nobody_opens_before_every_registered_log_is_merged() {
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
-    let process = Process::start_closed(world, directory.path());
+    let process = Process::start_closed(world, directory.path()).await;
     let mut member = process.member(true);
     member.start().await.unwrap();
     let database = &process.world.database;
@@ -93,8 +93,8 @@ async fn an_instance_that_was_left_out_comes_back_and_nothing_is_lost_or_oversol
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 10, 1).await;
-    let gone = Process::start_closed(world.neighbour(), &directory.path().join("gone"));
-    let stays = Process::start_closed(world, &directory.path().join("stays"));
+    let gone = Process::start_closed(world.neighbour(), &directory.path().join("gone")).await;
+    let stays = Process::start_closed(world, &directory.path().join("stays")).await;
     let mut member = stays.member(true);
     assert_eq!(member.start().await.unwrap(), 1);
     let (shutdown, down) = watch::channel(false);
@@ -120,13 +120,13 @@ async fn an_instance_that_was_left_out_comes_back_and_nothing_is_lost_or_oversol
     assert_eq!(stays.promise(&sale, 30, "u30", 1).await, Err(ReserveOutcome::SoldOut));
 
     // It is back with its log, whose promises an open ledger does not know: a new life begins.
-    let back = Process::start_closed(elsewhere, &directory.path().join("gone"));
+    let back = Process::start_closed(elsewhere, &directory.path().join("gone")).await;
     assert_eq!(Owner(back.queue.instance()), owner);
     assert_eq!(timeout(PATIENCE, back.member(true).start()).await.unwrap().unwrap(), 3);
     assert_eq!(stays.world.units(&sale).await, (-3, 13, 0), "every promise is known");
 
     let relay = tokio::spawn(stays.world.relay().run(stays.shutdown.subscribe()));
-    let (first, second) = (stays.drain(), back.drain());
+    let (first, second) = (stays.drain().await, back.drain().await);
     stays.drained(&sale).await;
     back.drained(&sale).await;
     let books = stays.audit().await;
@@ -146,7 +146,7 @@ async fn a_ledger_that_is_ahead_of_a_database_that_was_put_back_is_rebuilt_from_
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
-    let process = Process::start_closed(world, directory.path());
+    let process = Process::start_closed(world, directory.path()).await;
     let mut member = process.member(true);
     assert_eq!(member.start().await.unwrap(), 1);
     // The ledger has lived on since the state that the database is in now, and holds an order whose row is lost.
@@ -170,7 +170,7 @@ async fn nobody_installs_at_an_epoch_that_another_has_claimed() {
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
-    let process = Process::start_closed(world, directory.path());
+    let process = Process::start_closed(world, directory.path()).await;
     let mut member = process.member(true);
     member.start().await.unwrap();
     let World { database, stock, .. } = &process.world;
@@ -218,14 +218,14 @@ mod deployments {
     async fn two_deployments_on_one_ledger_leave_each_other_alone() {
         let directories = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let server = server();
-        let ours = Process::start_closed(on(&server, 1), directories.0.path());
+        let ours = Process::start_closed(on(&server, 1), directories.0.path()).await;
         let sale = ours.world.publish("s", 10, 10).await;
         let mut member = ours.member(true);
         assert_eq!(member.start().await.unwrap(), 1);
         ours.promise(&sale, 1, "u", 2).await.unwrap();
 
         // Of a higher life, too: what one database says of lives means nothing for the other.
-        let theirs = Process::start_closed(on(&server, 2), directories.1.path());
+        let theirs = Process::start_closed(on(&server, 2), directories.1.path()).await;
         assert_eq!(theirs.world.publish("s", 3, 10).await, sale);
         let elsewhere = theirs.world.publish("t", 3, 10).await;
         for _ in 0..4 {
@@ -258,7 +258,7 @@ mod deployments {
     async fn a_database_made_anew_takes_over_once_the_other_is_dead() {
         let directories = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let server = server();
-        let gone = Process::start_closed(on(&server, 1), directories.0.path());
+        let gone = Process::start_closed(on(&server, 1), directories.0.path()).await;
         let sale = gone.world.publish("s", 10, 10).await;
         for _ in 0..5 {
             gone.world.database.next_epoch().await.unwrap();
@@ -268,7 +268,7 @@ mod deployments {
         let owner = Owner(0xA11E);
         gone.world.stock.renew_lease(owner, 60_000).await.unwrap();
 
-        let new = Process::start_closed(on(&server, 2), directories.1.path());
+        let new = Process::start_closed(on(&server, 2), directories.1.path()).await;
         new.world.publish("s", 3, 10).await;
         is_foreign(new.member(true).start().await);
         let World { database, stock, .. } = &new.world;

@@ -12,7 +12,7 @@ use order_worker::{
     Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, Storage, Topic};
+use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, StartAt, Storage, Topic};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Owner, Reservation, Stock, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -53,7 +53,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     options.random = Arc::new(|| 7);
     let queue = Queue::open_disk(options, &mut registry).unwrap();
     let committers = tokio::spawn(queue.run());
-    let topic = queue.topic(ORDERS_TOPIC).unwrap();
+    let topic = queue.topic(ORDERS_TOPIC).await.unwrap();
     let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
     promise(&topic, u64::from(limit) * SECONDS).await;
@@ -67,7 +67,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
         database: database.clone(),
         stock: stock.clone(),
         own: Some(own),
-        logs: Arc::new(|_| None),
+        logs: Arc::new(|_| Box::pin(async { None })),
         outliving: false,
         metrics: MembershipMetrics::new(&mut registry),
     };
@@ -76,7 +76,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     let parts = WorkerParts {
         database,
         stock,
-        group: topic.group(DRAIN_GROUP).unwrap(),
+        group: topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap(),
         pace: Arc::new(Pace::new(&DrainConfig {
             orders_per_second_max: limit,
             batch_size_max,
@@ -87,7 +87,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     };
     let worker = tokio::spawn(Worker::new(parts, down).run());
     tokio::time::sleep(Duration::from_secs(SECONDS * 2)).await;
-    assert_eq!(topic.lag(DRAIN_GROUP).unwrap().records, 0);
+    assert_eq!(topic.lag(DRAIN_GROUP).await.unwrap().records, 0);
     shutdown.send_replace(true);
     worker.await.unwrap().unwrap();
     queue.shutdown().await;

@@ -19,7 +19,7 @@ async fn a_restart_knows_what_was_promised_sold_and_given_back() {
     let other = world.publish("other", 5, 5).await;
     let process = Process::start(world, directory.path()).await;
     process.promise_all(&sale, 0..1_200, |n| n, 1).await;
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     for n in 0..10 {
         process.world.database.cancel(order_id(n), None).await.unwrap();
@@ -43,7 +43,7 @@ async fn a_restart_knows_what_was_promised_sold_and_given_back() {
     let again = process.world.reserve(&sale, 1_250, "u250", 2).await.unwrap();
     assert_eq!(again.quantity, 2, "the same promise");
     assert_eq!(process.world.reserve(&sale, 9_999, "u250", 1).await, Err(ReserveOutcome::LimitReached));
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     process.world.relay().pass().await.unwrap();
     let books = process.audit().await;
@@ -56,15 +56,15 @@ async fn a_ledger_that_outlived_its_process_is_taken_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
-    let process = Process::start_closed(world, directory.path());
+    let process = Process::start_closed(world, directory.path()).await;
     let resume = async |process: &Process| process.member(true).start().await.unwrap();
     assert_eq!(resume(&process).await, 1, "the first life is built");
     process.promise(&sale, 1, "u", 1).await.unwrap();
     process.world.reserve(&sale, 2, "u", 1).await.unwrap();
-    let process = Process::start_closed(process.end().await, directory.path());
+    let process = Process::start_closed(process.end().await, directory.path()).await;
     assert_eq!(resume(&process).await, 1);
     assert_eq!(process.world.units(&sale).await, (8, 2, 0), "what the log lacks is still known");
-    let process = Process::start_closed(process.end().await.restart(), directory.path());
+    let process = Process::start_closed(process.end().await.restart(), directory.path()).await;
     assert_eq!(resume(&process).await, 2, "an empty ledger is rebuilt");
     assert_eq!(process.world.units(&sale).await, (9, 1, 0));
     process.end().await;
@@ -105,7 +105,7 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
         let hook = (life == usize::from(name.starts_with("rebuild"))).then(|| world::crash(name, nth));
         let lived = tokio::spawn({
             let rebuilt = (life > 0).then(|| process.member(false));
-            let (worker, relay) = (process.worker(100_000), process.world.relay());
+            let (worker, relay) = (process.worker(100_000).await, process.world.relay());
             let reconciler = process.world.reconciler();
             let (database, now_ms) = (process.world.database.clone(), process.world.now_ms.clone());
             let topic = process.topic.clone();
@@ -116,7 +116,7 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
                 let work = async {
                     // Some passes, however slow the machine, once the drain has been through all of its steps.
                     let mut passes = 0;
-                    while passes < 5 || topic.lag(DRAIN_GROUP).unwrap().records > 0 {
+                    while passes < 5 || topic.lag(DRAIN_GROUP).await.unwrap().records > 0 {
                         passes += 1;
                         tokio::time::sleep(Duration::from_millis(4)).await;
                         let _ = database.cancel(order_id(3), None).await;
@@ -139,10 +139,10 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
             crashes += 1;
         }
         let world = process.end().await.restart();
-        process = Process::start_closed(world, directory.path());
+        process = Process::start_closed(world, directory.path()).await;
     }
     process.rebuild().await.unwrap();
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     process.world.relay().pass().await.unwrap();
     let books = process.audit().await;
@@ -171,9 +171,9 @@ async fn a_dead_letter_keeps_its_units_until_it_is_written() {
     world.connection.with(|c| c.execute_batch(refuse).unwrap());
     let process = Process::start(world, directory.path()).await;
     process.promise(&sale, 1, "deadly", 1).await.unwrap();
-    let worker = process.drain();
+    let worker = process.drain().await;
     let given_up = async {
-        while process.topic.lag(DRAIN_GROUP).unwrap().records > 0 {
+        while process.topic.lag(DRAIN_GROUP).await.unwrap().records > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -184,9 +184,9 @@ async fn a_dead_letter_keeps_its_units_until_it_is_written() {
 
     // The operator sees to the database, and puts the letter back.
     process.world.connection.with(|c| c.execute_batch("DROP TRIGGER nothing_at_all").unwrap());
-    let letters = queue::operator::dead_letters(&process.topic, DRAIN_GROUP, None, 10).unwrap();
+    let letters = queue::operator::dead_letters(&process.topic, DRAIN_GROUP, None, 10).await.unwrap();
     queue::operator::replay_dead_letter(&process.topic, &letters[0]).await.unwrap();
-    let worker = process.drain();
+    let worker = process.drain().await;
     process.drained(&sale).await;
     assert_eq!(process.world.units(&sale).await, (1, 0, 1));
     let process = Process::start(process.stop(worker).await.restart(), directory.path()).await;

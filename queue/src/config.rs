@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::port::LogAddress;
+
 /// `[queue]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -12,8 +14,8 @@ pub struct QueueConfig {
     pub backend: QueueBackend,
     /// Where this instance's own log lives.
     pub directory: PathBuf,
-    /// Directories of other instances' logs on this machine that a worker drains. Empty: its own `directory`.
-    pub sources: Vec<PathBuf>,
+    /// The logs that a worker drains, other instances' on this machine. Empty: its own `directory`.
+    pub sources: Vec<LogAddress>,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
     /// RocketMQ's name servers, `host:port;host:port`.
@@ -33,6 +35,14 @@ impl Default for QueueConfig {
             rocketmq_namesrv: None,
             topic_prefix: String::from("floodgate-"),
         }
+    }
+}
+
+impl QueueConfig {
+    /// Where this instance's own log is.
+    #[must_use]
+    pub fn own_log(&self) -> LogAddress {
+        LogAddress::Disk(self.directory.clone())
     }
 }
 

@@ -3,6 +3,8 @@
 mod config;
 mod disk;
 pub mod failpoint;
+mod handles;
+mod injected;
 mod metrics;
 pub mod operator;
 mod port;
@@ -10,8 +12,7 @@ mod push;
 mod ring;
 mod storage;
 mod sync;
-
-use std::sync::Arc;
+mod watch;
 
 pub use config::{QueueBackend, QueueConfig};
 #[cfg(feature = "simulation")]
@@ -19,20 +20,17 @@ pub use disk::decode_anything;
 pub use disk::{
     BatchTrace, DiskAppend, DiskGroup, DiskOptions, DiskPermit, DiskQueue, DiskTopic, Driver, Trace,
 };
+pub use handles::{Append, AppendBatch, Group, Permit, Queue, Topic};
+pub use injected::{Now, Random};
 pub use port::{
-    Append, AppendBatch, AppendError, Capabilities, Group, InvalidPosition, KEY_BYTES_MAX, Lag, Message,
-    NewRecord, PAYLOAD_BYTES_MAX, Permit, Position, Queue, QueueError, Refused, RetryLevels, TAG_BYTES_MAX,
-    Topic, TopicState, Verdict,
+    AppendError, Capabilities, InvalidAddress, InvalidPosition, KEY_BYTES_MAX, Lag, LogAddress, Message,
+    NewRecord, PAYLOAD_BYTES_MAX, Position, QueueError, Refused, StartAt, TAG_BYTES_MAX, TopicState,
 };
+pub use push::{RetryLevels, Verdict};
 pub use storage::Storage;
 #[cfg(feature = "simulation")]
 pub use storage::simulated::{Faults, SimulatedDisk};
-
-/// The injected wall clock: milliseconds since the Unix epoch, never going back.
-pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// The injected randomness: 64 fresh bits a call.
-pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub use watch::{GroupWatch, Movement};
 
 /// Named places between two steps at which a simulation may crash the process or fail the step.
 pub const FAILPOINTS: &[&str] = &[

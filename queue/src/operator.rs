@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::disk;
-use crate::port::{Lag, Message, NewRecord, Position, Queue, QueueError, Topic};
+use crate::handles::{Queue, Topic};
+use crate::port::{Lag, Message, NewRecord, Position, QueueError, Refused, StartAt};
 use crate::storage::Storage;
 
-pub use crate::disk::{DamagedBatch, DeadLetter, ProbedDisk, VerifiedLog};
+pub use crate::disk::{DamagedBatch, ProbedDisk, VerifiedLog};
+pub use crate::port::DeadLetter;
 
 /// One group of one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +43,10 @@ pub struct TopicSummary {
 /// `Corrupt`, `Io`.
 pub async fn topics(queue: &Queue) -> Result<Vec<TopicSummary>, QueueError> {
     let mut summaries = Vec::new();
-    for name in queue.topics()? {
-        let topic = queue.topic(&name)?;
+    for name in queue.topics().await? {
+        let topic = queue.topic(&name).await?;
         let oldest = topic.read(None, 1).await?.first().map(|message| message.position);
-        summaries.push(TopicSummary { topic: name, oldest, end: topic.end(), groups: topic.groups()? });
+        summaries.push(TopicSummary { topic: name, oldest, end: topic.end(), groups: topic.groups().await? });
     }
     Ok(summaries)
 }
@@ -53,35 +55,17 @@ pub async fn topics(queue: &Queue) -> Result<Vec<TopicSummary>, QueueError> {
 ///
 /// # Errors
 /// `Corrupt`, `Io`.
-pub fn groups(queue: &Queue) -> Result<Vec<GroupSummary>, QueueError> {
+pub async fn groups(queue: &Queue) -> Result<Vec<GroupSummary>, QueueError> {
     let mut summaries = Vec::new();
-    for name in queue.topics()? {
-        let topic = queue.topic(&name)?;
-        for group in topic.groups()? {
-            let committed = topic.committed(&group)?;
-            let lag = topic.lag(&group)?;
+    for name in queue.topics().await? {
+        let topic = queue.topic(&name).await?;
+        for group in topic.groups().await? {
+            let committed = topic.committed(&group).await?;
+            let lag = topic.lag(&group).await?;
             summaries.push(GroupSummary { topic: name.clone(), group, committed, lag });
         }
     }
     Ok(summaries)
-}
-
-/// Up to `max` records after `after`: `queue dump`.
-///
-/// # Errors
-/// `Corrupt`, `Io`.
-pub async fn dump(topic: &Topic, after: Option<Position>, max: usize) -> Result<Vec<Message>, QueueError> {
-    topic.read(after, max).await
-}
-
-/// The newest `max` records; call [`dump`] with the last position to follow: `queue tail`.
-///
-/// # Errors
-/// `Corrupt`, `Io`.
-pub async fn tail(topic: &Topic, max: usize) -> Result<Vec<Message>, QueueError> {
-    let Some(end) = topic.end() else { return Ok(Vec::new()) };
-    let after = end.0.saturating_sub(max as u64);
-    topic.read((after > 0).then_some(Position(after)), max).await
 }
 
 /// The newest records that a group has finished, of the last `max` before its offset those that the log still keeps.
@@ -89,11 +73,10 @@ pub async fn tail(topic: &Topic, max: usize) -> Result<Vec<Message>, QueueError>
 /// # Errors
 /// `UnknownGroup`, `Corrupt`, `Io`.
 pub async fn finished(topic: &Topic, group: &str, max: usize) -> Result<Vec<Message>, QueueError> {
-    let Some(committed) = topic.committed(group)? else { return Ok(Vec::new()) };
-    let after = committed.0.saturating_sub(max as u64);
-    let mut messages = topic.read((after > 0).then_some(Position(after)), max).await?;
-    messages.retain(|message| message.position <= committed);
-    Ok(messages)
+    match topic.committed(group).await? {
+        Some(committed) => topic.read_last(Some(committed), max).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Walks every batch of every segment of every topic below a directory, whether it is in use or not, and changes nothing.
@@ -113,34 +96,21 @@ pub async fn reset_to_position(
     group: &str,
     through: Option<Position>,
 ) -> Result<(), QueueError> {
-    topic.committed(group)?;
-    topic.group(group)?.reset(through).await
-}
-
-/// Has a group continue with the first batch written at or after `unix_ms`.
-///
-/// # Errors
-/// As [`reset_to_position`].
-pub async fn reset_to_time(topic: &Topic, group: &str, unix_ms: u64) -> Result<Option<Position>, QueueError> {
-    let through = topic.position_before(unix_ms)?;
-    reset_to_position(topic, group, through).await?;
-    Ok(through)
+    topic.committed(group).await?;
+    topic.group(group, StartAt::Oldest).await?.reset(through).await
 }
 
 /// Up to `max` dead letters of a group after the letter `after`.
 ///
 /// # Errors
 /// `UnknownGroup`, `Corrupt`, `Io`.
-pub fn dead_letters(
+pub async fn dead_letters(
     topic: &Topic,
     group: &str,
     after: Option<Position>,
     max: usize,
 ) -> Result<Vec<DeadLetter>, QueueError> {
-    topic.committed(group)?;
-    match topic {
-        Topic::Disk(topic) => topic.dead_letters(group, after, max),
-    }
+    topic.dead_letters(group, after, max).await
 }
 
 /// Appends one dead letter's message to its topic again, durable when it returns; every group sees it as a new record. The
@@ -151,7 +121,7 @@ pub fn dead_letters(
 pub async fn replay_dead_letter(topic: &Topic, letter: &DeadLetter) -> Result<Position, QueueError> {
     let message = &letter.message;
     let permit = topic.try_permit(message.payload.len()).map_err(|refused| match refused {
-        crate::Refused::Closed | crate::Refused::Poisoned => QueueError::NotOwner,
+        Refused::Closed | Refused::Poisoned => QueueError::NotOwner,
         refused => QueueError::Io {
             doing: "replay into",
             path: PathBuf::from(topic.name()),

@@ -7,13 +7,65 @@ use std::time::Duration;
 use futures_util::future::{Either, FutureExt, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::port::{Group, Message, QueueError, RetryLevels, Verdict};
+use crate::handles::Group;
+use crate::port::{Message, QueueError};
 
 /// Longest time that a pull blocks while no handler is under way, so that nothing waits on a lost wake-up for ever.
 const IDLE_PULL_MAX: Duration = Duration::from_secs(5);
 
+/// What a push handler made of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Finished.
+    Done,
+    /// Again, after the next level's back-off.
+    Retry(String),
+    /// Never again: to the dead letters, with this reason.
+    Dead(String),
+}
+
+/// The back-off after each failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryLevels(pub Vec<Duration>);
+
+impl RetryLevels {
+    /// The wait after the failed `attempt` (1 is the first); `None` when the levels are used up.
+    pub fn after(&self, attempt: u32) -> Option<Duration> {
+        self.0.get(attempt.saturating_sub(1) as usize).copied()
+    }
+}
+
+impl Default for RetryLevels {
+    /// 1 s, 5 s, 10 s, 30 s, 1 min, 2 min, 5 min, 10 min, 30 min, 1 h.
+    fn default() -> Self {
+        Self([1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600].map(Duration::from_secs).to_vec())
+    }
+}
+
+impl Group {
+    /// Pushes messages to `handle`, at most `concurrency` at once, until `stop` completes; then lets those under way finish.
+    /// [`Verdict::Retry`] follows `retries`; past its last level the message becomes a dead letter. Finished ones are
+    /// acknowledged together. Spawns nothing.
+    ///
+    /// # Errors
+    /// As [`Group::pull`] and [`Group::ack`]; what was under way is delivered again to the next holder.
+    pub async fn push<H, F>(
+        &mut self,
+        concurrency: usize,
+        retries: &RetryLevels,
+        mut handle: H,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), QueueError>
+    where
+        H: FnMut(Message) -> F,
+        F: Future<Output = Verdict>,
+    {
+        run(self, concurrency, retries, &mut handle, stop).await
+    }
+}
+
 /// See [`Group::push`].
-pub(crate) async fn run<H, F>(
+async fn run<H, F>(
     group: &mut Group,
     concurrency: usize,
     retries: &RetryLevels,

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue};
 
@@ -39,7 +40,7 @@ fn an_append_allocates_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let options = DiskOptions::new(directory.path(), Arc::new(|| 1_000));
     let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").now_or_never().unwrap().unwrap();
     let mut context = Context::from_waker(Waker::noop());
     let payload = [7; 200];
     for round in 0..200 {

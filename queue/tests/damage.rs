@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, QueueError, SimulatedDisk, Storage};
+use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, QueueError, SimulatedDisk, StartAt, Storage};
 
 const BLOCK: u64 = 4096;
 
@@ -31,7 +31,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn life(disk: &SimulatedDisk, more: &[Vec<u8>], clean: bool) -> Result<Vec<Vec<u8>>, QueueError> {
     runtime().block_on(async {
         let queue = Queue::open_disk(options(disk), &mut Registry::default())?;
-        let topic = queue.topic("orders")?;
+        let topic = queue.topic("orders").await?;
         let read = topic.read(None, usize::MAX).await?;
         let append = async {
             for payload in more {
@@ -180,7 +180,7 @@ fn a_group_beyond_the_end_is_damage() {
     let (disk, _, segment) = log(false);
     runtime().block_on(async {
         let queue = Queue::open_disk(options(&disk), &mut Registry::default()).unwrap();
-        let mut group = queue.topic("orders").unwrap().group("workers").unwrap();
+        let mut group = queue.topic("orders").await.unwrap().group("workers", StartAt::Oldest).await.unwrap();
         let messages = group.pull(10, std::time::Duration::ZERO).await.unwrap();
         group.commit(messages[4].position).await.unwrap();
     });

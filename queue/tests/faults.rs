@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use queue::failpoint::{Crash, set_hook};
 use queue::{
     AppendError, DiskOptions, Driver, Faults, Group, Message, NewRecord, Position, Queue, QueueError,
-    SimulatedDisk, Storage, Topic, operator,
+    SimulatedDisk, StartAt, Storage, Topic, operator,
 };
 
 const LIVES: u64 = 5;
@@ -180,7 +180,7 @@ async fn one_life(
     last: bool,
 ) -> Result<(), QueueError> {
     let queue = open(disk, clock)?;
-    let topic = queue.topic("orders")?;
+    let topic = queue.topic("orders").await?;
     let script = async {
         model.check_log(&topic.read(None, usize::MAX).await?);
         if last {
@@ -207,7 +207,7 @@ async fn act(
     model: &mut Model,
 ) -> Result<(), QueueError> {
     let mut under_way = Vec::new();
-    let mut group = topic.group("workers")?;
+    let mut group = topic.group("workers", StartAt::Oldest).await?;
     let mut pulled: Vec<Message> = Vec::new();
     for _ in 0..random.below(60) {
         clock.fetch_add(random.below(10), Ordering::Relaxed);
@@ -292,7 +292,7 @@ async fn finish(
     clock: &AtomicU64,
     model: &mut Model,
 ) -> Result<(), QueueError> {
-    let mut group = topic.group("workers")?;
+    let mut group = topic.group("workers", StartAt::Oldest).await?;
     clock.fetch_add(10_000, Ordering::Relaxed);
     loop {
         let messages = group.pull(100, Duration::ZERO).await?;
@@ -315,7 +315,8 @@ async fn finish(
         let done = model.delivered.contains(position) || model.perhaps_finished.contains(position);
         assert!(done, "promised {position} never reached the group");
     }
-    let letters: BTreeSet<Position> = operator::dead_letters(topic, "workers", None, usize::MAX)?
+    let letters: BTreeSet<Position> = operator::dead_letters(topic, "workers", None, usize::MAX)
+        .await?
         .into_iter()
         .map(|letter| letter.message.position)
         .collect();
@@ -325,12 +326,12 @@ async fn finish(
             "{position} is neither a letter nor delivered again"
         );
     }
-    assert_eq!(topic.lag("workers")?.records, 0);
+    assert_eq!(topic.lag("workers").await?.records, 0);
     let permit = topic.try_permit(10).expect("an idle log has room");
     let record = NewRecord { key: b"", tag: "", deliver_at_ms: None, payload: &[1; 10] };
     topic.append(permit, record).await.expect("a disk without faults");
     drop(group);
-    assert_eq!(queue.topics()?, ["orders"]);
+    assert_eq!(queue.topics().await?, ["orders"]);
     Ok(())
 }
 
@@ -350,11 +351,11 @@ fn life_of_a_group(
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.unwrap().block_on(async {
             let queue = open(disk, &Arc::new(AtomicU64::new(1_000)))?;
-            let topic = queue.topic("orders")?;
+            let topic = queue.topic("orders").await?;
             let script = async {
                 // What comes before the group's own slots may pass the same failpoints.
                 set_hook(Some(Box::new(crash)));
-                let group = topic.group("workers")?;
+                let group = topic.group("workers", StartAt::Oldest).await?;
                 work(topic.clone(), group).await;
                 Ok::<(), QueueError>(())
             };

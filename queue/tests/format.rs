@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
-use queue::{DiskOptions, Driver, NewRecord, Queue, operator};
+use queue::{DiskOptions, Driver, NewRecord, Queue, StartAt, operator};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -52,7 +52,7 @@ fn write_the_fixture() {
     std::fs::remove_dir_all(&directory).ok();
     runtime().block_on(async {
         let queue = Queue::open_disk(options(&directory), &mut Registry::default()).unwrap();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         let script = async {
             for number in 1..=20 {
                 let payload = payload(number);
@@ -62,7 +62,7 @@ fn write_the_fixture() {
                     NewRecord { key: key.as_bytes(), tag: "order", deliver_at_ms, payload: &payload };
                 topic.append(topic.try_permit(payload.len()).unwrap(), record).await.unwrap();
             }
-            let mut group = topic.group("workers").unwrap();
+            let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
             let messages = group.pull(20, Duration::ZERO).await.unwrap();
             group.commit(messages[4].position).await.unwrap();
             group.ack(messages[7].position).await.unwrap();
@@ -87,7 +87,7 @@ fn every_version_still_reads() {
         runtime().block_on(async {
             let queue = Queue::open_disk(options(scratch.path()), &mut Registry::default()).unwrap();
             assert_eq!(queue.instance(), 0x0123_4567_89ab_cdef);
-            let topic = queue.topic("orders").unwrap();
+            let topic = queue.topic("orders").await.unwrap();
             let messages = topic.read(None, 100).await.unwrap();
             assert_eq!(messages.len(), 20);
             for (number, message) in (1..).zip(&messages) {
@@ -96,7 +96,7 @@ fn every_version_still_reads() {
                 assert_eq!((message.tag.as_str(), message.appended_at_ms), ("order", 1_700_000_000_000));
                 assert_eq!(message.deliver_at_ms, (number % 5 == 0).then_some(1_600_000_000_000 + number));
             }
-            let mut group = topic.group("workers").unwrap();
+            let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
             assert_eq!(group.committed(), Some(messages[4].position));
             let left = group.pull(100, Duration::ZERO).await.unwrap();
             assert_eq!(left.len(), 13);
@@ -104,7 +104,7 @@ fn every_version_still_reads() {
                 left.iter()
                     .all(|message| (message.attempt == 2) == (message.position == messages[9].position))
             );
-            let letters = operator::dead_letters(&topic, "workers", None, 10).unwrap();
+            let letters = operator::dead_letters(&topic, "workers", None, 10).await.unwrap();
             assert_eq!((letters.len(), letters[0].reason.as_str()), (1, "spoilt"));
             assert_eq!(letters[0].message, messages[11]);
         });

@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, NewRecord, Queue, QueueError, Topic};
+use queue::{DiskOptions, LogAddress, NewRecord, Queue, QueueError, StartAt, Topic};
 
 /// Messages that the consumer takes and acknowledges at once.
 const BATCH: usize = 256;
@@ -72,7 +73,7 @@ fn child() {
 /// Appends at full rate and prints each acknowledged position with what was appended there.
 async fn produce(directory: &Path) {
     let queue = Queue::open_disk(options(directory), &mut Registry::default()).unwrap();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     let mut number = now_ms() << 20;
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nready").unwrap();
@@ -127,7 +128,7 @@ fn acknowledged_is_readable_after_every_kill_of_the_producer() {
             acknowledged.insert(position.parse().unwrap(), number.parse().unwrap());
         }
         let queue = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").now_or_never().unwrap().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let mut numbers = BTreeSet::new();
@@ -155,10 +156,10 @@ fn acknowledged_is_readable_after_every_kill_of_the_producer() {
 
 /// Takes messages as they become due and prints each before and after its acknowledgement.
 async fn consume(directory: &Path) {
-    let queue = Queue::attach_disk(options(directory), &mut Registry::default()).unwrap();
-    let topic = queue.topic("timeouts").unwrap();
+    let queue = Queue::attach(&LogAddress::from(directory), Arc::new(now_ms)).await.unwrap();
+    let topic = queue.topic("timeouts").await.unwrap();
     let mut group = loop {
-        match topic.group("closer") {
+        match topic.group("closer", StartAt::Oldest).await {
             Ok(group) => break group,
             Err(QueueError::GroupHeld { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
             Err(error) => panic!("{error}"),
@@ -191,8 +192,8 @@ fn delayed_messages_reach_a_group_that_is_killed_in_time_and_once() {
     let directory = tempfile::tempdir().unwrap();
     let (messages, kills, spread_ms) = if long() { (100_000, 10, 30_000) } else { (4_000, 3, 3_000) };
     let queue = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
-    let topic = queue.topic("timeouts").unwrap();
-    drop(topic.group("closer").unwrap());
+    let topic = queue.topic("timeouts").now_or_never().unwrap().unwrap();
+    drop(topic.group("closer", StartAt::Oldest).now_or_never().unwrap().unwrap());
     let start = now_ms();
     let mut random = 12_345_u64;
     let mut appends = Vec::new();
@@ -222,8 +223,8 @@ fn delayed_messages_reach_a_group_that_is_killed_in_time_and_once() {
             std::thread::sleep(Duration::from_millis(spread_ms / (kills + 1)));
         } else {
             let deadline = Instant::now() + Duration::from_secs(120);
-            while topic.lag("closer").unwrap().records > 0 {
-                assert!(Instant::now() < deadline, "not at rest: {:?}", topic.lag("closer"));
+            while topic.lag("closer").now_or_never().unwrap().unwrap().records > 0 {
+                assert!(Instant::now() < deadline, "not at rest: {:?}", topic.lag("closer").now_or_never());
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -273,7 +274,7 @@ fn delayed_messages_reach_a_group_that_is_killed_in_time_and_once() {
 fn a_consumer_in_another_process_hears_of_every_record() {
     let directory = tempfile::tempdir().unwrap();
     let queue = Queue::open_disk(options(directory.path()), &mut Registry::default()).unwrap();
-    let topic = queue.topic("timeouts").unwrap();
+    let topic = queue.topic("timeouts").now_or_never().unwrap().unwrap();
     let mut child = spawn("consumer", directory.path());
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while lines.next().unwrap().unwrap() != "ready" {}

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use queue::{
-    DiskOptions, Driver, Faults, NewRecord, Permit, Queue, Refused, SimulatedDisk, Storage, Topic, TopicState,
+    DiskOptions, Driver, Faults, NewRecord, Permit, Queue, Refused, SimulatedDisk, StartAt, Storage, Topic,
+    TopicState,
 };
 
 fn simulated(disk: &SimulatedDisk) -> DiskOptions {
@@ -57,9 +58,9 @@ fn as_many_permits_as_asked_for_fit_at_any_time() {
     options.in_flight_bytes = BYTES;
     runtime().block_on(async {
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         let script = async {
-            let mut group = topic.group("workers").unwrap();
+            let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
             for round in 0..4 {
                 upkeep().await;
                 let (mut held, refused) = permits(&topic, BYTES);
@@ -82,9 +83,9 @@ fn a_disk_for_one_segment_takes_records_again_once_they_are_drained() {
     options.segment_bytes = 1 << 20;
     runtime().block_on(async {
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         let script = async {
-            let mut group = topic.group("workers").unwrap();
+            let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
             let mut appended = 0;
             for round in 0..30 {
                 upkeep().await;
@@ -123,9 +124,9 @@ fn a_segment_waits_for_a_group_that_begins() {
     options.driver = Driver::Driven;
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         let script = async {
-            let mut group = topic.group("workers").unwrap();
+            let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
             let births = std::fs::File::open(directory.path().join("orders/births")).unwrap();
             births.lock().unwrap();
             let oldest = segments(directory.path()).remove(0);
@@ -159,8 +160,8 @@ async fn a_log_that_was_moved_away_takes_nothing_more_but_can_be_finished() {
     let (place, elsewhere) = (directory.path().join("queue"), directory.path().join("elsewhere"));
     let queue =
         Queue::open_disk(DiskOptions::new(&place, Arc::new(|| 1_000)), &mut Registry::default()).unwrap();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     append_all(&topic, vec![topic.try_permit(9).unwrap()], 9).await;
     let until = async |refused: Option<Refused>| {
         let change = async {
@@ -189,7 +190,7 @@ fn a_disk_that_does_not_answer_shows() {
     let disk = SimulatedDisk::new(1, Faults::default());
     runtime().block_on(async {
         let queue = Queue::open_disk(simulated(&disk), &mut Registry::default()).unwrap();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &[9; 9] };
         let append = topic.append(topic.try_permit(9).unwrap(), record);
         let mut run = std::pin::pin!(queue.run());

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, Storage, Topic};
 
@@ -46,7 +47,7 @@ fn producers_on_threads_lose_nothing_and_keep_their_order() {
     options.segment_bytes = 64 * 1024;
     options.ring_bytes = 32 * 1024;
     let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").now_or_never().unwrap().unwrap();
     std::thread::scope(|scope| {
         let driver = scope.spawn(|| runtime().block_on(queue.run()));
         let producers: Vec<_> = (0..PRODUCERS)

@@ -1,14 +1,13 @@
 //! The registered logs as far as they are on this machine: what is promised there and not yet in the database.
 
-use std::path::Path;
-
 use order_worker::database::Instance;
+use order_worker::membership::log_at;
 use order_worker::{DRAIN_GROUP, Database, ORDERS_TOPIC};
-use queue::QueueError;
+use queue::{Queue, QueueError};
 use serde::Serialize;
 
 use super::Failure;
-use crate::{clock, engines};
+use crate::clock;
 
 /// One registered log.
 #[derive(Debug, Clone, Serialize)]
@@ -24,7 +23,11 @@ pub(super) struct Log {
 
 /// All that the registry names.
 pub(super) async fn registered(database: &Database) -> Result<Vec<Log>, Failure> {
-    Ok(database.instances().await?.into_iter().map(look_at).collect())
+    let mut logs = Vec::new();
+    for instance in database.instances().await? {
+        logs.push(look_at(instance).await);
+    }
+    Ok(logs)
 }
 
 /// The sum, if every log could be read.
@@ -32,8 +35,8 @@ pub(super) fn backlog(logs: &[Log]) -> Option<u64> {
     logs.iter().map(|log| log.backlog).sum()
 }
 
-fn look_at(instance: Instance) -> Log {
-    let read = read(&instance);
+async fn look_at(instance: Instance) -> Log {
+    let read = read(&instance).await;
     Log {
         instance: instance.owner.to_string(),
         place: instance.place,
@@ -42,15 +45,16 @@ fn look_at(instance: Instance) -> Log {
     }
 }
 
-fn read(instance: &Instance) -> Result<u64, String> {
-    // A registry may name the machine before the directory.
-    let directory = instance.place.split_once(':').map_or(instance.place.as_str(), |(_, path)| path);
-    let queue = engines::attach_source(Path::new(directory), clock::system())
+async fn read(instance: &Instance) -> Result<u64, String> {
+    let log = log_at(&instance.place).ok_or("its place names no log")?;
+    let queue = Queue::attach(&log, clock::system())
+        .await
         .map_err(|error| format!("out of reach from here: {error}"))?;
     if queue.instance() != instance.owner.0 {
         return Err("another log is in its directory now".into());
     }
-    match queue.topic(ORDERS_TOPIC).and_then(|orders| orders.lag(DRAIN_GROUP)) {
+    let lag = async { queue.topic(ORDERS_TOPIC).await?.lag(DRAIN_GROUP).await };
+    match lag.await {
         Ok(lag) => Ok(lag.records),
         // Nothing was ever appended, or nobody has ever drained: then nothing is known to be finished.
         Err(QueueError::UnknownTopic(_)) => Ok(0),

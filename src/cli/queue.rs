@@ -54,24 +54,24 @@ pub(crate) enum QueueCommand {
 
 pub(super) async fn run(command: QueueCommand, config: &Config) -> Result<(), Failure> {
     match command {
-        QueueCommand::Topics(json) => topics(&attach(config)?, json).await,
-        QueueCommand::Groups(json) => groups(&attach(config)?, json),
-        QueueCommand::Lag(json) => lag(&attach(config)?, json),
-        QueueCommand::Dump(dump) => dump.run(&attach(config)?).await,
-        QueueCommand::Tail(tail) => tail.run(&attach(config)?).await,
+        QueueCommand::Topics(json) => topics(&attach(config).await?, json).await,
+        QueueCommand::Groups(json) => groups(&attach(config).await?, json).await,
+        QueueCommand::Lag(json) => lag(&attach(config).await?, json).await,
+        QueueCommand::Dump(dump) => dump.run(&attach(config).await?).await,
+        QueueCommand::Tail(tail) => tail.run(&attach(config).await?).await,
         QueueCommand::Verify(json) => {
-            attach(config)?;
+            attach(config).await?;
             verify::run(&config.queue.directory, json)
         }
-        QueueCommand::ResetOffset(reset) => reset.run(&attach(config)?).await,
+        QueueCommand::ResetOffset(reset) => reset.run(&attach(config).await?).await,
         QueueCommand::DeadLetters(letters) => letters.run(config).await,
         QueueCommand::ProbeDisk(probe) => probe.run(config),
     }
 }
 
 /// The queue, whoever owns it. Where there is none, a sentence that says what to do.
-fn attach(config: &Config) -> Result<Queue, Failure> {
-    engines::attach_queue(config).map_err(|error| match error {
+async fn attach(config: &Config) -> Result<Queue, Failure> {
+    engines::attach_queue(config).await.map_err(|error| match error {
         QueueError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             Failure::Failed(format!(
                 "there is no queue in {} yet: start `floodgate` once, run this where it runs, or set queue.directory",
@@ -83,8 +83,8 @@ fn attach(config: &Config) -> Result<Queue, Failure> {
 }
 
 /// What a topic that was asked for by name is.
-fn topic(queue: &Queue, name: &str) -> Result<queue::Topic, Failure> {
-    Ok(queue.topic(name)?)
+async fn topic(queue: &Queue, name: &str) -> Result<queue::Topic, Failure> {
+    Ok(queue.topic(name).await?)
 }
 
 async fn topics(queue: &Queue, json: Json) -> Result<(), Failure> {
@@ -120,26 +120,31 @@ impl From<GroupSummary> for GroupLine {
     }
 }
 
-fn group_lines(queue: &Queue) -> Result<Vec<GroupLine>, Failure> {
-    Ok(operator::groups(queue)?.into_iter().map(GroupLine::from).collect())
+async fn group_lines(queue: &Queue) -> Result<Vec<GroupLine>, Failure> {
+    Ok(operator::groups(queue).await?.into_iter().map(GroupLine::from).collect())
 }
 
-fn groups(queue: &Queue, json: Json) -> Result<(), Failure> {
-    output::list(json, &group_lines(queue)?, ["TOPIC", "GROUP", "COMMITTED"], |line| {
+async fn groups(queue: &Queue, json: Json) -> Result<(), Failure> {
+    output::list(json, &group_lines(queue).await?, ["TOPIC", "GROUP", "COMMITTED"], |line| {
         [line.topic.clone(), line.group.clone(), position(line.committed)]
     })
 }
 
-fn lag(queue: &Queue, json: Json) -> Result<(), Failure> {
-    output::list(json, &group_lines(queue)?, ["TOPIC", "GROUP", "COMMITTED", "RECORDS", "AGE MS"], |line| {
-        [
-            line.topic.clone(),
-            line.group.clone(),
-            position(line.committed),
-            line.records.to_string(),
-            line.age_ms.to_string(),
-        ]
-    })
+async fn lag(queue: &Queue, json: Json) -> Result<(), Failure> {
+    output::list(
+        json,
+        &group_lines(queue).await?,
+        ["TOPIC", "GROUP", "COMMITTED", "RECORDS", "AGE MS"],
+        |line| {
+            [
+                line.topic.clone(),
+                line.group.clone(),
+                position(line.committed),
+                line.records.to_string(),
+                line.age_ms.to_string(),
+            ]
+        },
+    )
 }
 
 fn position(position: Option<Position>) -> String {

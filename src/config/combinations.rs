@@ -81,22 +81,18 @@ pub(super) fn check_backends(config: &Config) -> Result<(), ConfigError> {
     if config.queue.backlog_max == 0 {
         return wrong("queue.backlog_max: at least 1 record, or nobody could buy");
     }
-    let nowhere = |directory: &std::path::PathBuf| directory.as_os_str().is_empty();
-    if nowhere(&config.queue.directory) || config.queue.sources.iter().any(nowhere) {
-        return wrong(
-            "queue.directory, queue.sources: a directory's name is empty: write one, such as \"data/queue\"",
-        );
+    if config.queue.directory.as_os_str().is_empty() {
+        return wrong("queue.directory: its name is empty: write one, such as \"data/queue\"");
     }
     if config.queue.sources.len() > SOURCES_MAX {
-        return wrong(format!("queue.sources: at most {SOURCES_MAX} directories for one worker"));
+        return wrong(format!("queue.sources: at most {SOURCES_MAX} logs for one worker"));
     }
     let mut sources: Vec<_> = config.queue.sources.iter().collect();
     sources.sort();
     match sources.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(twice) => wrong(format!(
-            "queue.sources: {} stands twice: one process drains a log once",
-            twice[0].display()
-        )),
+        Some(twice) => {
+            wrong(format!("queue.sources: {} stands twice: one process drains a log once", twice[0]))
+        }
         None => Ok(()),
     }
 }

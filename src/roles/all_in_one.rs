@@ -5,6 +5,7 @@ use std::sync::Arc;
 use order_worker::drain::rate_shares;
 use order_worker::{DRAIN_GROUP, DrainStats, Pace, Worker, WorkerMetrics, WorkerParts};
 use prometheus_client::registry::Registry;
+use queue::StartAt;
 use tokio::sync::watch;
 
 use super::buyers::Buyers;
@@ -24,7 +25,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let _claim = engines::claim_database(&config)?;
     let database = engines::open_database(&config, now.clone()).await?;
     let instance = open_instance(&config, &now, &database, &mut registry).await?;
-    let group = instance.orders.group(DRAIN_GROUP)?;
+    let group = instance.orders.group(DRAIN_GROUP, StartAt::Oldest).await?;
     instance.register().await?;
     let demo_sale = publish::configured_sales(&config, &database, Some(now())).await?;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
-use order_worker::{DRAIN_GROUP, Instance};
+use order_worker::Instance;
 use prometheus_client::registry::Registry;
 use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ impl Buyers {
             topic: instance.orders.clone(),
             owner: instance.owner,
             seat: seat.clone(),
-            drain_group: DRAIN_GROUP.to_owned(),
+            drained: instance.drained.clone(),
             drain_rate_hint: Some(config.drain.orders_per_second_max),
             orders: rows,
             operator: operator.clone(),

@@ -146,13 +146,13 @@ impl Watched {
             lacks.push("the stock ledger does not answer".to_owned());
         }
         for source in self.sources.report() {
-            let directory = source.directory;
+            let log = source.log;
             match (source.state, source.trouble) {
                 (SourceState::Stopped(why), _) => {
-                    lacks.push(format!("{directory} is drained no more: {why}"));
+                    lacks.push(format!("{log} is drained no more: {why}"));
                 }
                 (SourceState::Draining, Some(why)) => {
-                    lacks.push(format!("the drain of {directory} is held up: {why}"));
+                    lacks.push(format!("the drain of {log} is held up: {why}"));
                 }
                 _ => {}
             }

@@ -1,13 +1,13 @@
 //! One worker among several: drains the logs of the gateways on this machine into the database, and keeps ledger and
 //! database equal. Sells nothing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 #[cfg(feature = "redis")]
 use order_worker::{Auditor, AuditorMetrics};
 use order_worker::{LogBacklogs, Sources, SourcesParts, WorkerMetrics};
 use prometheus_client::registry::Registry;
+use queue::LogAddress;
 use tokio::sync::watch;
 
 use super::probes::Probes;
@@ -38,10 +38,9 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let (stop, stopping) = watch::channel(false);
     let backlogs = LogBacklogs::default();
     registry.register_collector(Box::new(backlogs.clone()));
-    let clock = foundation.now.clone();
     let parts = SourcesParts {
-        directories: directories(&config),
-        attach: Arc::new(move |directory| engines::attach_source(directory, clock.clone())),
+        logs: logs(&config),
+        now: foundation.now.clone(),
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         drain: config.drain.clone(),
@@ -74,9 +73,9 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     ended
 }
 
-fn directories(config: &Config) -> Vec<PathBuf> {
+fn logs(config: &Config) -> Vec<LogAddress> {
     match config.queue.sources.as_slice() {
-        [] => vec![config.queue.directory.clone()],
+        [] => vec![config.queue.own_log()],
         sources => sources.to_vec(),
     }
 }

@@ -142,7 +142,7 @@ pub(crate) fn drained_by(worker: &Instance) -> Vec<String> {
     let Ok(ready) = serde_json::from_str::<Value>(&worker.readiness()) else { return Vec::new() };
     let sources = ready["sources"].as_array().cloned().unwrap_or_default();
     let draining = sources.iter().filter(|source| source["state"] == "draining");
-    draining.filter_map(|source| source["directory"].as_str().map(str::to_owned)).collect()
+    draining.filter_map(|source| source["log"].as_str().map(str::to_owned)).collect()
 }
 
 /// The all-in-one, at the listeners of one gateway of a deployment that does not run. Killed when dropped.

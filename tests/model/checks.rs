@@ -68,7 +68,7 @@ async fn unrest_of(inside: &Inside) -> Option<String> {
     if !inside.recovered() {
         return Some("recovery is not idle".into());
     }
-    let lag = inside.topic.lag(DRAIN_GROUP).expect("the drain's lag");
+    let lag = inside.topic.lag(DRAIN_GROUP).await.expect("the drain's lag");
     if lag.records > 0 {
         return Some(format!("{} records to drain", lag.records));
     }

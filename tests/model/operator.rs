@@ -106,8 +106,8 @@ impl Operator {
 }
 
 /// The dead letters of the drain that are orders.
-pub(crate) fn promised_letters(topic: &Topic) -> Result<Vec<DeadLetter>, QueueError> {
-    let mut letters = queue::operator::dead_letters(topic, DRAIN_GROUP, None, usize::MAX)?;
+pub(crate) async fn promised_letters(topic: &Topic) -> Result<Vec<DeadLetter>, QueueError> {
+    let mut letters = queue::operator::dead_letters(topic, DRAIN_GROUP, None, usize::MAX).await?;
     letters.retain(|letter| Reservation::decode(&letter.message.payload).is_ok());
     Ok(letters)
 }

@@ -22,7 +22,9 @@ use order_worker::{
     OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, NewRecord, Queue, SimulatedDisk, Storage, Topic, TopicState};
+use queue::{
+    DiskOptions, Driver, GroupWatch, NewRecord, Queue, SimulatedDisk, StartAt, Storage, Topic, TopicState,
+};
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
 use stock::{
     EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Seat, Stock,
@@ -159,8 +161,8 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     world.curse();
     let queue =
         Queue::open_disk(queue_options(&queue_parts(world, instance)), &mut registry).map_err(text)?;
-    let topic = queue.topic(ORDERS_TOPIC).map_err(text)?;
-    let group = topic.group(DRAIN_GROUP).map_err(text)?;
+    let topic = queue.topic(ORDERS_TOPIC).await.map_err(text)?;
+    let group = topic.group(DRAIN_GROUP, StartAt::Oldest).await.map_err(text)?;
     let owner = Owner(queue.instance());
     world.saw_log(instance, owner);
     database.publish(&world.sale).await.map_err(text)?;
@@ -182,7 +184,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         metrics: MembershipMetrics::new(&mut registry),
     });
     let epoch = member.start().await.map_err(text)?;
-    if !promised_letters(&topic).map_err(text)?.is_empty() {
+    if !promised_letters(&topic).await.map_err(text)?.is_empty() {
         world.census.saw(LETTER_AT_START);
     }
 
@@ -231,18 +233,21 @@ fn queue_options((instance, disk, now, random): &QueueParts) -> DiskOptions {
 /// How a process takes the log of a machine that is down, where it can reach it.
 fn neighbours(world: &World, instance: usize) -> OpenLog {
     if !world.neighbours_in_reach {
-        return Arc::new(|_| None);
+        return Arc::new(|_| Box::pin(async { None }));
     }
     let (disks, now, random) = (world.disks.clone(), world.now.clone(), world.random.source());
     Arc::new(move |registered| {
-        let neighbour: usize = registered.place.parse().ok()?;
-        if neighbour == instance {
-            return None;
-        }
-        let disk = disks.lock()[neighbour].clone();
-        let options = queue_options(&(neighbour, disk, now.clone(), random.clone()));
-        let queue = Queue::open_disk(options, &mut Registry::default()).ok()?;
-        (queue.instance() == registered.owner.0).then_some(queue)
+        let take = || {
+            let neighbour: usize = registered.place.parse().ok()?;
+            if neighbour == instance {
+                return None;
+            }
+            let disk = disks.lock()[neighbour].clone();
+            let options = queue_options(&(neighbour, disk, now.clone(), random.clone()));
+            let queue = Queue::open_disk(options, &mut Registry::default()).ok()?;
+            (queue.instance() == registered.owner.0).then_some(queue)
+        };
+        Box::pin(std::future::ready(take()))
     })
 }
 
@@ -263,10 +268,10 @@ fn gateway_parts(
         gate: GateConfig { challenge: ChallengeKind::Off, pass_secrets: vec![key], ..GateConfig::default() },
         limits: LimitsConfig { per_user_rps: 0, in_flight_max: 100, ..LimitsConfig::default() },
         stock,
+        drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
         topic,
         owner,
         seat,
-        drain_group: DRAIN_GROUP.into(),
         drain_rate_hint: None,
         orders,
         operator,
@@ -322,7 +327,7 @@ impl Process {
         // Everything under way has ended; the log is settled last, and deregistered if it owes nothing, as by the binary.
         let end = async {
             queue.settle().await;
-            if inside.recovered() && inside.topic.lag(DRAIN_GROUP).is_ok_and(|lag| lag.records == 0) {
+            if inside.recovered() && inside.topic.lag(DRAIN_GROUP).await.is_ok_and(|lag| lag.records == 0) {
                 let _ = inside.database.deregister_instance(queue.instance()).await;
             }
             queue.shutdown().await;

@@ -245,7 +245,7 @@ async fn put_letters_back(world: &World, machines: &[Machine]) {
                 None => sleep(Duration::from_millis(100)).await,
             }
         };
-        for letter in promised_letters(&inside.topic).expect("the letters") {
+        for letter in promised_letters(&inside.topic).await.expect("the letters") {
             let replayed = queue::operator::replay_dead_letter(&inside.topic, &letter).await;
             world.trace.say(format_args!("a dead letter is put back: {replayed:?}"));
         }

@@ -2,13 +2,13 @@
 //! will take. A bounded index of what is durable; what it has forgotten is asked of ledger and database.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use queue::{Position, QueueError, Topic};
+use queue::{GroupWatch, Position, QueueError};
 use stock::{OrderId, Reservation};
-use tokio::time::Instant;
 
 /// Appends that are remembered, over all shards: about 20 MiB when full.
 const REMEMBERED_MAX: usize = 1 << 18;
@@ -31,10 +31,8 @@ pub struct Estimate {
 
 /// See the module.
 pub struct Progress {
-    topic: Topic,
-    drain_group: Box<str>,
+    drained: Arc<GroupWatch>,
     shards: Vec<Mutex<Shard>>,
-    drained: Mutex<Drained>,
     /// Milli-orders a second; 0 is unknown. Written by [`Self::refresh`] alone; a lone figure, so relaxed.
     rate_milli: AtomicU64,
 }
@@ -47,23 +45,13 @@ struct Shard {
     order: VecDeque<OrderId>,
 }
 
-#[derive(Default)]
-struct Drained {
-    /// Whether the group exists; without it nothing is known of what is ahead.
-    known: bool,
-    through: Option<Position>,
-    seen: Option<Instant>,
-}
-
 impl Progress {
-    /// Follows `drain_group` of `topic`. `rate_hint`: orders a second to count with until a rate has been seen.
+    /// Follows what is `drained` of the log. `rate_hint`: orders a second to count with until a rate has been seen.
     #[must_use]
-    pub fn new(topic: Topic, drain_group: &str, rate_hint: Option<u32>) -> Self {
+    pub fn new(drained: Arc<GroupWatch>, rate_hint: Option<u32>) -> Self {
         Self {
-            topic,
-            drain_group: drain_group.into(),
+            drained,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            drained: Mutex::default(),
             rate_milli: AtomicU64::new(u64::from(rate_hint.unwrap_or(0)) * 1_000),
         }
     }
@@ -119,7 +107,7 @@ impl Progress {
     /// What to tell the buyer of `order_id`.
     #[must_use]
     pub fn estimate(&self, order_id: OrderId) -> Estimate {
-        let position = self.position_of(order_id).and_then(|position| self.ahead_of(position));
+        let position = self.position_of(order_id).and_then(|position| self.drained.ahead_of(position));
         let rate_milli = self.rate_milli.load(Ordering::Relaxed);
         let eta_ms = position.filter(|_| rate_milli > 0).map(|ahead| (ahead + 1) * 1_000_000 / rate_milli);
         let base_ms = eta_ms.map_or(500, |eta| (eta / 2).clamp(200, 5_000));
@@ -128,54 +116,32 @@ impl Progress {
         Estimate { position, eta_ms, poll_after_ms: base_ms + spread_ms }
     }
 
-    fn ahead_of(&self, position: Position) -> Option<u64> {
-        let drained = self.drained.lock();
-        if !drained.known {
-            return None;
-        }
-        match drained.through {
-            Some(through) if through >= position => Some(0),
-            through => Some(self.topic.distance(through, position)?.saturating_sub(1)),
-        }
-    }
-
     /// Looks at the drain's offset and learns its rate.
-    pub fn refresh(&self) {
-        let now = Instant::now();
-        let committed = match self.topic.committed(&self.drain_group) {
-            Ok(committed) => committed,
-            Err(_) => {
-                self.drained.lock().known = false;
-                return;
-            }
-        };
-        let mut drained = self.drained.lock();
-        if drained.known
-            && let (Some(seen), Some(to)) = (drained.seen, committed)
-            && drained.through != committed
-        {
-            let records = self.topic.distance(drained.through, to).unwrap_or(0);
-            let elapsed_ms = u64::try_from((now - seen).as_millis()).unwrap_or(u64::MAX).max(1);
-            let fresh = records.saturating_mul(1_000_000) / elapsed_ms;
+    pub async fn refresh(&self) {
+        // An engine that does not answer: what is ahead is unknown until it does.
+        let Ok(Some(movement)) = self.drained.refresh().await else { return };
+        if movement.records > 0 {
+            let elapsed_ms = u64::try_from(movement.within.as_millis()).unwrap_or(u64::MAX).max(1);
+            let fresh = movement.records.saturating_mul(1_000_000) / elapsed_ms;
             let held = self.rate_milli.load(Ordering::Relaxed);
             let blended = if held == 0 { fresh } else { (held * 3 + fresh) / 4 };
             self.rate_milli.store(blended.max(1), Ordering::Relaxed);
         }
-        *drained = Drained { known: true, through: committed, seen: Some(now) };
     }
 
     /// Remembers what the log already holds and the drain has not finished. To be done once, before any recovery.
     ///
     /// # Errors
-    /// As [`Topic::read`].
+    /// As [`queue::Topic::read`].
     pub async fn load(&self) -> Result<(), QueueError> {
-        let mut after = match self.topic.committed(&self.drain_group) {
+        let topic = self.drained.topic();
+        let mut after = match topic.committed(self.drained.group()).await {
             Ok(committed) => committed,
             Err(QueueError::UnknownGroup { .. }) => None,
             Err(error) => return Err(error),
         };
         loop {
-            let messages = self.topic.read(after, READ_MAX).await?;
+            let messages = topic.read(after, READ_MAX).await?;
             let Some(last) = messages.last() else { return Ok(()) };
             after = Some(last.position);
             for message in &messages {

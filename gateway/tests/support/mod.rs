@@ -22,7 +22,7 @@ use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Queue, Storage, Topic};
+use queue::{DiskOptions, GroupWatch, Queue, StartAt, Storage, Topic};
 use stock::{
     EmbeddedFlag, EmbeddedLedger, Flag, Ledger, OrderId, OrderStatus, Owner, Reservation, SaleDefinition,
     SaleId, SaleVersion, Stock, Timestamp, UserId,
@@ -124,8 +124,9 @@ impl Site {
         disk.ring_bytes = options.ring_bytes;
         disk.storage = options.storage;
         let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
-        let topic = queue.topic("floodgate-orders").expect("a topic");
-        drop(topic.group(DRAIN_GROUP).expect("a group"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let topic = runtime.block_on(queue.topic("floodgate-orders")).expect("a topic");
+        drop(runtime.block_on(topic.group(DRAIN_GROUP, StartAt::Oldest)).expect("a group"));
         let ledger = Ledger::Embedded(EmbeddedLedger::new(now.clone()));
         let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(9)), &mut registry));
         let books = Arc::new(MapBooks::new(stock.clone()));
@@ -147,7 +148,7 @@ impl Site {
             topic: topic.clone(),
             owner: Owner(queue.instance()),
             seat: seat_at(1),
-            drain_group: DRAIN_GROUP.into(),
+            drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
             drain_rate_hint: Some(2_000),
             orders: books.clone(),
             operator: books.clone(),
@@ -155,7 +156,6 @@ impl Site {
             random,
         };
         let gateway = Arc::new(Gateway::new(parts, &mut registry).expect("a good configuration"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         *books.catalog.lock() = Some(gateway.catalog().clone());
         runtime.block_on(books.publish(options.sale)).expect("published");
         let running = Some(gateway.start(Arc::new(registry)).expect("started"));
@@ -218,8 +218,8 @@ impl Site {
             self.runtime.block_on(self.books.settle(&reservation));
         }
         if let Some(end) = self.topic.end() {
-            let mut group = self.topic.group(DRAIN_GROUP).expect("a group");
-            self.runtime.block_on(group.commit(end)).expect("committed");
+            let group = self.runtime.block_on(self.topic.group(DRAIN_GROUP, StartAt::Oldest));
+            self.runtime.block_on(group.expect("a group").commit(end)).expect("committed");
         }
     }
 

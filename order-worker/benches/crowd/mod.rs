@@ -9,7 +9,7 @@ use order_worker::{
     OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, NewRecord, Queue, Topic};
+use queue::{DiskOptions, NewRecord, Queue, StartAt, Topic};
 use stock::{
     EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, OrderId, Owner, Reservation, SaleDefinition, SaleId,
     Stock, Timestamp,
@@ -87,8 +87,8 @@ pub(crate) async fn drain(
     let mut registry = Registry::default();
     let options = DiskOptions::new(directory.path().join("queue"), now.clone());
     let queue = Queue::open_disk(options, &mut registry).unwrap();
-    let topic = queue.topic(ORDERS_TOPIC).unwrap();
-    let group = topic.group(DRAIN_GROUP).unwrap();
+    let topic = queue.topic(ORDERS_TOPIC).await.unwrap();
+    let group = topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap();
     promise(&topic, waiting).await;
     let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
@@ -102,7 +102,7 @@ pub(crate) async fn drain(
         database: database.clone(),
         stock: stock.clone(),
         own: Some(own),
-        logs: Arc::new(|_| None),
+        logs: Arc::new(|_| Box::pin(async { None })),
         outliving: false,
         metrics: MembershipMetrics::new(&mut registry),
     };

@@ -2,14 +2,13 @@
 //! holds its group, and takes over when that one dies. One log's trouble does not hold up another.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use queue::{Group, Queue, QueueError, Topic};
+use queue::{Group, GroupWatch, LogAddress, Now, Queue, QueueError, StartAt, Topic};
 use serde::Serialize;
 use stock::Stock;
 use tokio::sync::watch;
@@ -46,20 +45,17 @@ pub enum SourceState {
 
 /// One log.
 struct Source {
-    directory: PathBuf,
+    log: LogAddress,
     state: Mutex<SourceState>,
     stats: Arc<DrainStats>,
 }
 
-/// Attaches to the log in a directory, whose owner is another process.
-pub type AttachLog = Arc<dyn Fn(&Path) -> Result<Queue, QueueError> + Send + Sync>;
-
 /// What [`Sources`] are made of.
 pub struct SourcesParts {
     /// Where the logs are.
-    pub directories: Vec<PathBuf>,
-    /// How to get at one.
-    pub attach: AttachLog,
+    pub logs: Vec<LogAddress>,
+    /// The clock of logs.
+    pub now: Now,
     /// Where orders go.
     pub database: Database,
     /// Who is told afterwards.
@@ -77,7 +73,7 @@ pub struct SourcesParts {
 /// All logs of one worker.
 pub struct Sources {
     sources: Vec<Source>,
-    attach: AttachLog,
+    now: Now,
     database: Database,
     stock: Arc<Stock>,
     /// Of all drains together.
@@ -92,7 +88,7 @@ pub struct Sources {
 #[derive(Debug, Serialize)]
 pub struct SourceReport {
     /// Where the log is.
-    pub directory: String,
+    pub log: String,
     /// What the worker does with it.
     pub state: SourceState,
     /// What holds up its drain at the moment.
@@ -103,15 +99,15 @@ impl Sources {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: SourcesParts, stopping: watch::Receiver<bool>) -> Self {
-        let SourcesParts { directories, attach, database, stock, drain, metrics, backlogs, worker } = parts;
-        let source = |directory| Source {
-            directory,
+        let SourcesParts { logs, now, database, stock, drain, metrics, backlogs, worker } = parts;
+        let source = |log| Source {
+            log,
             state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
             stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
         };
         Self {
-            sources: directories.into_iter().map(source).collect(),
-            attach,
+            sources: logs.into_iter().map(source).collect(),
+            now,
             database,
             stock,
             pace: Arc::new(Pace::new(&drain)),
@@ -146,7 +142,7 @@ impl Sources {
     #[must_use]
     pub fn report(&self) -> Vec<SourceReport> {
         let report = |source: &Source| SourceReport {
-            directory: source.directory.display().to_string(),
+            log: source.log.to_string(),
             state: source.state.lock().clone(),
             trouble: match source.stats.state() {
                 DrainState::Running => None,
@@ -162,20 +158,22 @@ impl Sources {
             let attached = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => return Ok(()),
-                attached = attach(source, &self.attach) => attached,
+                attached = attach(source, &self.now) => attached,
             };
             let (queue, orders) = match attached {
                 Ok(attached) => attached,
                 Err(error) => return Err(source.stop(error.into())),
             };
-            self.backlogs.watch(&source.directory.display().to_string(), orders.clone());
+            let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
+            self.backlogs.show(&source.log, drained.clone());
             let drained = tokio::select! {
                 biased;
                 drained = self.drain(source, &orders) => drained,
-                () = replaced(&source.directory, &self.attach, queue.instance()) => {
-                    tracing::warn!(directory = %source.directory.display(), "another log is in this directory now; it is drained from here on");
+                () = replaced(&source.log, &self.now, queue.instance()) => {
+                    tracing::warn!(log = %source.log, "another log is at this address now; it is drained from here on");
                     continue;
                 }
+                never = drained.follow() => match never {},
             };
             match drained {
                 Ok(()) => return Ok(()),
@@ -216,9 +214,8 @@ impl Sources {
 
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let directories: Vec<_> =
-            self.sources.iter().map(|source| source.directory.display().to_string()).collect();
-        f.write_str(&directories.join(", "))
+        let logs: Vec<_> = self.sources.iter().map(|source| source.log.to_string()).collect();
+        f.write_str(&logs.join(", "))
     }
 }
 
@@ -227,7 +224,7 @@ impl Source {
     fn show(&self, state: SourceState) {
         let mut shown = self.state.lock();
         if *shown != state {
-            tracing::info!(directory = %self.directory.display(), ?state, "a log to drain");
+            tracing::info!(log = %self.log, ?state, "a log to drain");
             *shown = state;
         }
     }
@@ -237,18 +234,21 @@ impl Source {
     }
 
     fn stop(&self, error: DrainError) -> DrainError {
-        tracing::error!(directory = %self.directory.display(), %error, "this log is drained no more");
+        tracing::error!(log = %self.log, %error, "this log is drained no more");
         self.show(SourceState::Stopped(error.to_string()));
         error
     }
 }
 
 /// Attaches to the log once it is there.
-async fn attach(source: &Source, attach: &AttachLog) -> Result<(Queue, Topic), QueueError> {
+async fn attach(source: &Source, now: &Now) -> Result<(Queue, Topic), QueueError> {
     loop {
-        let attached = attach(&source.directory)
-            .and_then(|queue| queue.topic(ORDERS_TOPIC).map(|orders| (queue, orders)));
-        match attached {
+        let attached = async {
+            let queue = Queue::attach(&source.log, now.clone()).await?;
+            let orders = queue.topic(ORDERS_TOPIC).await?;
+            Ok((queue, orders))
+        };
+        match attached.await {
             // Its gateway has not begun, or not finished beginning.
             Err(error @ (QueueError::Io { .. } | QueueError::UnknownTopic(_))) => source.wait(&error),
             attached => return attached,
@@ -260,7 +260,7 @@ async fn attach(source: &Source, attach: &AttachLog) -> Result<(Queue, Topic), Q
 /// Takes the group once no other process holds it.
 async fn hold(source: &Source, orders: &Topic) -> Result<Group, QueueError> {
     loop {
-        match orders.group(DRAIN_GROUP) {
+        match orders.group(DRAIN_GROUP, StartAt::Oldest).await {
             Err(QueueError::GroupHeld { .. }) => source.show(SourceState::StandingBy),
             held => return held,
         }
@@ -268,11 +268,11 @@ async fn hold(source: &Source, orders: &Topic) -> Result<Group, QueueError> {
     }
 }
 
-/// Waits until the directory holds another log than this one: a disk that was lost and replaced.
-async fn replaced(directory: &Path, attach: &AttachLog, instance: u64) {
+/// Waits until the address leads to another log than this one: a disk that was lost and replaced.
+async fn replaced(log: &LogAddress, now: &Now, instance: u64) {
     loop {
         sleep(IDENTITY_LOOK).await;
-        if attach(directory).is_ok_and(|queue| queue.instance() != instance) {
+        if Queue::attach(log, now.clone()).await.is_ok_and(|queue| queue.instance() != instance) {
             return;
         }
     }

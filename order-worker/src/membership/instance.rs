@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{Queue, QueueError, Topic, TopicState};
+use queue::{GroupWatch, Queue, QueueError, StartAt, Topic, TopicState};
 use stock::{Owner, Seat};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -83,6 +83,8 @@ pub struct Instance {
     queue: Queue,
     /// The topic [`ORDERS_TOPIC`].
     pub orders: Topic,
+    /// How far the drain is; refreshed by the gateway.
+    pub drained: Arc<GroupWatch>,
     /// The log's id.
     pub owner: Owner,
     /// Of its purchase path.
@@ -115,9 +117,10 @@ impl Instance {
                 opened => break opened?,
             }
         };
-        let orders = queue.topic(ORDERS_TOPIC)?;
+        let orders = queue.topic(ORDERS_TOPIC).await?;
+        let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
         let owner = Owner(queue.instance());
-        Ok(Self { parts, queue, orders, owner, seat: Arc::default() })
+        Ok(Self { parts, queue, orders, drained, owner, seat: Arc::default() })
     }
 
     /// Makes the workers' group: a log without it would keep no record for a worker that comes late.
@@ -127,10 +130,10 @@ impl Instance {
     pub async fn prepare_for_workers(&self) -> Result<(), InstanceError> {
         let until = Instant::now() + GROUP_MADE_MAX;
         loop {
-            match self.orders.group(DRAIN_GROUP) {
+            match self.orders.group(DRAIN_GROUP, StartAt::Oldest).await {
                 Ok(_) => return Ok(()),
                 // A worker is faster. It locks the group before it makes it, and could die in between.
-                Err(QueueError::GroupHeld { .. }) => match self.orders.committed(DRAIN_GROUP) {
+                Err(QueueError::GroupHeld { .. }) => match self.orders.committed(DRAIN_GROUP).await {
                     Err(QueueError::UnknownGroup { .. }) if Instant::now() < until => {}
                     made => return made.map(drop).map_err(Into::into),
                 },
@@ -149,7 +152,7 @@ impl Instance {
     /// See [`InstanceError`].
     pub async fn register(&self) -> Result<(), InstanceError> {
         let InstanceParts { database, place, outliving, shared, .. } = &self.parts;
-        if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP)?.is_some() {
+        if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP).await?.is_some() {
             return Err(self.parts.foreign(Mismatch::Everything));
         }
         let was_registered = self.registered().await?.0;
@@ -214,7 +217,7 @@ impl Instance {
         let until = Instant::now() + LAST_DRAIN_MAX;
         let mut least = u64::MAX;
         loop {
-            match self.orders.lag(DRAIN_GROUP) {
+            match self.orders.lag(DRAIN_GROUP).await {
                 Ok(lag) if lag.records == 0 => return true,
                 Ok(lag) if Instant::now() < until && lag.records <= least => least = lag.records,
                 Ok(lag) => {

@@ -1,19 +1,30 @@
 //! Logs of other instances on this machine: where a log is, in words that another process can follow, and taking it by its lock.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Queue};
+use queue::{DiskOptions, LogAddress, Queue};
 
 use super::OpenLog;
 use crate::database::Instance;
 
-/// Where a log directory is: `machine:/absolute/path`.
+/// Where a log is, as the registry says it: `machine:/absolute/path` for a directory.
 #[must_use]
-pub fn place_of(directory: &Path) -> String {
-    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf());
-    format!("{}:{}", machine(), absolute.display())
+pub fn place_of(log: &LogAddress) -> String {
+    match log.absolute() {
+        log @ LogAddress::Disk(_) => format!("{}:{log}", machine()),
+    }
+}
+
+/// The log at a place of the registry, as its own machine names it; `None` where the place names no log.
+#[must_use]
+pub fn log_at(place: &str) -> Option<LogAddress> {
+    machine_and_log(place).map(|(_, log)| log)
+}
+
+fn machine_and_log(place: &str) -> Option<(&str, LogAddress)> {
+    let (machine, address) = place.split_once(':')?;
+    Some((machine, address.parse().ok()?))
 }
 
 fn machine() -> String {
@@ -25,22 +36,22 @@ fn machine() -> String {
 /// Takes logs whose place is on this machine. `now` is the clock of logs.
 #[must_use]
 pub fn logs_on_this_machine(now: queue::Now) -> OpenLog {
-    Arc::new(move |instance| take(instance, &now))
+    Arc::new(move |instance| Box::pin(take(instance, now.clone())))
 }
 
-fn take(instance: &Instance, now: &queue::Now) -> Option<Queue> {
-    let (on, path) = instance.place.split_once(':')?;
+async fn take(instance: Instance, now: queue::Now) -> Option<Queue> {
+    let (on, log) = machine_and_log(&instance.place)?;
     if on != machine() {
         return None;
     }
-    let options = || DiskOptions::new(path, now.clone());
     // Looked at before it is opened: opening would make an absent directory, and another log may be there by now.
-    let there = Queue::attach_disk(options(), &mut Registry::default()).ok()?;
+    let there = Queue::attach(&log, now.clone()).await.ok()?;
     if there.instance() != instance.owner.0 {
         return None;
     }
     drop(there);
-    match Queue::open_disk(options(), &mut Registry::default()) {
+    let LogAddress::Disk(directory) = log;
+    match Queue::open_disk(DiskOptions::new(directory, now), &mut Registry::default()) {
         Ok(queue) if queue.instance() == instance.owner.0 => Some(queue),
         // Its process lives, or has just come back: it merges its log itself.
         Ok(_) | Err(_) => None,

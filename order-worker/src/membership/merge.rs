@@ -102,7 +102,7 @@ pub(crate) async fn merge_log(
     // Read here, when the log has got its last record: every sale of a record was published before.
     let mut sales = database.sales().await?;
     sales.retain(|row| !row.settled);
-    let mut after = match orders.committed(DRAIN_GROUP) {
+    let mut after = match orders.committed(DRAIN_GROUP).await {
         // No drain has ever come here: everything is promised still.
         Err(QueueError::UnknownGroup { .. }) => None,
         committed => committed?,
@@ -116,7 +116,7 @@ pub(crate) async fn merge_log(
     }
     let mut after = None;
     loop {
-        let page = match operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX) {
+        let page = match operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX).await {
             Err(QueueError::UnknownGroup { .. }) => return Ok(promised),
             page => page?,
         };

@@ -45,6 +45,7 @@ pub mod operator;
 mod round;
 pub mod same_database;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,7 +60,7 @@ use crate::metrics::MembershipMetrics;
 use merge::RebuildError;
 use round::{Standing, View};
 
-pub use logs::{logs_on_this_machine, place_of};
+pub use logs::{log_at, logs_on_this_machine, place_of};
 
 /// Between two rounds while all is well: an amnesia that no answer told of is noticed within it.
 const IDLE: Duration = Duration::from_secs(1);
@@ -72,8 +73,10 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the lease's end at shutdown.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
 
-/// Takes a log by its lock, if its directory is in reach and nobody holds it.
-pub type OpenLog = Arc<dyn Fn(&Instance) -> Option<Queue> + Send + Sync>;
+/// Takes the log of an instance, if it is in reach and nobody holds it.
+pub type OpenLog = Arc<dyn Fn(Instance) -> OpenedLog + Send + Sync>;
+/// See [`OpenLog`].
+pub type OpenedLog = Pin<Box<dyn Future<Output = Option<Queue>> + Send>>;
 
 /// Everything that a [`Member`] needs.
 pub struct MemberParts {

@@ -315,8 +315,8 @@ impl Member {
         }
         self.view.tried.insert(instance.owner, Instant::now());
         // With its lock nobody appends to it, and what its process had not made durable is gone.
-        let Some(queue) = (self.logs)(instance) else { return Ok(false) };
-        let merged = match queue.topic(ORDERS_TOPIC) {
+        let Some(queue) = (self.logs)(instance.clone()).await else { return Ok(false) };
+        let merged = match queue.topic(ORDERS_TOPIC).await {
             Ok(topic) => merge_log(&self.database, &self.stock, &topic, instance.owner, epoch).await,
             Err(error) => Err(error.into()),
         };

@@ -51,7 +51,7 @@ impl fmt::Display for Mismatch {
 /// finished, which is what could be written again.
 pub(super) async fn mismatch(queue: &Queue, database: &Database) -> Result<Option<Mismatch>, DatabaseError> {
     // A log in which something is wrong: the open tells.
-    let Ok(orders) = queue.topic(ORDERS_TOPIC) else { return Ok(None) };
+    let Ok(orders) = queue.topic(ORDERS_TOPIC).await else { return Ok(None) };
     match of_orders(queue, &orders, database).await {
         Ok(found) => Ok(found),
         Err(Unread::Queue(_)) => Ok(None),
@@ -60,7 +60,7 @@ pub(super) async fn mismatch(queue: &Queue, database: &Database) -> Result<Optio
 }
 
 async fn of_orders(queue: &Queue, orders: &Topic, database: &Database) -> Result<Option<Mismatch>, Unread> {
-    let committed = match orders.committed(DRAIN_GROUP) {
+    let committed = match orders.committed(DRAIN_GROUP).await {
         Err(QueueError::UnknownGroup { .. }) => None,
         committed => committed?,
     };
@@ -102,15 +102,15 @@ async fn finished_without_row(orders: &Topic, database: &Database) -> Result<Opt
     }
     let sales = database.sales().await?;
     missing.retain(|(_, order)| !sales.iter().any(|row| row.settled && row.definition.id == order.sale));
-    let letters = dead_letters(orders)?;
+    let letters = dead_letters(orders).await?;
     missing.retain(|(position, _)| !letters.contains(position));
     Ok(missing.last().map(|(_, order)| order.order_id))
 }
 
-fn dead_letters(orders: &Topic) -> Result<BTreeSet<Position>, QueueError> {
+async fn dead_letters(orders: &Topic) -> Result<BTreeSet<Position>, QueueError> {
     let (mut positions, mut after) = (BTreeSet::new(), None);
     loop {
-        let page = operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX)?;
+        let page = operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX).await?;
         let Some(last) = page.last() else { return Ok(positions) };
         after = Some(last.letter);
         positions.extend(page.iter().map(|letter| letter.message.position));

@@ -103,7 +103,7 @@ pub async fn audit(
     orders: Option<&Topic>,
     sale: Option<&SaleId>,
 ) -> Result<Audit, AuditError> {
-    let backlog_before = backlog(orders)?;
+    let backlog_before = backlog(orders).await?;
     let mut sales = Vec::new();
     let all = match sale {
         Some(sale) => vec![sale.clone()],
@@ -114,16 +114,17 @@ pub async fn audit(
         let before = snapshot(stock, &sale).await?;
         let Some(books) = database.books(Some(&sale)).await?.pop() else { continue };
         let after = snapshot(stock, &sale).await?;
-        let still = before == after && backlog(orders)? == backlog_before;
+        let still = before == after && backlog(orders).await? == backlog_before;
         sales.push(audit_sale(books, after, backlog_before, still));
     }
-    Ok(Audit { sales, backlog: backlog(orders)? })
+    Ok(Audit { sales, backlog: backlog(orders).await? })
 }
 
-fn backlog(orders: Option<&Topic>) -> Result<Option<u64>, QueueError> {
-    match orders.map(|orders| orders.lag(DRAIN_GROUP)).transpose() {
+async fn backlog(orders: Option<&Topic>) -> Result<Option<u64>, QueueError> {
+    let Some(orders) = orders else { return Ok(None) };
+    match orders.lag(DRAIN_GROUP).await {
         Err(QueueError::UnknownGroup { .. }) => Ok(Some(0)),
-        lag => Ok(lag?.map(|lag| lag.records)),
+        lag => Ok(Some(lag?.records)),
     }
 }
 

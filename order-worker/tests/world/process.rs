@@ -9,7 +9,7 @@ use order_worker::{
     ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
-use queue::{Append, DiskOptions, NewRecord, Queue, Topic};
+use queue::{Append, DiskOptions, NewRecord, Queue, StartAt, Topic};
 use stock::ledger::ReserveOutcome;
 use stock::{OrderStatus, Owner, SaleId, Seat};
 use tokio::sync::watch;
@@ -29,22 +29,22 @@ pub(crate) struct Process {
 impl Process {
     /// Starts over whatever the last one left, ledger rebuilt.
     pub(crate) async fn start(world: World, directory: &Path) -> Self {
-        let process = Self::start_closed(world, directory);
+        let process = Self::start_closed(world, directory).await;
         process.rebuild().await.unwrap();
         process
     }
 
-    pub(crate) fn start_closed(world: World, directory: &Path) -> Self {
-        Self::start_closed_with_room(world, directory, 10_000_000)
+    pub(crate) async fn start_closed(world: World, directory: &Path) -> Self {
+        Self::start_closed_with_room(world, directory, 10_000_000).await
     }
 
     /// With room for so many records that the drain has not settled.
-    pub(crate) fn start_closed_with_room(world: World, directory: &Path, backlog_max: u64) -> Self {
+    pub(crate) async fn start_closed_with_room(world: World, directory: &Path, backlog_max: u64) -> Self {
         let mut options = DiskOptions::new(directory.join("queue"), world.now());
         options.backlog_max = backlog_max;
         options.segment_bytes = 256 << 10;
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
-        let topic = queue.topic(ORDERS_TOPIC).unwrap();
+        let topic = queue.topic(ORDERS_TOPIC).await.unwrap();
         let stats = Arc::new(DrainStats::new(2_000));
         Self { world, queue, topic, stats, shutdown: watch::Sender::new(false) }
     }
@@ -69,7 +69,7 @@ impl Process {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
             own: Some(own),
-            logs: Arc::new(|_| None),
+            logs: Arc::new(|_| Box::pin(async { None })),
             outliving,
             metrics: MembershipMetrics::new(&mut Registry::default()),
         })
@@ -123,11 +123,11 @@ impl Process {
         self.topic.append(permit, record)
     }
 
-    pub(crate) fn worker(&self, orders_per_second_max: u32) -> Worker {
+    pub(crate) async fn worker(&self, orders_per_second_max: u32) -> Worker {
         let parts = WorkerParts {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
-            group: self.topic.group(DRAIN_GROUP).unwrap(),
+            group: self.topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap(),
             pace: Arc::new(Pace::new(&DrainConfig { orders_per_second_max, ..DrainConfig::default() })),
             metrics: self.world.metrics.clone(),
             stats: self.stats.clone(),
@@ -135,14 +135,15 @@ impl Process {
         Worker::new(parts, self.shutdown.subscribe())
     }
 
-    pub(crate) fn drain(&self) -> JoinHandle<Result<(), DrainError>> {
-        tokio::spawn(self.worker(100_000).run())
+    pub(crate) async fn drain(&self) -> JoinHandle<Result<(), DrainError>> {
+        tokio::spawn(self.worker(100_000).await.run())
     }
 
     /// Waits until the log is drained and the ledger has heard of it.
     pub(crate) async fn drained(&self, sale: &SaleId) {
         let rest = async {
-            while self.topic.lag(DRAIN_GROUP).unwrap().records > 0 || self.world.units(sale).await.1 > 0 {
+            while self.topic.lag(DRAIN_GROUP).await.unwrap().records > 0 || self.world.units(sale).await.1 > 0
+            {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

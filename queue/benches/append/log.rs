@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
-use queue::{Append, AppendError, BatchTrace, DiskOptions, Group, NewRecord, Position, Queue, Topic, Trace};
+use queue::{
+    Append, AppendError, BatchTrace, DiskOptions, Group, NewRecord, Position, Queue, StartAt, Topic, Trace,
+};
 
 use crate::figures::Outcome;
 
@@ -68,9 +71,9 @@ impl Log {
         })));
         let mut registry = Registry::default();
         let queue = Queue::open_disk(options, &mut registry).unwrap();
-        let topic = queue.topic("bench").unwrap();
+        let topic = queue.topic("bench").now_or_never().unwrap().unwrap();
         // A consumer that has everything done soon, so that segments are recycled as in production.
-        let group = topic.group("bench").unwrap();
+        let group = topic.group("bench", StartAt::Oldest).now_or_never().unwrap().unwrap();
         Self { queue, topic, group, registry, traces, worst: None }
     }
 

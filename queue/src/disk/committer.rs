@@ -9,7 +9,6 @@
 //! ## any => Poisoned
 //! A write or a sync failed. Nothing is tried again: after a failed sync the kernel counts lost pages as clean.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -19,7 +18,8 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::format::BatchHeader;
-use super::topic::{OwnTopic, TopicShared, charge};
+use super::shared::{OwnTopic, TopicShared, charge};
+use super::trace::BatchTrace;
 use super::writer::{Writer, promised_bytes};
 use crate::failpoint;
 use crate::port::{Position, QueueError};
@@ -49,37 +49,6 @@ struct Passed {
     started: Instant,
     gathered_at: Instant,
     sealed_at: Instant,
-}
-
-/// When one batch passed its stages, by tokio's clock: which of them a slow acknowledgement was in.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchTrace {
-    /// Its first record.
-    pub first: Position,
-    /// How many follow each other from there.
-    pub records: u64,
-    /// What it takes on the disk.
-    pub bytes: u64,
-    /// The committer began to gather it.
-    pub started: Instant,
-    /// Everything that was in the ring is gathered.
-    pub gathered_at: Instant,
-    /// Its checksum stands; the write begins.
-    pub sealed_at: Instant,
-    /// Written and synced.
-    pub durable_at: Instant,
-    /// Published, waiters woken, its room in the ring given back.
-    pub released_at: Instant,
-}
-
-/// What is called, on the committer's thread, after each batch: it must not block.
-#[derive(Clone)]
-pub struct Trace(pub Arc<dyn Fn(&BatchTrace) + Send + Sync>);
-
-impl fmt::Debug for Trace {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Trace")
-    }
 }
 
 /// What a step did.

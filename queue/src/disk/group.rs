@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dead;
+use super::dead_letters;
 use super::files::io;
+use super::names::valid_name;
 use super::offsets::{Finished, Progress, Retry, Slots};
 use super::reader::Reader;
-use super::topic::TopicShared;
-use super::valid_name;
+use super::shared::TopicShared;
 use crate::failpoint;
-use crate::port::{Message, Position, QueueError};
+use crate::port::{Message, Position, QueueError, StartAt};
 use crate::storage::Lock;
 
 /// Records looked at before other tasks of the thread get a turn.
@@ -42,13 +42,13 @@ pub struct DiskGroup {
     due: BTreeSet<(u64, u64)>,
     /// The group's own clock never goes back.
     clock_ms: u64,
-    dead: Option<dead::DeadLetters>,
+    dead: Option<dead_letters::DeadLetters>,
     /// Held until drop; last, so that everything is closed before another may take it.
     _lock: Lock,
 }
 
 impl DiskGroup {
-    pub(crate) fn hold(topic: &Arc<TopicShared>, name: &str) -> Result<Self, QueueError> {
+    pub(crate) fn hold(topic: &Arc<TopicShared>, name: &str, start: StartAt) -> Result<Self, QueueError> {
         valid_name(name)?;
         let storage = topic.storage();
         let directory = topic.group_directory(name);
@@ -61,7 +61,10 @@ impl DiskGroup {
             // The owner must not retire the oldest segment between our look at it and the slots that hold it.
             let births = wait_for(topic)?;
             topic.files.refresh()?;
-            let start = topic.files.oldest().map_or(0, |oldest| oldest - 1);
+            let start = match start {
+                StartAt::Oldest => topic.files.oldest().map_or(0, |oldest| oldest - 1),
+                StartAt::End => topic.durable(),
+            };
             let opened = Slots::open(storage, &directory, topic.files.log_id, start)?;
             storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
             topic.note_group(name, opened.1.finished.low());
@@ -86,7 +89,7 @@ impl DiskGroup {
 
     pub(crate) fn hold_existing(topic: &Arc<TopicShared>, name: &str) -> Result<Self, QueueError> {
         topic.progress(name)?;
-        Self::hold(topic, name)
+        Self::hold(topic, name, StartAt::Oldest)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -254,7 +257,7 @@ impl DiskGroup {
     pub(crate) fn dead_letter(&mut self, message: &Message, reason: &str) -> Result<(), QueueError> {
         self.check(message.position)?;
         if self.dead.is_none() {
-            self.dead = Some(dead::DeadLetters::open(&self.topic, &self.name)?);
+            self.dead = Some(dead_letters::DeadLetters::open(&self.topic, &self.name)?);
         }
         if let Some(dead) = &mut self.dead {
             let kept = dead.append(message, reason, (self.topic.now)());

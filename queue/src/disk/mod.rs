@@ -4,17 +4,23 @@
 //! A message's way: `reader` (below the watermark) → `group` → `offsets`. `open` and `recovery` bring a log back, `upkeep` makes and
 //! recycles segments, `format` has the bytes.
 
+mod bell;
 mod committer;
-mod dead;
-mod drive;
+mod dead_letters;
 mod files;
 mod format;
 mod group;
+mod identity;
+mod names;
 mod offsets;
 mod open;
+mod options;
+mod probe;
 mod reader;
 mod recovery;
+mod shared;
 mod topic;
+mod trace;
 mod upkeep;
 mod verify;
 mod watermark;
@@ -23,7 +29,6 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -33,22 +38,23 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 
+use self::bell::Bell;
 use self::committer::{Committer, Step};
-use self::drive::Bell;
 use self::files::io;
-use self::topic::TopicShared;
+use self::identity::{Identity, identify_foreign, identify_queue};
+use self::names::valid_name;
+use self::shared::TopicShared;
 use crate::metrics::QueueMetrics;
 use crate::port::QueueError;
-use crate::storage::{BELL_WAIT_MAX, Lock, Storage, SyncMethod};
-use crate::{Now, Random};
+use crate::storage::{BELL_WAIT_MAX, Lock, SyncMethod};
 
-pub use self::committer::{BatchTrace, Trace};
-pub use self::dead::DeadLetter;
-pub(crate) use self::drive::block_on;
+pub(crate) use self::bell::block_on;
 pub use self::group::DiskGroup;
-pub use self::open::ProbedDisk;
-pub(crate) use self::open::probe;
+pub use self::options::{DiskOptions, Driver};
+pub use self::probe::ProbedDisk;
+pub(crate) use self::probe::probe;
 pub use self::topic::{DiskAppend, DiskPermit, DiskTopic};
+pub use self::trace::{BatchTrace, Trace};
 pub(crate) use self::verify::verify;
 pub use self::verify::{DamagedBatch, VerifiedLog};
 
@@ -57,88 +63,6 @@ const UPKEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// Smallest segment, in bytes.
 const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
-
-/// The most that [`DiskOptions::in_flight_max`] raises a topic's ring to.
-const RING_BYTES_MAX: usize = 256 << 20;
-
-/// The most that [`DiskOptions::in_flight_max`] raises a topic's ready segments to.
-const READY_BYTES_MAX: u64 = 1 << 30;
-
-/// Segments kept ready at least, if groups give back so many.
-const READY_SEGMENTS: usize = 4;
-
-/// Who runs the committers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    /// A thread per topic and one for upkeep, started when the topic is first opened.
-    Thread,
-    /// Nobody but [`crate::Queue::run`], polled by its owner.
-    Driven,
-}
-
-/// How to open a disk queue.
-#[derive(Clone)]
-pub struct DiskOptions {
-    /// Where it lives; created if absent.
-    pub directory: PathBuf,
-    /// The wall clock: time stamps, `deliver_at_ms`, ages.
-    pub now: Now,
-    /// Draws the ids of a new directory and of new topics.
-    pub random: Random,
-    /// The disk.
-    pub storage: Storage,
-    /// Who runs the committers.
-    pub driver: Driver,
-    /// Length of a segment file, rounded up to blocks, at least 64 KiB.
-    pub segment_bytes: u64,
-    /// Memory for records that are not durable yet, a topic; rounded up to a power of two.
-    pub ring_bytes: usize,
-    /// So many permits at once always find room in a topic's ring and on its prepared segments, each for a payload of
-    /// `in_flight_bytes`: `ring_bytes` is raised to it (at most to 256 MiB), and so are the segments kept ready (at most 1 GiB).
-    /// 0: what the ring and two segments happen to hold.
-    pub in_flight_max: usize,
-    /// See `in_flight_max`.
-    pub in_flight_bytes: usize,
-    /// Records that the slowest group may be behind before permits are refused.
-    pub backlog_max: u64,
-    /// Told of every batch.
-    pub trace: Option<Trace>,
-    pub(crate) sync: Option<SyncMethod>,
-}
-
-impl DiskOptions {
-    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records.
-    pub fn new(directory: impl Into<PathBuf>, now: Now) -> Self {
-        Self {
-            directory: directory.into(),
-            now,
-            random: Arc::new(random_from_system),
-            storage: Storage::Real,
-            driver: Driver::Thread,
-            segment_bytes: 32 << 20,
-            ring_bytes: 16 << 20,
-            in_flight_max: 0,
-            in_flight_bytes: 0,
-            backlog_max: 10_000_000,
-            trace: None,
-            sync: None,
-        }
-    }
-}
-
-impl fmt::Debug for DiskOptions {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("DiskOptions").field("directory", &self.directory).finish_non_exhaustive()
-    }
-}
-
-/// Fresh bits from the system; ids need to differ, not to be secret, so that the clock's address serves where there are none.
-fn random_from_system() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| {
-        use std::hash::{BuildHasher, RandomState};
-        RandomState::new().hash_one(std::process::id())
-    })
-}
 
 /// A directory of logs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -185,7 +109,7 @@ impl DiskQueue {
         let lock_path = directory.join("lock");
         let lock = storage.lock(&lock_path).map_err(io("lock", &lock_path))?;
         let lock = lock.ok_or_else(|| QueueError::InUse { directory: directory.clone() })?;
-        let identity = open::identify_queue(&options)?;
+        let identity = identify_queue(&options)?;
         let queue = Self::build(options, identity, QueueMetrics::register(registry), Some(lock));
         for name in queue.topics()? {
             queue.topic(&name)?;
@@ -193,17 +117,13 @@ impl DiskQueue {
         Ok(queue)
     }
 
-    pub(crate) fn attach(options: DiskOptions, registry: &mut Registry) -> Result<Self, QueueError> {
-        let identity = open::identify_foreign(&options)?;
-        Ok(Self::build(options, identity, QueueMetrics::register(registry), None))
+    /// Its metrics are shown by the owner.
+    pub(crate) fn attach(options: DiskOptions) -> Result<Self, QueueError> {
+        let identity = identify_foreign(&options)?;
+        Ok(Self::build(options, identity, QueueMetrics::register(&mut Registry::default()), None))
     }
 
-    fn build(
-        options: DiskOptions,
-        identity: open::Identity,
-        metrics: QueueMetrics,
-        lock: Option<Lock>,
-    ) -> Self {
+    fn build(options: DiskOptions, identity: Identity, metrics: QueueMetrics, lock: Option<Lock>) -> Self {
         let inner = Inner {
             foreign: lock.is_none(),
             options,
@@ -227,7 +147,7 @@ impl DiskQueue {
             let (closing, weak) = (Arc::clone(&inner.closing), Arc::downgrade(&inner));
             spawn("queue-upkeep", move || {
                 loop {
-                    drive::park_on(poll_fn(|context| upkeep.poll_rung(context)), Some(UPKEEP_EVERY));
+                    bell::park_on(poll_fn(|context| upkeep.poll_rung(context)), Some(UPKEEP_EVERY));
                     if closing.load(Ordering::Acquire) {
                         break;
                     }
@@ -279,7 +199,7 @@ impl DiskQueue {
             match inner.options.driver {
                 Driver::Thread => {
                     spawn("queue-committer", move || {
-                        drive::park_on(committer.run(), None);
+                        bell::park_on(committer.run(), None);
                     });
                 }
                 Driver::Driven => inner.committers.lock().push(committer),
@@ -450,14 +370,4 @@ pub fn decode_anything(bytes: &[u8]) {
         }
         offsets::decode(&sealed, 0);
     }
-}
-
-/// Names of topics and groups become directories.
-pub(crate) fn valid_name(name: &str) -> Result<(), QueueError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let valid = (1..=64).contains(&name.len())
-        && name.bytes().all(allowed)
-        && !name.starts_with('.')
-        && !matches!(name, "lock" | "floodgate-queue");
-    if valid { Ok(()) } else { Err(QueueError::InvalidName(name.to_owned())) }
 }

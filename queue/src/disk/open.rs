@@ -1,4 +1,4 @@
-//! Opening: whose directory it is, who may use it, and bringing a topic's log back.
+//! Opening a topic: bringing its log back as the owner, or attaching to another process's.
 //!
 //! ```text
 //! directory/
@@ -12,222 +12,43 @@
 //!     groups/GROUP/      lock, offset.0, offset.1, dead/NUMBER.seg
 //! ```
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::bell::Bell;
 use super::committer::Committer;
-use super::drive::Bell;
 use super::files::{LogFiles, corrupt, io};
-use super::format::{self, FORMAT_VERSION, read_u32, read_u64};
+use super::format;
+use super::identity::{Identity, TOPIC_MAGIC, read_identity, write_identity};
+use super::offsets;
+use super::options::DiskOptions;
 use super::recovery::{Recovered, recover};
-use super::topic::{OwnTopic, Prepared, TopicShared, charge};
+use super::shared::{OwnTopic, Prepared, TopicShared, charge};
 use super::watermark::Watermark;
-use super::writer::{self, Writer, promised_bytes};
-use super::{DiskOptions, READY_BYTES_MAX, READY_SEGMENTS, RING_BYTES_MAX, offsets};
-use crate::failpoint;
+use super::writer::{self, Writer, promised_bytes, settle_tail};
 use crate::metrics::QueueMetrics;
 use crate::port::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, QueueError, TAG_BYTES_MAX};
 use crate::ring::Ring;
-use crate::storage::{Access, AlignedBuffer, BLOCK_BYTES, Lock, SharedMark, Storage, SyncMethod};
-
-const QUEUE_MAGIC: &[u8; 8] = b"FLGQUEUE";
-pub(super) const TOPIC_MAGIC: &[u8; 8] = b"FLGTOPIC";
-const IDENTITY_BYTES: usize = 24;
+use crate::storage::{Lock, SharedMark, SyncMethod};
 
 /// Largest body of one batch, in bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
+/// The most that [`DiskOptions::in_flight_max`] raises a topic's ring to.
+const RING_BYTES_MAX: usize = 256 << 20;
+
+/// The most that [`DiskOptions::in_flight_max`] raises a topic's ready segments to.
+const READY_BYTES_MAX: u64 = 1 << 30;
+
+/// Segments kept ready at least, if groups give back so many.
+const READY_SEGMENTS: usize = 4;
+
 /// Smallest ring bytes for one record: bounds the waiters' slots.
 const RING_BYTES_A_RECORD: usize = 128;
-
-/// Writes of each size and method in a probe.
-const PROBE_ROUNDS: usize = 24;
-
-/// Sizes of the writes of a probe: the smallest batch, and one of a spike.
-const PROBE_BYTES: [usize; 2] = [BLOCK_BYTES, 128 * 1024];
-
-/// What an identity file says.
-pub(super) struct Identity {
-    pub(super) id: u64,
-    pub(super) method: SyncMethod,
-}
-
-pub(super) fn write_identity(
-    storage: &Storage,
-    path: &Path,
-    magic: &[u8; 8],
-    identity: &Identity,
-) -> Result<(), QueueError> {
-    let mut bytes = [0; IDENTITY_BYTES];
-    bytes[..8].copy_from_slice(magic);
-    bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes[10] = u8::from(identity.method == SyncMethod::DirectWrite);
-    bytes[16..24].copy_from_slice(&identity.id.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes);
-    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    storage.replace(path, &bytes).map_err(io("create", path))
-}
-
-pub(super) fn read_identity(
-    storage: &Storage,
-    path: &Path,
-    magic: &[u8; 8],
-) -> Result<Option<Identity>, QueueError> {
-    if !storage.exists(path).map_err(io("look for", path))? {
-        return Ok(None);
-    }
-    let bytes = storage.read(path).map_err(io("read", path))?;
-    if bytes.len() < IDENTITY_BYTES || &bytes[..8] != magic {
-        let found = String::from("its identity file is of something else");
-        return Err(QueueError::Foreign { path: path.to_path_buf(), found });
-    }
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &[0; 4]);
-    if crc32c::crc32c_append(crc, &bytes[16..IDENTITY_BYTES]) != read_u32(&bytes, 12) {
-        return Err(corrupt(path, 0, "an identity whose checksum does not match"));
-    }
-    let found = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if found != FORMAT_VERSION {
-        return Err(QueueError::OtherVersion { path: path.to_path_buf(), found, supported: FORMAT_VERSION });
-    }
-    let method = if bytes[10] == 1 { SyncMethod::DirectWrite } else { SyncMethod::DataSync };
-    Ok(Some(Identity { id: read_u64(&bytes, 16), method }))
-}
-
-/// The directory's identity; made, with the sync method that this disk is faster with, in an empty directory.
-pub(super) fn identify_queue(options: &DiskOptions) -> Result<Identity, QueueError> {
-    let (storage, directory) = (&options.storage, options.directory.as_path());
-    let path = directory.join("floodgate-queue");
-    if let Some(identity) = read_identity(storage, &path, QUEUE_MAGIC)? {
-        return Ok(identity);
-    }
-    let names = storage.list(directory).map_err(io("list", directory))?;
-    if let Some(other) = names.iter().find(|name| *name != "lock" && !name.ends_with(".draft")) {
-        let found = format!("it has no identity file but holds {other:?}");
-        return Err(QueueError::Foreign { path: directory.to_path_buf(), found });
-    }
-    let method = match options.sync {
-        Some(method) => method,
-        None => probe(storage, directory)?.method,
-    };
-    let identity = Identity { id: (options.random)(), method };
-    write_identity(storage, &path, QUEUE_MAGIC, &identity)?;
-    Ok(identity)
-}
-
-/// The identity of a directory that somebody else made.
-pub(super) fn identify_foreign(options: &DiskOptions) -> Result<Identity, QueueError> {
-    let path = options.directory.join("floodgate-queue");
-    read_identity(&options.storage, &path, QUEUE_MAGIC)?.ok_or_else(|| QueueError::Io {
-        doing: "attach to",
-        path: options.directory.clone(),
-        source: std::io::Error::new(std::io::ErrorKind::NotFound, "nobody has made a queue there yet"),
-    })
-}
-
-/// What the disk does by each method: medians.
-#[derive(Debug, Clone, Copy)]
-pub struct ProbedDisk {
-    /// A write and `fdatasync` over zeros, of 4 KiB and of 128 KiB.
-    pub data_sync: [Duration; 2],
-    /// An `O_DIRECT | O_DSYNC` write of the same; `None` where the file system cannot.
-    pub direct_write: Option<[Duration; 2]>,
-    pub(crate) method: SyncMethod,
-}
-
-impl ProbedDisk {
-    /// The name of the faster method.
-    pub fn chosen(&self) -> &'static str {
-        match self.method {
-            SyncMethod::DataSync => "fdatasync",
-            SyncMethod::DirectWrite => "O_DIRECT|O_DSYNC",
-        }
-    }
-}
-
-/// Measures both methods, taking turns, on a file that is removed again. The choice is for ever: the methods may be equals with one
-/// block, the batch of a quiet hour, and far apart with the batches of a spike.
-pub(crate) fn probe(storage: &Storage, directory: &Path) -> Result<ProbedDisk, QueueError> {
-    if !storage.is_real() {
-        let data_sync = [Duration::ZERO; 2];
-        return Ok(ProbedDisk { data_sync, direct_write: None, method: SyncMethod::DataSync });
-    }
-    let path = directory.join("probe.draft");
-    let result = (|| {
-        let mut batch = AlignedBuffer::new(PROBE_BYTES[1]);
-        let file = storage.open(&path, Access::Write)?;
-        for region in 0..2 {
-            file.write_all_at(batch.bytes(), region * PROBE_BYTES[1] as u64)?;
-        }
-        file.sync()?;
-        batch.bytes_mut().fill(1);
-        let data = storage.open(&path, Access::Append(SyncMethod::DataSync))?;
-        let direct = storage.open(&path, Access::Append(SyncMethod::DirectWrite)).ok();
-        let mut data_sync = [[Duration::ZERO; PROBE_ROUNDS]; 2];
-        let mut direct_write = data_sync;
-        let mut direct_works = direct.is_some();
-        for round in 0..PROBE_ROUNDS {
-            for (size, bytes) in PROBE_BYTES.iter().enumerate() {
-                let started = Instant::now();
-                data.write_all_at(&batch.bytes()[..*bytes], 0)?;
-                data.sync()?;
-                data_sync[size][round] = started.elapsed();
-                if let Some(direct) = &direct {
-                    // Not where the other method has left pages in the cache.
-                    let started = Instant::now();
-                    let wrote = direct.write_all_at(&batch.bytes()[..*bytes], PROBE_BYTES[1] as u64);
-                    direct_write[size][round] = started.elapsed();
-                    direct_works &= wrote.is_ok();
-                }
-            }
-        }
-        let data_sync = data_sync.map(median);
-        let direct_write = direct_works.then(|| direct_write.map(median));
-        let total = |medians: [Duration; 2]| medians[0] + medians[1];
-        let method = match direct_write {
-            Some(direct) if total(direct) <= total(data_sync) => SyncMethod::DirectWrite,
-            _ => SyncMethod::DataSync,
-        };
-        Ok(ProbedDisk { data_sync, direct_write, method })
-    })();
-    let removed = storage.remove(&path);
-    let probed = result.map_err(io("probe", &path))?;
-    removed.map_err(io("remove", &path))?;
-    Ok(probed)
-}
-
-fn median(mut times: [Duration; PROBE_ROUNDS]) -> Duration {
-    times.sort_unstable();
-    times[PROBE_ROUNDS / 2]
-}
-
-/// Makes what recovery read durable before anybody hears of it: a killed process may have left it in the page cache alone,
-/// and after a sync that failed the kernel takes such pages for clean, so that a sync alone would do nothing.
-///
-/// The last batch, the only one that can be in doubt, is therefore written again, byte for byte; a crash on the way leaves
-/// any mixture of equal sectors.
-pub(super) fn settle_tail(files: &LogFiles, recovered: &Recovered) -> Result<(), QueueError> {
-    let Some(last) = &recovered.last else { return Ok(()) };
-    let fail = |error| io("sync", &last.path)(error);
-    if failpoint::hit("queue.recover-sync") {
-        return Err(fail(std::io::Error::from_raw_os_error(libc::EIO)));
-    }
-    let mut batch = Vec::new();
-    if let Err(invalid) = files.read_batch(last, &mut batch)? {
-        return Err(corrupt(
-            &last.path,
-            last.offset,
-            format!("a batch that was sound a moment ago: {invalid:?}"),
-        ));
-    }
-    let file = files.storage.open(&last.path, Access::Write).map_err(fail)?;
-    file.write_all_at(&batch, last.offset).and_then(|()| file.sync()).map_err(fail)
-}
 
 /// Opens a topic as its owner: creates or recovers it.
 ///

@@ -1,111 +1,27 @@
-//! One topic: permits, appends, and what readers and groups share. The lock-free side of a log; the committer is the other.
+//! One topic's handles: permits, appends, and what is asked of the log as a whole. The lock-free side of a log; the committer is
+//! the other.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::committer::Trace;
-use super::drive::Bell;
-use super::files::{LogFiles, io};
-use super::format::{self, BATCH_OVERHEAD_MAX};
+use super::files::io;
+use super::format;
 use super::group::DiskGroup;
-use super::offsets::{self, Progress};
 use super::reader::Reader;
-use super::valid_name;
-use super::watermark::Watermark;
-use crate::Now;
+use super::shared::{OwnTopic, TopicShared, charge};
 use crate::failpoint;
-use crate::metrics::TopicMetrics;
 use crate::port::{
-    AppendError, KEY_BYTES_MAX, Lag, Message, NewRecord, Position, QueueError, Refused, TAG_BYTES_MAX,
-    TopicState,
+    AppendError, DeadLetter, KEY_BYTES_MAX, Lag, Message, NewRecord, Position, QueueError, Refused, StartAt,
+    TAG_BYTES_MAX, TopicState,
 };
-use crate::ring::Ring;
-use crate::storage::{SharedMark, Storage, SyncMethod};
 
 /// One append in this many has its time measured.
 const MEASURE_EVERY: u64 = 16;
-
-/// How long a batch may be under way before the topic counts as stalled.
-const STALLED_AFTER_MS: u64 = 5_000;
-
-/// Everything about a topic that its handles, its committer and the upkeep share.
-pub(crate) struct TopicShared {
-    pub(crate) name: String,
-    /// The topic's directory: `log/`, `groups/`, `mark`.
-    pub(crate) directory: PathBuf,
-    pub(crate) files: Arc<LogFiles>,
-    pub(crate) method: SyncMethod,
-    pub(crate) now: Now,
-    /// Rings for consumers in this process at each acknowledgement.
-    pub(crate) arrivals: Notify,
-    /// Of each group the sequence through which it is finished, as far as this process knows.
-    pub(crate) groups: Mutex<BTreeMap<String, u64>>,
-    /// Absent when another process owns the log.
-    pub(crate) own: Option<OwnTopic>,
-    /// The page shared with other processes; absent in simulated storage.
-    pub(crate) mark: Option<Arc<SharedMark>>,
-    pub(crate) trace: Option<Trace>,
-}
-
-/// The appending side of a topic.
-pub(crate) struct OwnTopic {
-    pub(crate) ring: Ring,
-    pub(crate) watermark: Watermark,
-    /// The sequence of the ring's record 0.
-    pub(crate) base: u64,
-    /// Set once by shutdown, `Release`; `try_permit` loads `Acquire`. The ring's own flag decides about appends.
-    pub(crate) closed: AtomicBool,
-    /// Set by the upkeep when it could not make a segment, cleared when it could; `Relaxed`, a display.
-    pub(crate) disk_full: AtomicBool,
-    pub(crate) opened: Instant,
-    /// When the batch under way was begun, ms behind `opened` plus 1; 0: none is. The committer alone stores, `Relaxed`: a display.
-    pub(crate) batch_since_ms: AtomicU64,
-    /// Whether the files are no longer where they were. Set and cleared by the upkeep, `Relaxed`: permits look at it as a notice
-    /// that may be late.
-    pub(crate) gone: AtomicBool,
-    /// Bytes of prepared segments that are not promised to any permit. Permits take `Relaxed` by compare-and-swap and give
-    /// back by addition, upkeep adds what it has made: a number that orders nothing but itself.
-    pub(crate) room_bytes: AtomicI64,
-    /// The sequence through which the slowest group is finished. Whoever moves a group stores `Relaxed`; permits load it as
-    /// a bound that may be late.
-    pub(crate) slowest: AtomicU64,
-    pub(crate) prepared: Mutex<Prepared>,
-    pub(crate) segment_bytes: u64,
-    /// Room at which a further segment is made.
-    pub(crate) room_bytes_wanted: i64,
-    pub(crate) ready_segments_max: usize,
-    pub(crate) payload_bytes_max: usize,
-    pub(crate) frame_bytes_max: u64,
-    pub(crate) backlog_max: u64,
-    pub(crate) upkeep: Arc<Bell>,
-    pub(crate) metrics: TopicMetrics,
-    /// Rings when the committer has ended.
-    pub(crate) ended: Notify,
-    pub(crate) has_ended: AtomicBool,
-}
-
-/// Segment files that are ready, oldest number first.
-#[derive(Debug, Default)]
-pub(crate) struct Prepared {
-    pub(crate) ready: VecDeque<(u64, u64)>,
-    pub(crate) next_number: u64,
-}
-
-impl fmt::Debug for TopicShared {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Topic").field("name", &self.name).finish_non_exhaustive()
-    }
-}
 
 /// A topic of a disk queue.
 #[derive(Debug, Clone)]
@@ -174,8 +90,8 @@ impl DiskTopic {
         Some(self.shared.durable()).filter(|durable| *durable > 0).map(Position)
     }
 
-    pub(crate) fn group(&self, name: &str) -> Result<DiskGroup, QueueError> {
-        DiskGroup::hold(&self.shared, name)
+    pub(crate) fn group(&self, name: &str, start: StartAt) -> Result<DiskGroup, QueueError> {
+        DiskGroup::hold(&self.shared, name, start)
     }
 
     pub(crate) fn groups(&self) -> Result<Vec<String>, QueueError> {
@@ -220,13 +136,31 @@ impl DiskTopic {
         Ok(messages)
     }
 
+    pub(crate) fn read_last(
+        &self,
+        through: Option<Position>,
+        max: usize,
+    ) -> Result<Vec<Message>, QueueError> {
+        let last = through.map_or(u64::MAX, |position| position.0).min(self.shared.durable());
+        let after = last.saturating_sub(max as u64);
+        let mut messages = self.read((after > 0).then_some(Position(after)), max)?;
+        messages.retain(|message| message.position.0 <= last);
+        Ok(messages)
+    }
+
+    /// A sequence is a number of records.
+    pub(crate) fn records_between(from: Option<Position>, to: Position) -> u64 {
+        to.0.saturating_sub(from.map_or(0, |position| position.0))
+    }
+
     pub(crate) fn dead_letters(
         &self,
         group: &str,
         after: Option<Position>,
         max: usize,
-    ) -> Result<Vec<super::DeadLetter>, QueueError> {
-        super::dead::letters(&self.shared, group, after, max)
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        self.committed(group)?;
+        super::dead_letters::letters(&self.shared, group, after, max)
     }
 
     pub(crate) fn position_before(&self, unix_ms: u64) -> Result<Option<Position>, QueueError> {
@@ -327,39 +261,6 @@ impl OwnTopic {
         claim.commit(first);
         Ok(sequence)
     }
-
-    /// Whether a further segment is to be made when so much room is left.
-    pub(crate) fn wants_segment(&self, room_bytes: i64) -> bool {
-        room_bytes < self.room_bytes_wanted
-    }
-
-    /// A batch begins, or has ended.
-    pub(crate) fn note_batch(&self, is_under_way: bool) {
-        let since_ms = if is_under_way { self.age_ms() + 1 } else { 0 };
-        self.batch_since_ms.store(since_ms, Ordering::Relaxed);
-    }
-
-    fn is_stalled(&self) -> bool {
-        let since_ms = self.batch_since_ms.load(Ordering::Relaxed);
-        since_ms > 0 && self.age_ms().saturating_sub(since_ms) > STALLED_AFTER_MS
-    }
-
-    fn age_ms(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
-    }
-
-    pub(crate) fn charge_max(&self) -> i64 {
-        charge(self.frame_bytes_max / 8)
-    }
-
-    fn backlog(&self) -> u64 {
-        self.watermark.durable().saturating_sub(self.slowest.load(Ordering::Relaxed))
-    }
-}
-
-/// Bytes of prepared disk that a record of so many words may cost.
-pub(crate) fn charge(words: u64) -> i64 {
-    (words * 8 + BATCH_OVERHEAD_MAX) as i64
 }
 
 impl Drop for DiskPermit {
@@ -387,85 +288,5 @@ impl Future for DiskAppend {
             own.metrics.append_seconds.observe(started.elapsed().as_secs_f64());
         }
         Poll::Ready(if durable { Ok(Position(sequence)) } else { Err(AppendError::Uncertain) })
-    }
-}
-
-impl TopicShared {
-    /// The newest sequence that readers may see.
-    pub(crate) fn durable(&self) -> u64 {
-        match (&self.own, &self.mark) {
-            (Some(own), _) => own.watermark.durable(),
-            (None, Some(mark)) => mark.durable(),
-            (None, None) => 0,
-        }
-    }
-
-    pub(crate) fn storage(&self) -> &Storage {
-        &self.files.storage
-    }
-
-    pub(crate) fn groups_directory(&self) -> PathBuf {
-        self.directory.join("groups")
-    }
-
-    pub(crate) fn group_directory(&self, name: &str) -> PathBuf {
-        self.groups_directory().join(name)
-    }
-
-    /// The lock that is held while a group begins or a segment goes.
-    pub(crate) fn births(&self) -> PathBuf {
-        self.directory.join("births")
-    }
-
-    pub(crate) fn group_names(&self) -> Result<Vec<String>, QueueError> {
-        let directory = self.groups_directory();
-        let mut names = self.storage().list(&directory).map_err(io("list", &directory))?;
-        // A directory without its second slot is a group whose creation a crash cut off.
-        names.retain(|name| {
-            let slot = directory.join(name).join("offset.1");
-            self.storage().exists(&slot).unwrap_or(true)
-        });
-        Ok(names)
-    }
-
-    /// What a group has finished, as its slots say.
-    pub(crate) fn progress(&self, group: &str) -> Result<Progress, QueueError> {
-        valid_name(group)?;
-        let directory = self.group_directory(group);
-        if !self.storage().exists(&directory.join("offset.1")).map_err(io("look for", &directory))? {
-            return Err(QueueError::UnknownGroup { topic: self.name.clone(), group: group.to_owned() });
-        }
-        offsets::load(self.storage(), &directory, self.files.log_id).map(|(progress, _, _)| progress)
-    }
-
-    pub(crate) fn lag(&self, progress: &Progress) -> Result<Lag, QueueError> {
-        let durable = self.durable();
-        let low = progress.finished.low();
-        let records = durable.saturating_sub(low).saturating_sub(progress.finished.above());
-        if records == 0 {
-            return Ok(Lag::default());
-        }
-        let mut reader = Reader::new(Arc::clone(&self.files), low + 1);
-        let appended_at_ms = reader.read(durable)?.map(|frame| frame.appended_at_ms);
-        Ok(Lag { records, age_ms: appended_at_ms.map_or(0, |at| (self.now)().saturating_sub(at)) })
-    }
-
-    /// Remembers how far a group is; what it is past may be recycled.
-    pub(crate) fn note_group(&self, name: &str, low: u64) {
-        self.groups.lock().insert(name.to_owned(), low);
-        self.publish_slowest();
-    }
-
-    pub(crate) fn publish_slowest(&self) {
-        let Some(own) = &self.own else { return };
-        let slowest = self.groups.lock().values().min().copied();
-        let slowest = slowest.unwrap_or_else(|| self.files.oldest().map_or(0, |oldest| oldest - 1));
-        own.slowest.store(slowest, Ordering::Relaxed);
-        own.metrics.backlog.set(own.watermark.durable().saturating_sub(slowest) as i64);
-        // The oldest segment is done with: its room can be used again.
-        let second = self.files.segments.read().get(1).map(|segment| segment.first_sequence);
-        if second.is_some_and(|first| first <= slowest + 1) {
-            own.upkeep.ring();
-        }
     }
 }

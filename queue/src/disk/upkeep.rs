@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::files::Segment;
 use super::offsets;
-use super::topic::{OwnTopic, TopicShared};
+use super::shared::{OwnTopic, TopicShared};
 use super::writer::{prepare, promised_bytes, recycle};
 use crate::failpoint;
 use crate::storage::BLOCK_BYTES;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::files::{LogFiles, io};
-use super::open::{TOPIC_MAGIC, read_identity};
+use super::identity::{TOPIC_MAGIC, read_identity};
 use super::recovery::{Recovered, recover};
 use crate::port::QueueError;
 use crate::storage::Storage;

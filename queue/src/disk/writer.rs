@@ -1,9 +1,8 @@
 //! Writing batches: one at a time, each a run of whole blocks behind the last, in segments that were zeroed before.
 
-use std::io;
 use std::sync::Arc;
 
-use super::files::LogFiles;
+use super::files::{LogFiles, corrupt, io};
 use super::format::{BatchHeader, HEADER_BYTES, padded};
 use super::recovery::Recovered;
 use crate::failpoint;
@@ -79,11 +78,7 @@ impl Writer {
     /// Goes on in a prepared segment, from its first byte.
     pub(crate) fn enter(&mut self, number: u64, bytes: u64) -> Result<(), QueueError> {
         let path = self.files.segment_path(number);
-        let file = self
-            .files
-            .storage
-            .open(&path, Access::Append(self.method))
-            .map_err(super::files::io("open", &path))?;
+        let file = self.files.storage.open(&path, Access::Append(self.method)).map_err(io("open", &path))?;
         self.active = Some(Active { file, number, offset: 0, bytes });
         Ok(())
     }
@@ -94,8 +89,13 @@ impl Writer {
     }
 
     /// Makes what was pushed one batch of `count` records, which is to be written next.
-    pub(crate) fn seal(&mut self, count: u32, durable_sequence: u64, now_ms: u64) -> io::Result<BatchHeader> {
-        let active = self.active.as_ref().ok_or(io::ErrorKind::StorageFull)?;
+    pub(crate) fn seal(
+        &mut self,
+        count: u32,
+        durable_sequence: u64,
+        now_ms: u64,
+    ) -> std::io::Result<BatchHeader> {
+        let active = self.active.as_ref().ok_or(std::io::ErrorKind::StorageFull)?;
         self.clock_ms = self.clock_ms.max(now_ms);
         let mut header = BatchHeader {
             log_id: self.files.log_id,
@@ -119,11 +119,11 @@ impl Writer {
     ///
     /// A crash while it is under way leaves any subset of its sectors: the checksum then fails, nothing later proves that it
     /// was acknowledged, and recovery drops it. The sectors of earlier batches are never touched.
-    pub(crate) fn write(&mut self, header: &BatchHeader) -> io::Result<()> {
-        let active = self.active.as_mut().ok_or(io::ErrorKind::StorageFull)?;
+    pub(crate) fn write(&mut self, header: &BatchHeader) -> std::io::Result<()> {
+        let active = self.active.as_mut().ok_or(std::io::ErrorKind::StorageFull)?;
         let bytes = padded(self.filled);
         if failpoint::hit("queue.write") {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
+            return Err(std::io::Error::from_raw_os_error(libc::EIO));
         }
         active.file.write_all_at(&self.buffer.bytes()[..bytes], active.offset)?;
         active.offset += bytes as u64;
@@ -134,9 +134,9 @@ impl Writer {
     }
 
     /// Makes what was written durable. After an error nobody knows what is; the log must take nothing more.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
         if failpoint::hit("queue.sync") {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
+            return Err(std::io::Error::from_raw_os_error(libc::EIO));
         }
         match (&self.active, self.method) {
             (Some(active), SyncMethod::DataSync) => active.file.sync(),
@@ -166,15 +166,38 @@ impl BodyWords<'_> {
     }
 }
 
+/// Makes what recovery read durable before anybody hears of it: a killed process may have left it in the page cache alone,
+/// and after a sync that failed the kernel takes such pages for clean, so that a sync alone would do nothing.
+///
+/// The last batch, the only one that can be in doubt, is therefore written again, byte for byte; a crash on the way leaves
+/// any mixture of equal sectors.
+pub(crate) fn settle_tail(files: &LogFiles, recovered: &Recovered) -> Result<(), QueueError> {
+    let Some(last) = &recovered.last else { return Ok(()) };
+    let fail = |error| io("sync", &last.path)(error);
+    if failpoint::hit("queue.recover-sync") {
+        return Err(fail(std::io::Error::from_raw_os_error(libc::EIO)));
+    }
+    let mut batch = Vec::new();
+    if let Err(invalid) = files.read_batch(last, &mut batch)? {
+        return Err(corrupt(
+            &last.path,
+            last.offset,
+            format!("a batch that was sound a moment ago: {invalid:?}"),
+        ));
+    }
+    let file = files.storage.open(&last.path, Access::Write).map_err(fail)?;
+    file.write_all_at(&batch, last.offset).and_then(|()| file.sync()).map_err(fail)
+}
+
 /// Makes a zeroed segment file of whole blocks, durable, its name included.
 ///
 /// A crash on the way leaves a draft, which the next open removes, or a segment without a batch, which it reuses.
-pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMethod) -> io::Result<()> {
+pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMethod) -> std::io::Result<()> {
     if failpoint::hit("queue.prepare") {
-        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
     }
     if files.storage.bytes_free(&files.directory).is_some_and(|free| free < bytes + FREE_BYTES_MIN) {
-        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
     }
     let draft = files.directory.join(format!("{number:016x}.draft"));
     let result = (|| {
@@ -206,9 +229,9 @@ pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMet
 /// Gives a segment file that nobody needs any more a new number, under which none of its stale batches decodes.
 ///
 /// A crash before the directory's sync leaves it under the old name, as an old segment that all groups are past.
-pub(crate) fn recycle(files: &LogFiles, from: u64, to: u64) -> io::Result<()> {
+pub(crate) fn recycle(files: &LogFiles, from: u64, to: u64) -> std::io::Result<()> {
     if failpoint::hit("queue.recycle") {
-        return Err(io::Error::from_raw_os_error(libc::EIO));
+        return Err(std::io::Error::from_raw_os_error(libc::EIO));
     }
     files.storage.rename(&files.segment_path(from), &files.segment_path(to))?;
     files.storage.sync_directory(&files.directory)

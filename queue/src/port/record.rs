@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// What is to be appended.
 #[derive(Debug, Clone, Copy)]
 pub struct NewRecord<'a> {
-    /// At most [`KEY_BYTES_MAX`]; may be empty.
+    /// At most [`super::KEY_BYTES_MAX`]; may be empty.
     pub key: &'a [u8],
-    /// The message type, at most [`TAG_BYTES_MAX`]; may be empty.
+    /// The message type, at most [`super::TAG_BYTES_MAX`]; may be empty.
     pub tag: &'a str,
     /// Unix ms before which no group sees it; `None` is at once.
     pub deliver_at_ms: Option<u64>,
@@ -33,11 +33,11 @@ pub struct Message {
     pub appended_at_ms: u64,
     /// As appended.
     pub deliver_at_ms: Option<u64>,
-    /// 1 at first, one more for each nack. Always 1 from [`Topic::read`].
+    /// 1 at first, one more for each nack. Always 1 where no group reads.
     pub attempt: u32,
 }
 
-/// A record's place in its topic. Opaque: compare, print, parse, store; [`Topic::distance`] counts.
+/// A record's place in its topic. Opaque: compare, print, parse, store; counting is the adapter's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Position(pub(crate) u64);
@@ -78,6 +78,15 @@ impl FromStr for Position {
 #[error("not a position; a position is a decimal number from 1 as `floodgate queue dump` prints it")]
 pub struct InvalidPosition;
 
+/// Where a group begins that does not exist yet. One that exists goes on where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// With the oldest record that is kept.
+    Oldest,
+    /// With the first record that becomes durable after it was made.
+    End,
+}
+
 /// How far a group is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lag {
@@ -100,4 +109,17 @@ pub enum TopicState {
     Poisoned,
     /// Shut down, or attached without being the owner.
     Closed,
+}
+
+/// A message that its group gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its place among the group's letters.
+    pub letter: Position,
+    /// The message; its position is the source's.
+    pub message: Message,
+    /// Why.
+    pub reason: String,
+    /// When it was given up, Unix ms.
+    pub at_ms: u64,
 }

@@ -98,7 +98,7 @@ impl Fixture {
 
     /// Lets both clocks go on until `group` has finished all of `topic`.
     pub(crate) async fn nothing_left(&self, topic: &Topic, group: &str) {
-        self.until("nothing is left", async || topic.lag(group).unwrap().records == 0).await;
+        self.until("nothing is left", async || topic.lag(group).await.unwrap().records == 0).await;
     }
 
     /// Lets time pass for the queue's clock and for tokio's.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use queue::{AppendError, Group, Message, NewRecord, Permit, QueueError, Refused, TopicState};
+use queue::{AppendError, Group, Message, NewRecord, Permit, QueueError, Refused, StartAt, TopicState};
 
 mod consuming;
 
@@ -21,7 +21,7 @@ async fn pull(group: &mut Group, max: usize) -> Vec<String> {
 
 pub(crate) async fn appends_are_read_back_in_order(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     assert_eq!(topic.end(), None);
     let mut last = None;
     for number in 0..100 {
@@ -45,7 +45,7 @@ pub(crate) async fn records_survive_a_reopen(fixture: Fixture) {
     for round in 0..4 {
         let queue = fixture.open();
         assert_eq!(*instance.get_or_insert(queue.instance()), queue.instance());
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         for number in 0..50 {
             let text = format!("{round}-{number}");
             append(&topic, &text).await;
@@ -55,13 +55,13 @@ pub(crate) async fn records_survive_a_reopen(fixture: Fixture) {
         queue.shutdown().await;
     }
     let queue = fixture.open();
-    assert_eq!(queue.topics().unwrap(), ["orders"]);
-    assert_eq!(texts(&queue.topic("orders").unwrap().read(None, 10_000).await.unwrap()), expected);
+    assert_eq!(queue.topics().await.unwrap(), ["orders"]);
+    assert_eq!(texts(&queue.topic("orders").await.unwrap().read(None, 10_000).await.unwrap()), expected);
 }
 
 pub(crate) async fn a_record_keeps_key_tag_payload_and_times(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     for length in [1, 7, 8, 9, 255, 4096, 20_000] {
         let payload: Vec<u8> = (0..length).map(|at| at as u8).collect();
         let key = vec![7; length.min(128)];
@@ -78,7 +78,7 @@ pub(crate) async fn a_record_keeps_key_tag_payload_and_times(fixture: Fixture) {
 
 pub(crate) async fn sizes_are_checked_and_cost_nothing(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     assert_eq!(topic.try_permit(0).unwrap_err(), Refused::PayloadSize);
     assert_eq!(topic.try_permit(1 << 30).unwrap_err(), Refused::PayloadSize);
     let long_key = [1; 129];
@@ -111,7 +111,7 @@ fn permits(topic: &queue::Topic, bytes: usize) -> (Vec<Permit>, Refused) {
 
 pub(crate) async fn a_dropped_permit_gives_its_room_back(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     for _ in 0..20 {
         let (held, refused) = permits(&topic, 1000);
         assert!(refused.is_retryable(), "{refused}");
@@ -126,7 +126,7 @@ pub(crate) async fn the_ring_refuses_when_full_and_recovers(mut fixture: Fixture
     fixture.segment_bytes = 4 << 20;
     fixture.ring_bytes = 64 * 1024;
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     for round in 0..10 {
         let (held, refused) = permits(&topic, 1000);
         assert_eq!(refused, Refused::RingFull);
@@ -142,8 +142,8 @@ pub(crate) async fn the_ring_refuses_when_full_and_recovers(mut fixture: Fixture
 pub(crate) async fn the_backlog_bound_refuses_and_a_commit_lifts_it(mut fixture: Fixture) {
     fixture.backlog_max = 20;
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     for number in 0..20 {
         append(&topic, &number.to_string()).await;
     }
@@ -159,7 +159,7 @@ pub(crate) async fn the_backlog_bound_refuses_and_a_commit_lifts_it(mut fixture:
 
 pub(crate) async fn every_send_mode_delivers(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     append(&topic, "asynchronous").await;
     let batch = [(permit(&topic, 9).await, record(b"a batch's")), (permit(&topic, 4).await, record(b"next"))];
     let positions = topic.append_batch(batch).await.unwrap();
@@ -177,8 +177,8 @@ pub(crate) async fn every_send_mode_delivers(fixture: Fixture) {
 
 pub(crate) async fn finished_segments_are_used_again(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let payload = "x".repeat(3000);
     for round in 0..40 {
         for _ in 0..20 {
@@ -188,24 +188,21 @@ pub(crate) async fn finished_segments_are_used_again(fixture: Fixture) {
         assert_eq!(messages.len(), 20, "round {round}");
         group.commit(messages[19].position).await.unwrap();
     }
-    let kept = async || {
-        let oldest = topic.read(None, 1).await.unwrap()[0].position;
-        topic.distance(Some(oldest), topic.end().unwrap()).unwrap()
-    };
+    let kept = async || topic.read(None, usize::MAX).await.unwrap().len();
     fixture.until("old records go", async || kept().await < 400).await;
     drop(group);
     queue.shutdown().await;
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    assert!(pull(&mut topic.group("workers").unwrap(), 10).await.is_empty());
+    let topic = queue.topic("orders").await.unwrap();
+    assert!(pull(&mut topic.group("workers", StartAt::Oldest).await.unwrap(), 10).await.is_empty());
     append(&topic, "more").await;
 }
 
 pub(crate) async fn the_slowest_group_holds_records(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut fast = topic.group("fast").unwrap();
-    let mut slow = topic.group("slow").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut fast = topic.group("fast", StartAt::Oldest).await.unwrap();
+    let mut slow = topic.group("slow", StartAt::Oldest).await.unwrap();
     let payload = "x".repeat(3000);
     for number in 0..300 {
         let last = append(&topic, &format!("{number} {payload}")).await;
@@ -220,8 +217,8 @@ pub(crate) async fn the_slowest_group_holds_records(fixture: Fixture) {
 
 pub(crate) async fn after_shutdown_nothing_is_taken(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let late = permit(&topic, 4).await;
     let under_way = topic.append(permit(&topic, 5).await, record(b"first"));
     queue.shutdown().await;
@@ -229,24 +226,27 @@ pub(crate) async fn after_shutdown_nothing_is_taken(fixture: Fixture) {
     assert_eq!(topic.append(late, record(b"late")).await, Err(AppendError::Closed));
     assert_eq!(topic.try_permit(1).unwrap_err(), Refused::Closed);
     assert_eq!(topic.state(), TopicState::Closed);
-    assert!(matches!(queue.topic("new"), Err(QueueError::Closed)));
+    assert!(matches!(queue.topic("new").await, Err(QueueError::Closed)));
     assert_eq!(pull(&mut group, 10).await, ["first"]);
     assert!(matches!(group.pull(1, SOON).await, Err(QueueError::Closed)));
     drop(group);
     let queue = fixture.open();
-    assert_eq!(texts(&queue.topic("orders").unwrap().read(None, 10).await.unwrap()), ["first"]);
+    assert_eq!(texts(&queue.topic("orders").await.unwrap().read(None, 10).await.unwrap()), ["first"]);
 }
 
 pub(crate) async fn names_are_checked(fixture: Fixture) {
     let queue = fixture.open();
     let long = "x".repeat(65);
     for name in ["", ".", "..", "a/b", ".hidden", "lock", "ä", "a b", "a\0b", long.as_str()] {
-        assert!(matches!(queue.topic(name), Err(QueueError::InvalidName(_))), "{name:?}");
-        let topic = queue.topic("orders").unwrap();
-        assert!(matches!(topic.group(name), Err(QueueError::InvalidName(_))), "{name:?}");
-        assert!(matches!(topic.lag(name), Err(QueueError::InvalidName(_))), "{name:?}");
+        assert!(matches!(queue.topic(name).await, Err(QueueError::InvalidName(_))), "{name:?}");
+        let topic = queue.topic("orders").await.unwrap();
+        assert!(
+            matches!(topic.group(name, StartAt::Oldest).await, Err(QueueError::InvalidName(_))),
+            "{name:?}"
+        );
+        assert!(matches!(topic.lag(name).await, Err(QueueError::InvalidName(_))), "{name:?}");
     }
-    assert_eq!(queue.topics().unwrap(), ["orders"]);
+    assert_eq!(queue.topics().await.unwrap(), ["orders"]);
 }
 
 pub(crate) async fn a_second_owner_is_refused(fixture: Fixture) {
@@ -260,8 +260,8 @@ pub(crate) async fn a_second_owner_is_refused(fixture: Fixture) {
 
 pub(crate) async fn a_clock_that_jumps_back_loses_nothing(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let now = fixture.clock.load(Ordering::Relaxed);
     append_at(&topic, "due", Some(now + 10)).await;
     fixture.advance(10);
@@ -270,11 +270,11 @@ pub(crate) async fn a_clock_that_jumps_back_loses_nothing(fixture: Fixture) {
     let last = append(&topic, "from the past").await;
     assert_eq!(pull(&mut group, 1).await, ["from the past"]);
     group.commit(last).await.unwrap();
-    assert_eq!(topic.lag("workers").unwrap().age_ms, 0);
+    assert_eq!(topic.lag("workers").await.unwrap().age_ms, 0);
     drop(group);
     queue.shutdown().await;
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     append(&topic, "b").await;
-    assert_eq!(topic.position_before(now).unwrap(), None);
+    assert_eq!(topic.position_before(now).await.unwrap(), None);
 }

@@ -58,13 +58,13 @@ impl DeadLetters {
     pub(super) async fn run(self, config: &Config) -> Result<(), Failure> {
         match self.replay {
             Some(letter) => self.replay(letter, config).await,
-            None => self.list(config),
+            None => self.list(config).await,
         }
     }
 
-    fn list(self, config: &Config) -> Result<(), Failure> {
-        let topic = super::topic(&super::attach(config)?, &self.topic)?;
-        let letters = operator::dead_letters(&topic, &self.group, self.after, self.limit)?;
+    async fn list(self, config: &Config) -> Result<(), Failure> {
+        let topic = super::topic(&super::attach(config).await?, &self.topic).await?;
+        let letters = operator::dead_letters(&topic, &self.group, self.after, self.limit).await?;
         let lines: Vec<Line> = letters.iter().map(Line::from).collect();
         output::list(self.json, &lines, ["LETTER", "GIVEN UP", "ATTEMPTS", "REASON", "PAYLOAD"], |line| {
             [
@@ -79,7 +79,8 @@ impl DeadLetters {
 
     async fn replay(&self, letter: Position, config: &Config) -> Result<(), Failure> {
         // Only looks at first, so that a typing error makes no queue.
-        let found = self.find(&super::topic(&super::attach(config)?, &self.topic)?, letter)?;
+        let found =
+            self.find(&super::topic(&super::attach(config).await?, &self.topic).await?, letter).await?;
         let queue =
             engines::open_queue(config, clock::system(), &mut Registry::default()).map_err(|error| {
                 match error {
@@ -90,7 +91,7 @@ impl DeadLetters {
                     error => error.into(),
                 }
             })?;
-        let replayed = match queue.topic(&self.topic) {
+        let replayed = match queue.topic(&self.topic).await {
             Ok(topic) => operator::replay_dead_letter(&topic, &found).await,
             Err(error) => Err(error),
         };
@@ -102,10 +103,10 @@ impl DeadLetters {
         ))?)
     }
 
-    fn find(&self, topic: &Topic, letter: Position) -> Result<DeadLetter, Failure> {
+    async fn find(&self, topic: &Topic, letter: Position) -> Result<DeadLetter, Failure> {
         let mut after = None;
         loop {
-            let page = operator::dead_letters(topic, &self.group, after, self.limit.max(1))?;
+            let page = operator::dead_letters(topic, &self.group, after, self.limit.max(1)).await?;
             let Some(last) = page.last().map(|last| last.letter) else {
                 return Err(Failure::Usage(format!(
                     "there is no letter {letter}: `floodgate queue dead-letters {} {}` lists them",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use queue::{Message, Position, Queue, Topic, operator};
+use queue::{Message, Position, Queue, Topic};
 use serde::Serialize;
 use serde_json::Value;
 use stock::Timestamp;
@@ -57,7 +57,7 @@ struct Format {
 
 impl Dump {
     pub(super) async fn run(self, queue: &Queue) -> Result<(), Failure> {
-        let topic = super::topic(queue, &self.topic)?;
+        let topic = super::topic(queue, &self.topic).await?;
         print_from(&topic, self.after, self.limit, self.format).await?;
         Ok(())
     }
@@ -65,8 +65,8 @@ impl Dump {
 
 impl Tail {
     pub(super) async fn run(self, queue: &Queue) -> Result<(), Failure> {
-        let topic = super::topic(queue, &self.topic)?;
-        let newest = operator::tail(&topic, self.limit as usize).await?;
+        let topic = super::topic(queue, &self.topic).await?;
+        let newest = topic.read_last(None, self.limit as usize).await?;
         let mut last = newest.last().map(|message| message.position);
         print(&newest, self.format)?;
         if !self.follow {
@@ -88,7 +88,7 @@ async fn print_from(
 ) -> Result<Option<Position>, Failure> {
     let (mut left, mut last) = (limit, None);
     while left > 0 {
-        let page = operator::dump(topic, after, left.min(PAGE)).await?;
+        let page = topic.read(after, left.min(PAGE)).await?;
         let Some(end) = page.last().map(|message| message.position) else { break };
         print(&page, format)?;
         left -= page.len();

@@ -40,9 +40,9 @@ struct Place {
 
 impl ResetOffset {
     pub(super) async fn run(self, queue: &Queue) -> Result<(), Failure> {
-        let topic = super::topic(queue, &self.topic)?;
-        let before = topic.committed(&self.group)?;
-        let through = self.to.through(&topic)?;
+        let topic = super::topic(queue, &self.topic).await?;
+        let before = topic.committed(&self.group).await?;
+        let through = self.to.through(&topic).await?;
         if through > topic.end() {
             return Err(Failure::Usage(format!(
                 "position {} is beyond the newest record, {}",
@@ -51,7 +51,10 @@ impl ResetOffset {
             )));
         }
         let skipped = through.filter(|through| Some(*through) > before);
-        let skipped = skipped.and_then(|through| topic.distance(before, through)).unwrap_or(0);
+        let skipped = match skipped {
+            Some(through) => topic.behind(&self.group, through).await?,
+            None => 0,
+        };
         if skipped > 0 && !self.skip_records {
             return Err(Failure::Usage(format!(
                 "group {} would never see up to {skipped} records that it has not finished; \
@@ -71,11 +74,11 @@ impl ResetOffset {
 }
 
 impl Place {
-    fn through(&self, topic: &Topic) -> Result<Option<Position>, Failure> {
+    async fn through(&self, topic: &Topic) -> Result<Option<Position>, Failure> {
         Ok(match self {
             Self { newest: true, .. } => topic.end(),
             Self { after: Some(position), .. } => Some(*position),
-            Self { time: Some(time), .. } => topic.position_before(time.0)?,
+            Self { time: Some(time), .. } => topic.position_before(time.0).await?,
             _ => None,
         })
     }

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use queue::{Group, Message, QueueError, RetryLevels, Verdict, operator};
+use queue::{
+    Group, GroupWatch, Message, Position, QueueError, RetryLevels, StartAt, Topic, Verdict, operator,
+};
 
 use crate::fixture::{Fixture, append, append_at, texts};
 
@@ -19,17 +21,17 @@ async fn pull(group: &mut Group, max: usize) -> Vec<String> {
 pub(crate) async fn a_group_continues_behind_its_commit(fixture: Fixture) {
     for start in [0, 4, 8] {
         let queue = fixture.open();
-        let topic = queue.topic("orders").unwrap();
+        let topic = queue.topic("orders").await.unwrap();
         for number in 0..8 {
             append(&topic, &(start * 2 + number).to_string()).await;
         }
-        let mut group = topic.group("workers").unwrap();
+        let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
         let messages = group.pull(4, AT_ONCE).await.unwrap();
         let expected: Vec<String> = (start..start + 4).map(|number| number.to_string()).collect();
         assert_eq!(texts(&messages), expected);
         assert_eq!(pull(&mut group, 1).await, [(start + 4).to_string()]);
         group.commit(messages[3].position).await.unwrap();
-        assert_eq!(topic.committed("workers").unwrap(), Some(messages[3].position));
+        assert_eq!(topic.committed("workers").await.unwrap(), Some(messages[3].position));
         assert!(messages[3].position < topic.end().unwrap());
         drop(group);
         queue.shutdown().await;
@@ -38,11 +40,11 @@ pub(crate) async fn a_group_continues_behind_its_commit(fixture: Fixture) {
 
 pub(crate) async fn a_rewind_delivers_again(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     for text in ["a", "b", "c"] {
         append(&topic, text).await;
     }
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let first = group.pull(1, AT_ONCE).await.unwrap();
     group.commit(first[0].position).await.unwrap();
     for _ in 0..3 {
@@ -54,34 +56,37 @@ pub(crate) async fn a_rewind_delivers_again(fixture: Fixture) {
 
 pub(crate) async fn a_group_is_held_once(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let group = topic.group("workers").unwrap();
-    let error = topic.group("workers").unwrap_err();
+    let topic = queue.topic("orders").await.unwrap();
+    let group = topic.group("workers", StartAt::Oldest).await.unwrap();
+    let error = topic.group("workers", StartAt::Oldest).await.unwrap_err();
     assert!(matches!(error, QueueError::GroupHeld { .. }) && error.is_retryable(), "{error}");
-    assert!(matches!(topic.drop_group("workers"), Err(QueueError::GroupHeld { .. })));
-    let _other = topic.group("others").unwrap();
+    assert!(matches!(topic.drop_group("workers").await, Err(QueueError::GroupHeld { .. })));
+    let _other = topic.group("others", StartAt::Oldest).await.unwrap();
     drop(group);
-    let _again = topic.group("workers").unwrap();
+    let _again = topic.group("workers", StartAt::Oldest).await.unwrap();
 }
 
 pub(crate) async fn two_groups_are_independent(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let (mut one, mut two) = (topic.group("one").unwrap(), topic.group("two").unwrap());
+    let topic = queue.topic("orders").await.unwrap();
+    let (mut one, mut two) = (
+        topic.group("one", StartAt::Oldest).await.unwrap(),
+        topic.group("two", StartAt::Oldest).await.unwrap(),
+    );
     for text in ["a", "b"] {
         append(&topic, text).await;
     }
     let messages = one.pull(10, AT_ONCE).await.unwrap();
     one.commit(messages[1].position).await.unwrap();
     assert_eq!(pull(&mut two, 10).await, ["a", "b"]);
-    assert_eq!(topic.committed("two").unwrap(), None);
-    assert_eq!(topic.groups().unwrap(), ["one", "two"]);
+    assert_eq!(topic.committed("two").await.unwrap(), None);
+    assert_eq!(topic.groups().await.unwrap(), ["one", "two"]);
 }
 
 pub(crate) async fn pull_waits_for_an_append(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     for number in 0..20 {
         let text = number.to_string();
         let (messages, _) = tokio::join!(group.pull(10, SOON), append(&topic, &text));
@@ -91,7 +96,7 @@ pub(crate) async fn pull_waits_for_an_append(fixture: Fixture) {
 
 pub(crate) async fn pull_gives_up_after_its_wait(fixture: Fixture) {
     let queue = fixture.open();
-    let mut group = queue.topic("orders").unwrap().group("workers").unwrap();
+    let mut group = queue.topic("orders").await.unwrap().group("workers", StartAt::Oldest).await.unwrap();
     let started = tokio::time::Instant::now();
     assert!(group.pull(1, Duration::from_millis(30)).await.unwrap().is_empty());
     assert!(started.elapsed() >= Duration::from_millis(30));
@@ -100,23 +105,23 @@ pub(crate) async fn pull_gives_up_after_its_wait(fixture: Fixture) {
 
 pub(crate) async fn single_acknowledgements_survive_a_reopen(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     for number in 0..10 {
         append(&topic, &number.to_string()).await;
     }
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let messages = group.pull(10, AT_ONCE).await.unwrap();
     for odd in [9, 1, 3, 7, 5] {
         group.ack(messages[odd].position).await.unwrap();
         group.ack(messages[odd].position).await.unwrap();
     }
-    assert_eq!(topic.committed("workers").unwrap(), None);
-    assert_eq!(topic.lag("workers").unwrap().records, 5);
+    assert_eq!(topic.committed("workers").await.unwrap(), None);
+    assert_eq!(topic.lag("workers").await.unwrap().records, 5);
     drop(group);
     queue.shutdown().await;
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     assert_eq!(pull(&mut group, 100).await, ["0", "2", "4", "6", "8"]);
     group.ack_all(&[messages[0].position, messages[2].position]).await.unwrap();
     assert_eq!(group.committed(), Some(messages[3].position));
@@ -126,28 +131,28 @@ pub(crate) async fn single_acknowledgements_survive_a_reopen(fixture: Fixture) {
 
 pub(crate) async fn commit_leaves_the_delayed_unfinished(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     let now = fixture.clock.load(Ordering::Relaxed);
     append(&topic, "a").await;
     append_at(&topic, "later", Some(now + 50)).await;
     let last = append(&topic, "b").await;
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     assert_eq!(pull(&mut group, 10).await, ["a", "b"]);
     group.commit(last).await.unwrap();
-    assert_eq!(topic.lag("workers").unwrap().records, 1);
+    assert_eq!(topic.lag("workers").await.unwrap().records, 1);
     assert!(pull(&mut group, 10).await.is_empty());
     fixture.advance(60);
     drop(group);
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     assert_eq!(pull(&mut group, 10).await, ["later"]);
     group.commit(last).await.unwrap();
-    assert_eq!(topic.lag("workers").unwrap().records, 0);
+    assert_eq!(topic.lag("workers").await.unwrap().records, 0);
 }
 
 pub(crate) async fn deliver_at_holds_a_record_back(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("timeouts").unwrap();
-    let mut group = topic.group("closer").unwrap();
+    let topic = queue.topic("timeouts").await.unwrap();
+    let mut group = topic.group("closer", StartAt::Oldest).await.unwrap();
     let now = fixture.clock.load(Ordering::Relaxed);
     for delay in [30, 10, 20] {
         append_at(&topic, &delay.to_string(), Some(now + delay)).await;
@@ -170,10 +175,10 @@ pub(crate) async fn deliver_at_holds_a_record_back(fixture: Fixture) {
 
 pub(crate) async fn nack_delivers_again_later_with_a_higher_attempt(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     append(&topic, "a").await;
     append(&topic, "b").await;
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let first = group.pull(10, AT_ONCE).await.unwrap();
     group.ack(first[1].position).await.unwrap();
     for attempt in 2..5 {
@@ -194,17 +199,17 @@ pub(crate) async fn nack_delivers_again_later_with_a_higher_attempt(fixture: Fix
 
 pub(crate) async fn a_nack_survives_a_reopen(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     append(&topic, "a").await;
     let last = append(&topic, "b").await;
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let first = group.pull(10, AT_ONCE).await.unwrap();
     group.nack(first[0].position, Duration::from_millis(100)).await.unwrap();
     group.commit(last).await.unwrap();
     drop(group);
     queue.shutdown().await;
     let queue = fixture.open();
-    let mut group = queue.topic("orders").unwrap().group("workers").unwrap();
+    let mut group = queue.topic("orders").await.unwrap().group("workers", StartAt::Oldest).await.unwrap();
     assert!(pull(&mut group, 10).await.is_empty());
     fixture.advance(100);
     let again = group.pull(10, AT_ONCE).await.unwrap();
@@ -213,8 +218,8 @@ pub(crate) async fn a_nack_survives_a_reopen(fixture: Fixture) {
 
 pub(crate) async fn a_dead_letter_is_kept_and_replayed(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     for text in ["bad", "good", "worse"] {
         append(&topic, text).await;
     }
@@ -225,25 +230,25 @@ pub(crate) async fn a_dead_letter_is_kept_and_replayed(fixture: Fixture) {
     drop(group);
     queue.shutdown().await;
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    assert_eq!(topic.lag("workers").unwrap().records, 0);
-    let letters = operator::dead_letters(&topic, "workers", None, 10).unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    assert_eq!(topic.lag("workers").await.unwrap().records, 0);
+    let letters = operator::dead_letters(&topic, "workers", None, 10).await.unwrap();
     assert_eq!(letters.len(), 2);
     assert_eq!((&letters[0].message, letters[0].reason.as_str()), (&messages[0], "no such sale"));
-    let rest = operator::dead_letters(&topic, "workers", Some(letters[0].letter), 10).unwrap();
+    let rest = operator::dead_letters(&topic, "workers", Some(letters[0].letter), 10).await.unwrap();
     assert_eq!(rest, letters[1..]);
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let position = operator::replay_dead_letter(&topic, &letters[1]).await.unwrap();
     let again = group.pull(10, AT_ONCE).await.unwrap();
     assert_eq!((again[0].position, again[0].payload.as_slice()), (position, b"worse".as_slice()));
     group.dead_letter(&again[0], "still").await.unwrap();
-    assert_eq!(operator::dead_letters(&topic, "workers", None, 10).unwrap().len(), 3);
+    assert_eq!(operator::dead_letters(&topic, "workers", None, 10).await.unwrap().len(), 3);
 }
 
 pub(crate) async fn push_retries_and_gives_up(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     for text in ["done", "retry", "dead"] {
         append(&topic, text).await;
     }
@@ -265,7 +270,7 @@ pub(crate) async fn push_retries_and_gives_up(fixture: Fixture) {
     seen.sort();
     let expected = [("dead", 1), ("done", 1), ("retry", 1), ("retry", 2), ("retry", 3)];
     assert_eq!(seen, expected.map(|(text, attempt)| (text.to_owned(), attempt)));
-    let letters = operator::dead_letters(&topic, "workers", None, 10).unwrap();
+    let letters = operator::dead_letters(&topic, "workers", None, 10).await.unwrap();
     let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
     assert_eq!(reasons, ["never", "not yet"]);
     assert_eq!(group.committed(), topic.end());
@@ -273,8 +278,8 @@ pub(crate) async fn push_retries_and_gives_up(fixture: Fixture) {
 
 pub(crate) async fn push_has_at_most_so_many_under_way(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     for number in 0..50 {
         append(&topic, &number.to_string()).await;
     }
@@ -296,31 +301,95 @@ pub(crate) async fn push_has_at_most_so_many_under_way(fixture: Fixture) {
     assert_eq!(group.committed(), topic.end());
 }
 
-pub(crate) async fn lag_and_distance_count_records(fixture: Fixture) {
+pub(crate) async fn lag_counts_records(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
-    assert_eq!(topic.lag("workers").unwrap(), queue::Lag::default());
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
+    assert_eq!(topic.lag("workers").await.unwrap(), queue::Lag::default());
     let first = append(&topic, "a").await;
     fixture.advance(500);
     let last = append(&topic, "b").await;
-    let lag = topic.lag("workers").unwrap();
+    let lag = topic.lag("workers").await.unwrap();
     assert_eq!((lag.records, lag.age_ms), (2, 500));
-    assert_eq!(topic.distance(None, last), Some(2));
-    assert_eq!(topic.distance(Some(first), last), Some(1));
-    assert_eq!(topic.distance(Some(last), first), Some(0));
+    let behind =
+        [topic.behind("workers", first).await.unwrap(), topic.behind("workers", last).await.unwrap()];
+    match queue.capabilities().exact_counts {
+        true => assert_eq!(behind, [1, 2]),
+        false => assert!(behind[0] >= 1 && behind[1] >= 2, "{behind:?}"),
+    }
     pull(&mut group, 2).await;
     group.commit(last).await.unwrap();
-    assert_eq!(topic.lag("workers").unwrap(), queue::Lag::default());
-    assert!(matches!(topic.lag("nobody"), Err(QueueError::UnknownGroup { .. })));
-    let summary = operator::groups(&queue).unwrap();
+    assert_eq!(topic.lag("workers").await.unwrap(), queue::Lag::default());
+    assert!(matches!(topic.lag("nobody").await, Err(QueueError::UnknownGroup { .. })));
+    let summary = operator::groups(&queue).await.unwrap();
     assert_eq!((summary.len(), summary[0].committed), (1, Some(last)));
+    assert_eq!(topic.behind("workers", last).await.unwrap(), 0);
+    assert!(matches!(topic.behind("nobody", last).await, Err(QueueError::UnknownGroup { .. })));
+}
+
+pub(crate) async fn a_watch_remembers_how_a_group_stood(fixture: Fixture) {
+    let queue = fixture.open();
+    let topic = queue.topic("orders").await.unwrap();
+    let watch = GroupWatch::new(topic.clone(), "workers");
+    let first = append(&topic, "a").await;
+    assert!(matches!(watch.refresh().await, Err(QueueError::UnknownGroup { .. })));
+    assert_eq!((watch.lag(), watch.ahead_of(first)), (None, None), "nothing is known");
+
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
+    assert_eq!(watch.refresh().await.unwrap(), None, "nothing to compare with");
+    let second = append(&topic, "b").await;
+    let third = append(&topic, "c").await;
+    assert_eq!(watch.lag().unwrap().records, 1, "as it was when it was looked at");
+    assert_eq!([first, second, third].map(|position| watch.ahead_of(position)), [Some(0), Some(1), Some(2)]);
+
+    pull(&mut group, 2).await;
+    group.commit(second).await.unwrap();
+    assert_eq!(watch.refresh().await.unwrap().unwrap().records, 2);
+    assert_eq!(watch.lag().unwrap().records, 1);
+    assert_eq!([first, second, third].map(|position| watch.ahead_of(position)), [Some(0); 3]);
+    assert_eq!(watch.refresh().await.unwrap().unwrap().records, 0);
+}
+
+pub(crate) async fn the_last_records_are_read_in_order(fixture: Fixture) {
+    let queue = fixture.open();
+    let topic = queue.topic("orders").await.unwrap();
+    assert!(topic.read_last(None, 3).await.unwrap().is_empty());
+    let mut positions = Vec::new();
+    for number in 0..30 {
+        positions.push(append(&topic, &number.to_string()).await);
+    }
+    assert_eq!(texts(&topic.read_last(None, 3).await.unwrap()), ["27", "28", "29"]);
+    assert_eq!(texts(&topic.read_last(Some(positions[4]), 2).await.unwrap()), ["3", "4"]);
+    assert_eq!(texts(&topic.read_last(Some(positions[1]), 10).await.unwrap()), ["0", "1"]);
+    assert!(operator::finished(&topic, "workers", 5).await.is_err());
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
+    assert!(operator::finished(&topic, "workers", 5).await.unwrap().is_empty());
+    pull(&mut group, 10).await;
+    group.commit(positions[6]).await.unwrap();
+    assert_eq!(texts(&operator::finished(&topic, "workers", 2).await.unwrap()), ["5", "6"]);
+}
+
+pub(crate) async fn a_group_begins_where_its_creator_says(fixture: Fixture) {
+    let queue = fixture.open();
+    let topic = queue.topic("orders").await.unwrap();
+    append(&topic, "before").await;
+    let mut late = topic.group("late", StartAt::End).await.unwrap();
+    let mut early = topic.group("early", StartAt::Oldest).await.unwrap();
+    append(&topic, "after").await;
+    assert_eq!(pull(&mut late, 10).await, ["after"]);
+    assert_eq!(pull(&mut early, 10).await, ["before", "after"]);
+    drop((late, early));
+    // It exists: where it begins has been said.
+    let mut early = topic.group("early", StartAt::End).await.unwrap();
+    assert_eq!(pull(&mut early, 10).await, ["before", "after"]);
+    let mut late = topic.group("late", StartAt::Oldest).await.unwrap();
+    assert_eq!(pull(&mut late, 10).await, ["after"]);
 }
 
 pub(crate) async fn reset_goes_back_and_forth(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     let mut positions = Vec::new();
     for number in 0..5 {
         positions.push(append(&topic, &number.to_string()).await);
@@ -333,7 +402,7 @@ pub(crate) async fn reset_goes_back_and_forth(fixture: Fixture) {
     assert_eq!(pull(&mut group, 1).await, ["0"]);
     drop(group);
     operator::reset_to_position(&topic, "workers", Some(positions[4])).await.unwrap();
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     assert!(pull(&mut group, 10).await.is_empty());
     let beyond = (positions[4].to_string().parse::<u64>().unwrap() + 1).to_string().parse().unwrap();
     assert!(matches!(group.reset(Some(beyond)).await, Err(QueueError::OutOfRange(_))));
@@ -342,33 +411,38 @@ pub(crate) async fn reset_goes_back_and_forth(fixture: Fixture) {
 
 pub(crate) async fn reset_by_time_finds_the_batch(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
-    drop(topic.group("workers").unwrap());
+    let topic = queue.topic("orders").await.unwrap();
+    drop(topic.group("workers", StartAt::Oldest).await.unwrap());
     let start = fixture.clock.load(Ordering::Relaxed);
     for number in 0..30 {
         append(&topic, &number.to_string()).await;
         fixture.advance(10);
     }
-    operator::reset_to_time(&topic, "workers", start + 100).await.unwrap();
-    let mut group = topic.group("workers").unwrap();
+    reset_to_time(&topic, start + 100).await;
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     assert_eq!(pull(&mut group, 1).await, ["10"]);
     drop(group);
-    assert_eq!(operator::reset_to_time(&topic, "workers", start).await.unwrap(), None);
-    let last = operator::reset_to_time(&topic, "workers", start + 100_000).await.unwrap();
+    assert_eq!(reset_to_time(&topic, start).await, None);
+    let last = reset_to_time(&topic, start + 100_000).await;
     assert_eq!(last, topic.end());
-    assert_eq!(texts(&operator::tail(&topic, 3).await.unwrap()), ["27", "28", "29"]);
+}
+
+async fn reset_to_time(topic: &Topic, unix_ms: u64) -> Option<Position> {
+    let through = topic.position_before(unix_ms).await.unwrap();
+    operator::reset_to_position(topic, "workers", through).await.unwrap();
+    through
 }
 
 pub(crate) async fn a_dropped_group_begins_anew(fixture: Fixture) {
     let queue = fixture.open();
-    let topic = queue.topic("orders").unwrap();
+    let topic = queue.topic("orders").await.unwrap();
     let last = append(&topic, "a").await;
-    let mut group = topic.group("workers").unwrap();
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     pull(&mut group, 1).await;
     group.commit(last).await.unwrap();
     drop(group);
-    topic.drop_group("workers").unwrap();
-    assert!(topic.groups().unwrap().is_empty());
-    assert!(matches!(topic.drop_group("workers"), Err(QueueError::UnknownGroup { .. })));
-    assert_eq!(pull(&mut topic.group("workers").unwrap(), 10).await, ["a"]);
+    topic.drop_group("workers").await.unwrap();
+    assert!(topic.groups().await.unwrap().is_empty());
+    assert!(matches!(topic.drop_group("workers").await, Err(QueueError::UnknownGroup { .. })));
+    assert_eq!(pull(&mut topic.group("workers", StartAt::Oldest).await.unwrap(), 10).await, ["a"]);
 }

@@ -9,10 +9,10 @@ use super::files::{LogFiles, io};
 use super::format::{self, encode_frame, read_u32, read_u64};
 use super::reader::Reader;
 use super::recovery::recover;
-use super::topic::TopicShared;
-use super::writer::{Writer, prepare};
+use super::shared::TopicShared;
+use super::writer::{Writer, prepare, settle_tail};
 use crate::port::{
-    KEY_BYTES_MAX, Message, NewRecord, PAYLOAD_BYTES_MAX, Position, QueueError, TAG_BYTES_MAX,
+    DeadLetter, KEY_BYTES_MAX, Message, NewRecord, PAYLOAD_BYTES_MAX, Position, QueueError, TAG_BYTES_MAX,
 };
 use crate::storage::SyncMethod;
 
@@ -23,19 +23,6 @@ const SEGMENT_BYTES: u64 = 256 * 1024;
 const REASON_BYTES_MAX: usize = 1024;
 
 const LETTER_HEADER_BYTES: usize = 16;
-
-/// A message that its group gave up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Its place among the group's letters.
-    pub letter: Position,
-    /// The message; its position is the source's.
-    pub message: Message,
-    /// Why.
-    pub reason: String,
-    /// When it was given up, Unix ms.
-    pub at_ms: u64,
-}
 
 /// The letters of a group that this process holds.
 #[derive(Debug)]
@@ -52,7 +39,7 @@ impl DeadLetters {
         let storage = &files.storage;
         storage.create_directory(&files.directory).map_err(io("create", &files.directory))?;
         let recovered = recover(&files)?;
-        super::open::settle_tail(&files, &recovered)?;
+        settle_tail(&files, &recovered)?;
         let body_bytes_max = 8 * frame_words_max() as usize;
         let writer = Writer::new(Arc::clone(&files), SyncMethod::DataSync, &recovered, body_bytes_max);
         let durable = recovered.next_sequence - 1;

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::port::{Append, AppendError, Position};
-
 struct Unpark(Thread);
 
 impl Wake for Unpark {
@@ -19,9 +17,14 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread until the append is settled.
-pub(crate) fn block_on(append: Append) -> Result<Position, AppendError> {
-    park_on(append, None).unwrap_or(Err(AppendError::Uncertain))
+/// Runs a future on this thread until it ends.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Some(output) = park_on(future.as_mut(), None) {
+            return output;
+        }
+    }
 }
 
 /// Runs a future on this thread; with `longest`, gives up and returns `None` after one park of that length.

@@ -1,0 +1,82 @@
+//! How a disk queue is opened. Opens nothing.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::trace::Trace;
+use crate::injected::{Now, Random};
+use crate::storage::{Storage, SyncMethod};
+
+/// Who runs the committers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// A thread per topic and one for upkeep, started when the topic is first opened.
+    Thread,
+    /// Nobody but [`crate::Queue::run`], polled by its owner.
+    Driven,
+}
+
+/// How to open a disk queue.
+#[derive(Clone)]
+pub struct DiskOptions {
+    /// Where it lives; created if absent.
+    pub directory: PathBuf,
+    /// The wall clock: time stamps, `deliver_at_ms`, ages.
+    pub now: Now,
+    /// Draws the ids of a new directory and of new topics.
+    pub random: Random,
+    /// The disk.
+    pub storage: Storage,
+    /// Who runs the committers.
+    pub driver: Driver,
+    /// Length of a segment file, rounded up to blocks, at least 64 KiB.
+    pub segment_bytes: u64,
+    /// Memory for records that are not durable yet, a topic; rounded up to a power of two.
+    pub ring_bytes: usize,
+    /// So many permits at once always find room in a topic's ring and on its prepared segments, each for a payload of
+    /// `in_flight_bytes`: `ring_bytes` is raised to it (at most to 256 MiB), and so are the segments kept ready (at most 1 GiB).
+    /// 0: what the ring and two segments happen to hold.
+    pub in_flight_max: usize,
+    /// See `in_flight_max`.
+    pub in_flight_bytes: usize,
+    /// Records that the slowest group may be behind before permits are refused.
+    pub backlog_max: u64,
+    /// Told of every batch.
+    pub trace: Option<Trace>,
+    pub(crate) sync: Option<SyncMethod>,
+}
+
+impl DiskOptions {
+    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records.
+    pub fn new(directory: impl Into<PathBuf>, now: Now) -> Self {
+        Self {
+            directory: directory.into(),
+            now,
+            random: Arc::new(random_from_system),
+            storage: Storage::Real,
+            driver: Driver::Thread,
+            segment_bytes: 32 << 20,
+            ring_bytes: 16 << 20,
+            in_flight_max: 0,
+            in_flight_bytes: 0,
+            backlog_max: 10_000_000,
+            trace: None,
+            sync: None,
+        }
+    }
+}
+
+impl fmt::Debug for DiskOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("DiskOptions").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+/// Fresh bits from the system; ids need to differ, not to be secret, so that the clock's address serves where there are none.
+fn random_from_system() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(std::process::id())
+    })
+}
