@@ -12,15 +12,19 @@ mod format;
 mod group;
 mod offsets;
 mod open;
+mod pairs;
+mod progress;
+mod progress_bytes;
 mod reader;
 mod recovery;
+mod rewriting;
 mod topic;
 mod upkeep;
 mod verify;
 mod watermark;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
@@ -101,6 +105,8 @@ pub struct DiskOptions {
     pub in_flight_bytes: usize,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
+    /// Topics whose records may be rewritten to a new position while they wait; see [`DiskOptions::delayed`].
+    pub(crate) delayed: BTreeSet<String>,
     /// Told of every batch.
     pub trace: Option<Trace>,
     pub(crate) sync: Option<SyncMethod>,
@@ -120,9 +126,20 @@ impl DiskOptions {
             in_flight_max: 0,
             in_flight_bytes: 0,
             backlog_max: 10_000_000,
+            delayed: BTreeSet::new(),
             trace: None,
             sync: None,
         }
+    }
+
+    /// Has the one group of this topic, held by the process that owns the log, rewrite records that wait when they would keep old
+    /// segments for themselves, so that the log is about twice as long as what is unfinished, whatever the delays.
+    ///
+    /// A rewritten record has a new position, which its message tells; the old one counts as finished, and `read` may show it at
+    /// both. What a consumer has pulled and not finished is never rewritten. Not for topics of promises, nor with a second group:
+    /// while there is one, nothing is rewritten.
+    pub fn delayed(&mut self, topic: &str) {
+        self.delayed.insert(topic.to_owned());
     }
 }
 
@@ -424,8 +441,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
     assert!(spawned.is_ok(), "the system has no thread for {name}: {spawned:?}");
 }
 
-/// What the fuzzer and the random test feed: decodes bytes as a batch with its frames and as an offset slot, with the
-/// checksum as it is and with one that fits, so that what lies behind it is reached. Panics are the only failure.
+/// What the fuzzer and the random test feed: decodes bytes as a batch with its frames, as a group's checkpoint and as a batch of its
+/// journal, with the checksum as it is and with one that fits, so that what lies behind it is reached. Panics are the only failure.
 #[cfg(feature = "simulation")]
 pub fn decode_anything(bytes: &[u8]) {
     let mut sealed = bytes.to_vec();
@@ -448,8 +465,8 @@ pub fn decode_anything(bytes: &[u8]) {
                 format::decode_frame(sequence, body, at);
             }
         }
-        offsets::decode(&sealed, 0);
     }
+    progress_bytes::decode_anything(bytes);
 }
 
 /// Names of topics and groups become directories.

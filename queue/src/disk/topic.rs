@@ -16,9 +16,10 @@ use tokio::time::Instant;
 use super::committer::Trace;
 use super::drive::Bell;
 use super::files::{LogFiles, io};
-use super::format::{self, BATCH_OVERHEAD_MAX};
+use super::format::{self, BATCH_OVERHEAD_MAX, SOURCE_BYTES};
 use super::group::DiskGroup;
-use super::offsets::{self, Progress};
+use super::offsets;
+use super::progress::Progress;
 use super::reader::Reader;
 use super::valid_name;
 use super::watermark::Watermark;
@@ -48,8 +49,8 @@ pub(crate) struct TopicShared {
     pub(crate) now: Now,
     /// Rings for consumers in this process at each acknowledgement.
     pub(crate) arrivals: Notify,
-    /// Of each group the sequence through which it is finished, as far as this process knows.
-    pub(crate) groups: Mutex<BTreeMap<String, u64>>,
+    /// How far each group is, as far as this process knows.
+    pub(crate) groups: Mutex<BTreeMap<String, Standing>>,
     /// Absent when another process owns the log.
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
@@ -79,6 +80,14 @@ pub(crate) struct OwnTopic {
     /// The sequence through which the slowest group is finished. Whoever moves a group stores `Relaxed`; permits load it as
     /// a bound that may be late.
     pub(crate) slowest: AtomicU64,
+    /// The number of records that the group with the most unfinished ones has finished. As `slowest`.
+    pub(crate) least_done: AtomicU64,
+    /// Whether the one group's holder may rewrite records that wait; see [`super::DiskOptions::delayed`].
+    pub(crate) rewrites: bool,
+    /// Room that permits leave to rewritten copies, which are what frees segments.
+    pub(crate) reserve_bytes: i64,
+    /// Bytes of records that are rewritten at once at most.
+    pub(crate) copy_bytes_max: u64,
     pub(crate) prepared: Mutex<Prepared>,
     pub(crate) segment_bytes: u64,
     /// Room at which a further segment is made.
@@ -92,6 +101,17 @@ pub(crate) struct OwnTopic {
     /// Rings when the committer has ended.
     pub(crate) ended: Notify,
     pub(crate) has_ended: AtomicBool,
+}
+
+/// How far a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Everything through here is finished.
+    pub(crate) low: u64,
+    /// How many records are finished, counted from the log's first.
+    pub(crate) done: u64,
+    /// Whether this process holds it, and so knows best.
+    pub(crate) held: bool,
 }
 
 /// Segment files that are ready, oldest number first.
@@ -160,7 +180,7 @@ impl DiskTopic {
             TopicState::Closed
         } else if own.gone.load(Ordering::Relaxed)
             || own.backlog() >= own.backlog_max
-            || own.room_bytes.load(Ordering::Relaxed) < own.charge_max()
+            || own.room_bytes.load(Ordering::Relaxed) < own.charge_max() + own.reserve_bytes
         {
             TopicState::Full
         } else if own.is_stalled() {
@@ -197,13 +217,13 @@ impl DiskTopic {
     }
 
     pub(crate) fn committed(&self, group: &str) -> Result<Option<Position>, QueueError> {
-        let low = self.shared.progress(group)?.finished.low();
+        let low = self.shared.standing(group)?.low;
         Ok((low > 0).then_some(Position(low)))
     }
 
     pub(crate) fn lag(&self, group: &str) -> Result<Lag, QueueError> {
-        let progress = self.shared.progress(group)?;
-        self.shared.lag(&progress)
+        let standing = self.shared.standing(group)?;
+        self.shared.lag(standing)
     }
 
     pub(crate) fn read(&self, after: Option<Position>, max: usize) -> Result<Vec<Message>, QueueError> {
@@ -272,16 +292,43 @@ impl OwnTopic {
             return Err(Refused::PayloadSize);
         }
         let words = format::frame_words(KEY_BYTES_MAX + TAG_BYTES_MAX, payload_bytes);
+        self.reserve(shared, words, payload_bytes, self.backlog_max, self.reserve_bytes)
+    }
+
+    /// Room for the copy of a record that is in the log already: its backlog does not grow, and the reserve is for it.
+    pub(crate) fn permit_for_copy(
+        &self,
+        shared: &Arc<TopicShared>,
+        copy: &NewRecord<'_>,
+    ) -> Result<DiskPermit, Refused> {
+        if self.closed.load(Ordering::Acquire) || self.gone.load(Ordering::Relaxed) {
+            return Err(Refused::Closed);
+        }
+        let prefix = copy.key.len() + copy.tag.len() + SOURCE_BYTES;
+        let words = format::frame_words(prefix, copy.payload.len());
+        self.reserve(shared, words, copy.payload.len(), u64::MAX, 0)
+    }
+
+    /// Takes room in ring, backlog and prepared segments, of which it leaves `reserve_bytes`.
+    fn reserve(
+        &self,
+        shared: &Arc<TopicShared>,
+        words: u64,
+        payload_bytes: usize,
+        backlog_max: u64,
+        reserve_bytes: i64,
+    ) -> Result<DiskPermit, Refused> {
         let held = self.ring.try_reserve(words).ok_or(Refused::RingFull)?;
-        let backlog = (self.watermark.durable() + held).saturating_sub(self.slowest.load(Ordering::Relaxed));
-        if backlog > self.backlog_max {
+        let backlog =
+            (self.watermark.durable() + held).saturating_sub(self.least_done.load(Ordering::Relaxed));
+        if backlog > backlog_max {
             self.ring.give_back(1, words);
             self.upkeep.ring();
             return Err(Refused::BacklogFull);
         }
         let charge = charge(words);
         let taken = self.room_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
-            (room >= charge).then_some(room - charge)
+            (room >= charge + reserve_bytes).then_some(room - charge)
         });
         match taken {
             Err(_) => {
@@ -298,12 +345,7 @@ impl OwnTopic {
         }
     }
 
-    fn append(
-        &self,
-        now_ms: u64,
-        mut permit: DiskPermit,
-        record: &NewRecord<'_>,
-    ) -> Result<u64, AppendError> {
+    fn append(&self, now_ms: u64, permit: DiskPermit, record: &NewRecord<'_>) -> Result<u64, AppendError> {
         let fits = !record.payload.is_empty()
             && record.payload.len() <= permit.payload_bytes
             && record.key.len() <= KEY_BYTES_MAX
@@ -311,8 +353,30 @@ impl OwnTopic {
         if !fits {
             return Err(AppendError::RecordSize);
         }
-        let words = format::frame_words(record.key.len() + record.tag.len(), record.payload.len());
         failpoint::hit("queue.append");
+        self.claim(now_ms, permit, record, None)
+    }
+
+    /// Appends the copy of a record, with its first times.
+    pub(crate) fn append_copy(
+        &self,
+        appended_at_ms: u64,
+        permit: DiskPermit,
+        record: &NewRecord<'_>,
+        source: u64,
+    ) -> Result<u64, AppendError> {
+        self.claim(appended_at_ms, permit, record, Some(source))
+    }
+
+    fn claim(
+        &self,
+        appended_at_ms: u64,
+        mut permit: DiskPermit,
+        record: &NewRecord<'_>,
+        source: Option<u64>,
+    ) -> Result<u64, AppendError> {
+        let prefix = record.key.len() + record.tag.len() + source.map_or(0, |_| SOURCE_BYTES);
+        let words = format::frame_words(prefix, record.payload.len());
         let surplus = permit.words - words;
         // From here on the claim accounts for the permit's room.
         permit.words = 0;
@@ -323,7 +387,7 @@ impl OwnTopic {
         }
         let mut claim = claim.ok_or(AppendError::Closed)?;
         let sequence = self.base + claim.sequence();
-        let first = format::encode_frame(record, now_ms, |word| claim.push(word));
+        let first = format::encode_frame(record, appended_at_ms, source, |word| claim.push(word));
         claim.commit(first);
         Ok(sequence)
     }
@@ -353,13 +417,25 @@ impl OwnTopic {
     }
 
     fn backlog(&self) -> u64 {
-        self.watermark.durable().saturating_sub(self.slowest.load(Ordering::Relaxed))
+        self.watermark.durable().saturating_sub(self.least_done.load(Ordering::Relaxed))
+    }
+}
+
+impl Standing {
+    pub(crate) fn of(progress: &Progress, held: bool) -> Self {
+        Self { low: progress.low(), done: progress.done(), held }
     }
 }
 
 /// Bytes of prepared disk that a record of so many words may cost.
 pub(crate) fn charge(words: u64) -> i64 {
     (words * 8 + BATCH_OVERHEAD_MAX) as i64
+}
+
+impl DiskPermit {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.words * 8
+    }
 }
 
 impl Drop for DiskPermit {
@@ -428,40 +504,55 @@ impl TopicShared {
         Ok(names)
     }
 
-    /// What a group has finished, as its slots say.
-    pub(crate) fn progress(&self, group: &str) -> Result<Progress, QueueError> {
+    /// How far a group is: as its holder knows if that is us, else as its files say.
+    pub(crate) fn standing(&self, group: &str) -> Result<Standing, QueueError> {
         valid_name(group)?;
+        let known = self.groups.lock().get(group).copied();
+        if let Some(held) = known.filter(|known| known.held) {
+            return Ok(held);
+        }
         let directory = self.group_directory(group);
         if !self.storage().exists(&directory.join("offset.1")).map_err(io("look for", &directory))? {
             return Err(QueueError::UnknownGroup { topic: self.name.clone(), group: group.to_owned() });
         }
-        offsets::load(self.storage(), &directory, self.files.log_id).map(|(progress, _, _)| progress)
+        let progress = offsets::load(self.storage(), &directory, self.files.log_id)?;
+        Ok(Standing::of(&progress, false))
     }
 
-    pub(crate) fn lag(&self, progress: &Progress) -> Result<Lag, QueueError> {
+    pub(crate) fn lag(&self, standing: Standing) -> Result<Lag, QueueError> {
         let durable = self.durable();
-        let low = progress.finished.low();
-        let records = durable.saturating_sub(low).saturating_sub(progress.finished.above());
+        let records = durable.saturating_sub(standing.done);
         if records == 0 {
             return Ok(Lag::default());
         }
-        let mut reader = Reader::new(Arc::clone(&self.files), low + 1);
+        let mut reader = Reader::new(Arc::clone(&self.files), standing.low + 1);
         let appended_at_ms = reader.read(durable)?.map(|frame| frame.appended_at_ms);
         Ok(Lag { records, age_ms: appended_at_ms.map_or(0, |at| (self.now)().saturating_sub(at)) })
     }
 
     /// Remembers how far a group is; what it is past may be recycled.
-    pub(crate) fn note_group(&self, name: &str, low: u64) {
-        self.groups.lock().insert(name.to_owned(), low);
+    pub(crate) fn note_group(&self, name: &str, standing: Standing) {
+        {
+            let mut groups = self.groups.lock();
+            match groups.get_mut(name) {
+                Some(known) => *known = standing,
+                None => _ = groups.insert(name.to_owned(), standing),
+            }
+        }
         self.publish_slowest();
     }
 
     pub(crate) fn publish_slowest(&self) {
         let Some(own) = &self.own else { return };
-        let slowest = self.groups.lock().values().min().copied();
+        let (slowest, least_done) = {
+            let groups = self.groups.lock();
+            let slowest = groups.values().map(|standing| standing.low).min();
+            (slowest, groups.values().map(|standing| standing.done).min())
+        };
         let slowest = slowest.unwrap_or_else(|| self.files.oldest().map_or(0, |oldest| oldest - 1));
         own.slowest.store(slowest, Ordering::Relaxed);
-        own.metrics.backlog.set(own.watermark.durable().saturating_sub(slowest) as i64);
+        own.least_done.store(least_done.unwrap_or(slowest), Ordering::Relaxed);
+        own.metrics.backlog.set(own.backlog() as i64);
         // The oldest segment is done with: its room can be used again.
         let second = self.files.segments.read().get(1).map(|segment| segment.first_sequence);
         if second.is_some_and(|first| first <= slowest + 1) {
