@@ -352,8 +352,16 @@ impl Group {
     /// # Errors
     /// As [`Group::commit`].
     pub async fn nack(&mut self, position: Position, delay: Duration) -> Result<(), QueueError> {
+        self.nack_all(&[(position, delay)]).await
+    }
+
+    /// As [`Group::nack`], many positions with one durable write.
+    ///
+    /// # Errors
+    /// As [`Group::commit`].
+    pub async fn nack_all(&mut self, positions: &[(Position, Duration)]) -> Result<(), QueueError> {
         match self {
-            Self::Disk(group) => group.nack(position, delay),
+            Self::Disk(group) => group.nack_all(positions),
         }
     }
 

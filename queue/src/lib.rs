@@ -47,5 +47,10 @@ pub const FAILPOINTS: &[&str] = &[
     "queue.offset-write",
     "queue.offset-sync",
     "queue.offset-publish",
+    "queue.checkpoint-write",
+    "queue.checkpoint-sync",
     "queue.dead-letter",
 ];
+
+/// Those that only the group of a topic passes whose records are rewritten, or an opening that finds a batch torn.
+pub const REWRITING_FAILPOINTS: &[&str] = &["queue.rewrite", "queue.rewritten", "queue.journal-torn"];

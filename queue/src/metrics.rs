@@ -24,6 +24,7 @@ pub(crate) struct QueueMetrics {
     backlog: Family<TopicLabel, Gauge>,
     segments_made: Family<TopicLabel, Counter>,
     segments_recycled: Family<TopicLabel, Counter>,
+    rewritten: Family<TopicLabel, Counter>,
     sync_seconds: Family<TopicLabel, Histogram, fn() -> Histogram>,
     append_seconds: Family<TopicLabel, Histogram, fn() -> Histogram>,
 }
@@ -39,6 +40,7 @@ pub(crate) struct TopicMetrics {
     pub(crate) backlog: Gauge,
     pub(crate) segments_made: Counter,
     pub(crate) segments_recycled: Counter,
+    pub(crate) rewritten: Counter,
     pub(crate) sync_seconds: Histogram,
     pub(crate) append_seconds: Histogram,
 }
@@ -58,6 +60,7 @@ impl QueueMetrics {
             backlog: Family::default(),
             segments_made: Family::default(),
             segments_recycled: Family::default(),
+            rewritten: Family::default(),
             sync_seconds: Family::new_with_constructor(latencies),
             append_seconds: Family::new_with_constructor(latencies),
         };
@@ -73,6 +76,11 @@ impl QueueMetrics {
             "floodgate_queue_segments_recycled",
             "Segments used again",
             m.segments_recycled.clone(),
+        );
+        registry.register(
+            "floodgate_queue_rewritten_records",
+            "Waiting records copied to the log's end",
+            m.rewritten.clone(),
         );
         registry.register(
             "floodgate_queue_sync_duration_seconds",
@@ -98,6 +106,7 @@ impl QueueMetrics {
             backlog: self.backlog.get_or_create(&label).clone(),
             segments_made: self.segments_made.get_or_create(&label).clone(),
             segments_recycled: self.segments_recycled.get_or_create(&label).clone(),
+            rewritten: self.rewritten.get_or_create(&label).clone(),
             sync_seconds: self.sync_seconds.get_or_create(&label).clone(),
             append_seconds: self.append_seconds.get_or_create(&label).clone(),
         }

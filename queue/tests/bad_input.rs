@@ -123,7 +123,7 @@ fn simulated(disk: &SimulatedDisk) -> DiskOptions {
 fn a_full_disk_refuses_permits_and_honours_those_given() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    for capacity_bytes in (330_000..1_500_000).step_by(90_000) {
+    for capacity_bytes in (470_000..1_500_000).step_by(90_000) {
         let disk = SimulatedDisk::new(1, Faults { capacity_bytes, ..Faults::default() });
         runtime.block_on(async {
             let queue = Queue::open_disk(simulated(&disk), &mut Registry::default()).unwrap();
@@ -174,8 +174,8 @@ fn a_full_disk_does_not_prevent_the_start() {
     runtime.block_on(async {
         for full in [false, true] {
             let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
-            // Room for offsets, not for a segment; what was prepared before is taken away below.
-            let capacity_bytes = if full { used + 10_000 } else { 0 };
+            // Room for offsets with journals of a block, not for a segment; what was prepared before is taken away below.
+            let capacity_bytes = if full { used + 17_000 } else { 0 };
             disk.set_faults(Faults { capacity_bytes, ..Faults::default() });
             let queue = Queue::open_disk(simulated(&disk), &mut Registry::default()).unwrap();
             let topic = queue.topic("orders").await.unwrap();

@@ -77,7 +77,7 @@ fn as_many_permits_as_asked_for_fit_at_any_time() {
 /// The segment that is being written cannot be reused before there is another one to go on in.
 #[test]
 fn a_disk_for_one_segment_takes_records_again_once_they_are_drained() {
-    let capacity_bytes = (1 << 20) + 400_000;
+    let capacity_bytes = (1 << 20) + 540_000;
     let disk = SimulatedDisk::new(1, Faults { capacity_bytes, ..Faults::default() });
     let mut options = simulated(&disk);
     options.segment_bytes = 1 << 20;

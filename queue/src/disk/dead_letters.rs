@@ -65,7 +65,7 @@ impl DeadLetters {
             self.next_number += 1;
         }
         let mut frame = Vec::with_capacity(words as usize);
-        let first = encode_frame(&record, now_ms, |word| frame.push(word));
+        let first = encode_frame(&record, now_ms, None, |word| frame.push(word));
         let mut body = self.writer.body();
         body.extend(&[first]);
         body.extend(&frame);

@@ -23,7 +23,8 @@
 //!
 //! A *frame*, in the ring as on the disk, is a whole number of 8-byte words: length in bytes (4), kind (1), tag length (1), key
 //! length (2); appended at (8); deliver at (8, 0 is at once); payload length (4), zero (4); key and tag, zeros up to a word;
-//! payload, zeros up to a word. Zeros never decode, neither as a batch nor as a frame; segment number and offset keep the stale
+//! payload, zeros up to a word. The rewritten copy of a record has another kind and, before its key, the sequence that it was copied
+//! from (8); its times are the first one's. Zeros never decode, neither as a batch nor as a frame; segment number and offset keep the stale
 //! bytes of a recycled segment from decoding.
 
 use std::mem::offset_of;
@@ -31,7 +32,7 @@ use std::mem::offset_of;
 use crate::port::{KEY_BYTES_MAX, Message, NewRecord, Position, TAG_BYTES_MAX};
 use crate::storage::BLOCK_BYTES;
 
-/// Of batches, offset slots and identity files.
+/// Of batches and identity files.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 
 /// Bytes of a [`BatchHeader`] on the disk.
@@ -46,6 +47,10 @@ pub(crate) const BATCH_OVERHEAD_MAX: u64 = (HEADER_BYTES + BLOCK_BYTES) as u64;
 const MAGIC: [u8; 8] = *b"FLGBATCH";
 const KIND_RECORD: u8 = 1;
 const KIND_PADDING: u8 = 2;
+const KIND_COPY: u8 = 3;
+
+/// Bytes that a copy has more than its record.
+pub(crate) const SOURCE_BYTES: usize = 8;
 
 /// What stands before the records of a batch; the layout is the disk's.
 #[repr(C)]
@@ -231,8 +236,14 @@ pub(crate) fn padding_word(words: u64) -> u64 {
     (words * 8) | (u64::from(KIND_PADDING) << 32)
 }
 
-/// Hands out the words of a record's frame but for the first, and returns that one, which is to be stored last.
-pub(crate) fn encode_frame(record: &NewRecord<'_>, appended_at_ms: u64, mut push: impl FnMut(u64)) -> u64 {
+/// Hands out the words of a record's frame but for the first, and returns that one, which is to be stored last. `source`: the
+/// sequence that it is a copy of.
+pub(crate) fn encode_frame(
+    record: &NewRecord<'_>,
+    appended_at_ms: u64,
+    source: Option<u64>,
+    mut push: impl FnMut(u64),
+) -> u64 {
     const PREFIX_MAX: usize = (KEY_BYTES_MAX + TAG_BYTES_MAX).next_multiple_of(8);
     let prefix = record.key.len() + record.tag.len();
     let mut names = [0; PREFIX_MAX];
@@ -241,6 +252,9 @@ pub(crate) fn encode_frame(record: &NewRecord<'_>, appended_at_ms: u64, mut push
     push(appended_at_ms);
     push(record.deliver_at_ms.unwrap_or(0));
     push(record.payload.len() as u64);
+    if let Some(source) = source {
+        push(source);
+    }
     for word in names[..prefix.next_multiple_of(8)].chunks_exact(8) {
         push(read_u64(word, 0));
     }
@@ -254,8 +268,10 @@ pub(crate) fn encode_frame(record: &NewRecord<'_>, appended_at_ms: u64, mut push
         last[..rest.len()].copy_from_slice(rest);
         push(u64::from_le_bytes(last));
     }
+    let kind = if source.is_some() { KIND_COPY } else { KIND_RECORD };
+    let prefix = prefix + if source.is_some() { SOURCE_BYTES } else { 0 };
     (frame_words(prefix, record.payload.len()) * 8)
-        | (u64::from(KIND_RECORD) << 32)
+        | (u64::from(kind) << 32)
         | ((record.tag.len() as u64) << 40)
         | ((record.key.len() as u64) << 48)
 }
@@ -264,6 +280,10 @@ pub(crate) fn encode_frame(record: &NewRecord<'_>, appended_at_ms: u64, mut push
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'a> {
     pub(crate) sequence: u64,
+    /// Of the whole frame.
+    pub(crate) words: u64,
+    /// What it is a copy of.
+    pub(crate) source: Option<u64>,
     pub(crate) appended_at_ms: u64,
     pub(crate) deliver_at_ms: u64,
     pub(crate) key: &'a [u8],
@@ -295,7 +315,7 @@ pub(crate) fn decode_frames(header: &BatchHeader, body: &[u8]) -> Option<Vec<(u6
         if length == 0 || !length.is_multiple_of(8) || body.len() - at < length {
             return None;
         }
-        if (first >> 32) as u8 == KIND_RECORD {
+        if matches!((first >> 32) as u8, KIND_RECORD | KIND_COPY) {
             places.push((sequence, at));
         }
         at += length;
@@ -307,19 +327,29 @@ pub(crate) fn decode_frames(header: &BatchHeader, body: &[u8]) -> Option<Vec<(u6
 pub(crate) fn decode_frame(sequence: u64, body: &[u8], at: usize) -> Option<Frame<'_>> {
     let first = body.get(at..at + 8).map(|word| read_u64(word, 0))?;
     let frame = body.get(at..at + (first & u64::from(u32::MAX)) as usize)?;
-    if frame.len() < FRAME_HEADER_BYTES || (first >> 32) as u8 != KIND_RECORD {
+    if frame.len() < FRAME_HEADER_BYTES {
         return None;
     }
+    let (source, key_at) = match (first >> 32) as u8 {
+        KIND_RECORD => (None, FRAME_HEADER_BYTES),
+        KIND_COPY => {
+            let end = FRAME_HEADER_BYTES + SOURCE_BYTES;
+            (Some(read_u64(frame.get(FRAME_HEADER_BYTES..end)?, 0)), end)
+        }
+        _ => return None,
+    };
     let tag_bytes = usize::from((first >> 40) as u8);
     let key_bytes = usize::from((first >> 48) as u16);
-    let key_end = FRAME_HEADER_BYTES + key_bytes;
+    let key_end = key_at + key_bytes;
     let payload_at = (key_end + tag_bytes).next_multiple_of(8);
     let payload_bytes = read_u32(frame, 24) as usize;
     Some(Frame {
         sequence,
+        words: frame.len() as u64 / 8,
+        source,
         appended_at_ms: read_u64(frame, 8),
         deliver_at_ms: read_u64(frame, 16),
-        key: frame.get(FRAME_HEADER_BYTES..key_end)?,
+        key: frame.get(key_at..key_end)?,
         tag: std::str::from_utf8(frame.get(key_end..key_end + tag_bytes)?).ok()?,
         payload: frame.get(payload_at..payload_at.checked_add(payload_bytes)?)?,
     })

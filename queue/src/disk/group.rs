@@ -1,7 +1,7 @@
 //! A consumer group held by this process: what it has finished, what waits for its time, and the cursor.
 //!
-//! Only sequences are kept in memory: of delayed records those not yet delivered, of finished ones the ranges between the
-//! unfinished. A due record is read again from the log.
+//! Only numbers are kept in memory: of each record that the cursor has passed and the group has not finished, and of those among them
+//! that wait, in the order of their times. A due record is read again from the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,15 +12,21 @@ use tokio::time::Instant;
 use super::dead_letters;
 use super::files::io;
 use super::names::valid_name;
-use super::offsets::{Finished, Progress, Retry, Slots};
+use super::offsets::Slots;
+use super::pairs::Pairs;
+use super::progress::{AT_ONCE, Change, DUE_MS_MAX, Passed, Progress, Retry, Unfinished};
 use super::reader::Reader;
-use super::shared::TopicShared;
+use super::rewriting::{Rewriting, lost};
+use super::shared::{Standing, TopicShared};
 use crate::failpoint;
 use crate::port::{Message, Position, QueueError, StartAt};
 use crate::storage::Lock;
 
 /// Records looked at before other tasks of the thread get a turn.
 const SCAN_RECORDS_MAX: usize = 4096;
+
+/// Records that the cursor passes between two checkpoints at least: the next holder reads them again.
+const PASSED_RECORDS_MIN: u64 = 65_536;
 
 /// How long and how often a group that begins waits for another one, or for a segment that goes.
 const BIRTH_TRY_AGAIN: Duration = Duration::from_millis(2);
@@ -33,13 +39,17 @@ pub struct DiskGroup {
     name: String,
     slots: Slots,
     progress: Progress,
-    /// The cursor: records from here on have not been looked at since the last rewind.
+    /// The cursor: records from here on have not been looked at.
     reader: Reader,
     /// For records that are due.
     second_reader: Reader,
-    /// Looked at, not finished, not delivered: when each is due.
-    waiting: BTreeMap<u64, u64>,
-    due: BTreeSet<(u64, u64)>,
+    /// Looked at, not finished, not delivered: when each is due, and which.
+    waiting: Pairs,
+    /// Delivered and not finished.
+    delivered: BTreeSet<u64>,
+    rewriting: Rewriting,
+    /// How far the cursor has to be for the next checkpoint on its account.
+    checkpoint_at: u64,
     /// The group's own clock never goes back.
     clock_ms: u64,
     dead: Option<dead_letters::DeadLetters>,
@@ -67,20 +77,24 @@ impl DiskGroup {
             };
             let opened = Slots::open(storage, &directory, topic.files.log_id, start)?;
             storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
-            topic.note_group(name, opened.1.finished.low());
+            topic.note_group(name, Standing::of(&opened.1, true));
             drop(births);
             opened
         };
-        let low = progress.finished.low();
+        let mut waiting: Vec<_> =
+            progress.unfinished_since(0).map(|found| (found.retry.due_at_ms, found.sequence)).collect();
+        waiting.sort_unstable();
         Ok(Self {
             topic: Arc::clone(topic),
             name: name.to_owned(),
+            reader: Reader::new(Arc::clone(&topic.files), progress.looked() + 1),
+            second_reader: Reader::new(Arc::clone(&topic.files), 0),
+            waiting: waiting.into_iter().collect(),
+            delivered: BTreeSet::new(),
+            rewriting: Rewriting::new(&topic.files),
+            checkpoint_at: 0,
             slots,
             progress,
-            reader: Reader::new(Arc::clone(&topic.files), low + 1),
-            second_reader: Reader::new(Arc::clone(&topic.files), low + 1),
-            waiting: BTreeMap::new(),
-            due: BTreeSet::new(),
             clock_ms: 0,
             dead: None,
             _lock: lock,
@@ -88,7 +102,7 @@ impl DiskGroup {
     }
 
     pub(crate) fn hold_existing(topic: &Arc<TopicShared>, name: &str) -> Result<Self, QueueError> {
-        topic.progress(name)?;
+        topic.standing(name)?;
         Self::hold(topic, name, StartAt::Oldest)
     }
 
@@ -97,7 +111,7 @@ impl DiskGroup {
     }
 
     pub(crate) fn committed(&self) -> Option<Position> {
-        let low = self.progress.finished.low();
+        let low = self.progress.low();
         (low > 0).then_some(Position(low))
     }
 
@@ -126,7 +140,7 @@ impl DiskGroup {
                 return Ok(Vec::new());
             }
             let due = self
-                .due
+                .waiting
                 .first()
                 .map(|(due, _)| now + Duration::from_millis(due.saturating_sub(self.clock_ms).max(1)));
             let until = due.map_or(deadline, |due| due.min(deadline));
@@ -142,6 +156,7 @@ impl DiskGroup {
     fn look(&mut self, max: usize) -> Result<(Vec<Message>, bool), QueueError> {
         self.clock_ms = self.clock_ms.max((self.topic.now)());
         let durable = self.topic.durable();
+        self.rewrite(durable)?;
         let mut messages = self.take_due(max, durable)?;
         let mut looked = 0;
         while messages.len() < max {
@@ -150,108 +165,161 @@ impl DiskGroup {
             }
             looked += 1;
             let Some(frame) = self.reader.read(durable)? else { break };
+            let passed = self.progress.pass(frame.sequence);
             let sequence = frame.sequence;
-            if self.progress.finished.contains(sequence) {
-                continue;
-            }
-            let retry = self.progress.retries.get(&sequence);
+            let retry = match (passed, frame.source.filter(|source| *source > self.progress.base())) {
+                (Passed::Finished, _) => {
+                    if self.progress.looked() >= self.reader.next() {
+                        self.reader.seek(self.progress.looked() + 1);
+                    }
+                    continue;
+                }
+                // The journal does not know of this copy: the record itself is finished, or delivered, or still to be moved.
+                (Passed::Unknown, Some(source)) => {
+                    if is_waiting(&self.progress, &self.waiting, source) {
+                        self.rewriting.found(source, sequence);
+                    }
+                    continue;
+                }
+                (Passed::Unknown, None) => AT_ONCE,
+                (Passed::Known(retry), _) => retry,
+            };
             // On a disk that lied the retry may be of a record that is lost, and another one have its number.
-            let due = retry.map_or(0, |retry| retry.due_at_ms).max(frame.deliver_at_ms);
-            if due > self.clock_ms {
-                self.waiting.insert(sequence, due);
-                self.due.insert((due, sequence));
+            let due_at_ms = retry.due_at_ms.max(frame.deliver_at_ms).min(DUE_MS_MAX);
+            let retry = Retry { due_at_ms, ..retry };
+            self.progress.add(Unfinished { sequence, words: frame.words, retry });
+            self.rewriting.earn(frame.words);
+            if due_at_ms > self.clock_ms {
+                self.waiting.insert((due_at_ms, sequence));
             } else {
-                messages.push(frame.to_message(retry.map_or(1, |retry| retry.attempt)));
+                self.delivered.insert(sequence);
+                messages.push(frame.to_message(retry.attempt));
             }
         }
+        self.checkpoint_the_cursor();
         Ok((messages, false))
     }
 
     /// Records whose time has come, earliest first, read in the log's order.
     fn take_due(&mut self, max: usize, durable: u64) -> Result<Vec<Message>, QueueError> {
-        let mut sequences = Vec::new();
-        while let Some((due, sequence)) = self.due.first().copied()
-            && due <= self.clock_ms
-            && sequences.len() < max
+        let mut due = Vec::new();
+        while let Some((due_at_ms, sequence)) = self.waiting.first()
+            && due_at_ms <= self.clock_ms
+            && due.len() < max
         {
-            self.due.remove(&(due, sequence));
-            sequences.push((due, sequence));
+            self.waiting.remove((due_at_ms, sequence));
+            due.push((due_at_ms, sequence));
         }
-        let mut in_order = sequences.clone();
-        in_order.sort_unstable_by_key(|(_, sequence)| *sequence);
+        let read = self.read_all(&due, durable);
+        match &read {
+            Ok(_) => self.delivered.extend(due.iter().map(|(_, sequence)| *sequence)),
+            Err(_) => due.iter().for_each(|pair| _ = self.waiting.insert(*pair)),
+        }
+        read
+    }
+
+    /// These records, in this order.
+    fn read_all(&mut self, due: &[(u64, u64)], durable: u64) -> Result<Vec<Message>, QueueError> {
+        let mut in_order: Vec<u64> = due.iter().map(|(_, sequence)| *sequence).collect();
+        in_order.sort_unstable();
         let mut messages = BTreeMap::new();
-        for (at, (_, sequence)) in in_order.iter().enumerate() {
-            self.second_reader.seek(*sequence);
-            let read = self.second_reader.read(durable);
-            match read {
-                Ok(Some(frame)) if frame.sequence == *sequence => {
-                    let attempt = self.progress.retries.get(sequence).map_or(1, |retry| retry.attempt);
-                    messages.insert(*sequence, frame.to_message(attempt));
+        for sequence in in_order {
+            self.second_reader.seek(sequence);
+            match self.second_reader.read(durable)? {
+                Some(frame) if frame.sequence == sequence => {
+                    let attempt = self.progress.unfinished(sequence).map_or(1, |found| found.retry.attempt);
+                    messages.insert(sequence, frame.to_message(attempt));
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    self.due.extend(in_order.iter().copied());
-                    let _ = at;
-                    return Err(error);
-                }
+                _ => return Err(lost(&self.topic.files, sequence)),
             }
         }
-        for (_, sequence) in &sequences {
-            self.waiting.remove(sequence);
+        Ok(due.iter().filter_map(|(_, sequence)| messages.remove(sequence)).collect())
+    }
+
+    /// Says of copies that are durable that they have taken their records' place, and begins to copy more.
+    ///
+    /// The copy is durable before the journal says so, and the journal is before anything acts on it: whatever a crash leaves, each
+    /// record is unfinished in one place.
+    fn rewrite(&mut self, durable: u64) -> Result<(), QueueError> {
+        if self.topic.own.as_ref().is_some_and(|own| own.is_poisoned()) {
+            self.rewriting.forget();
+            return Ok(());
         }
-        Ok(sequences.iter().filter_map(|(_, sequence)| messages.remove(sequence)).collect())
+        let moves = self.rewriting.durable(durable);
+        // What has become due meanwhile is delivered where it was, and its copy is none.
+        let changes: Vec<Change> = moves
+            .iter()
+            .filter(|(from, _)| is_waiting(&self.progress, &self.waiting, **from))
+            .map(|(from, to)| Change::Moved { from: *from, to: *to })
+            .collect();
+        if !changes.is_empty() {
+            failpoint::hit("queue.rewritten");
+        }
+        if let Err(error) = self.keep(&changes) {
+            let (topic, group) = (&self.topic.name, &self.name);
+            tracing::warn!(topic, group, %error, "records that were rewritten count where they were, for now");
+            self.rewriting.keep(moves);
+            return Ok(());
+        }
+        self.rewriting.begin(&self.topic, &self.progress, &self.waiting)
+    }
+
+    /// Keeps how far the cursor is, so that the next holder does not read everything again. Costs about as much for each record that
+    /// was passed as its share of a checkpoint; an error costs the next holder time and nobody anything else.
+    fn checkpoint_the_cursor(&mut self) {
+        let every = PASSED_RECORDS_MIN.max(self.progress.unfinished_records() as u64 / 2);
+        let looked = self.progress.looked();
+        if looked < self.checkpoint_at.max(self.slots.looked() + every) {
+            return;
+        }
+        self.checkpoint_at = looked + every;
+        if let Err(error) = self.slots.checkpoint(&self.progress, 0) {
+            tracing::warn!(topic = self.topic.name, group = self.name, %error, "cannot keep how far the group has read");
+        }
     }
 
     pub(crate) fn commit(&mut self, through: Position) -> Result<(), QueueError> {
         self.check(through)?;
-        let mut next = self.progress.clone();
-        let mut first = next.finished.low() + 1;
-        for sequence in self.waiting.range(..=through.0).map(|(sequence, _)| *sequence) {
-            if sequence > first {
-                next.finished.insert(first, sequence - 1);
-            }
-            first = first.max(sequence + 1);
+        let mut changes = Vec::new();
+        self.delivered.range(..=through.0).for_each(|sequence| finish(&mut changes, *sequence, *sequence));
+        // What is before the cursor, but for what is known to wait.
+        let mut first = self.progress.looked() + 1;
+        for early in self.progress.early_since(first).take_while(|early| *early <= through.0) {
+            finish(&mut changes, first, early - 1);
+            first = early + 1;
         }
-        next.finished.insert(first, through.0);
-        next.retries.retain(|sequence, _| !next.finished.contains(*sequence));
-        self.keep(next)?;
-        if self.reader.next() <= through.0 {
-            self.reader.seek(through.0 + 1);
-        }
-        Ok(())
+        finish(&mut changes, first, through.0);
+        self.keep(&changes)
     }
 
     pub(crate) fn ack_all(&mut self, positions: &[Position]) -> Result<(), QueueError> {
-        let mut next = self.progress.clone();
+        let mut sequences = Vec::with_capacity(positions.len());
         for position in positions {
             self.check(*position)?;
-            next.finished.insert(position.0, position.0);
-            next.retries.remove(&position.0);
+            sequences.push(position.0);
         }
-        self.keep(next)?;
-        for position in positions {
-            self.forget_waiting(position.0);
+        sequences.sort_unstable();
+        let mut changes = Vec::new();
+        for sequence in sequences {
+            if self.progress.retry(sequence).is_some() {
+                finish(&mut changes, sequence, sequence);
+            }
         }
-        Ok(())
+        self.keep(&changes)
     }
 
-    pub(crate) fn nack(&mut self, position: Position, delay: Duration) -> Result<(), QueueError> {
-        self.check(position)?;
-        if self.progress.finished.contains(position.0) {
-            return Ok(());
-        }
+    pub(crate) fn nack_all(&mut self, positions: &[(Position, Duration)]) -> Result<(), QueueError> {
         self.clock_ms = self.clock_ms.max((self.topic.now)());
-        let due = self.clock_ms.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-        let attempt = self.progress.retries.get(&position.0).map_or(1, |retry| retry.attempt) + 1;
-        let mut next = self.progress.clone();
-        next.retries.insert(position.0, Retry { due_at_ms: due, attempt });
-        self.keep(next)?;
-        self.forget_waiting(position.0);
-        if position.0 < self.reader.next() {
-            self.waiting.insert(position.0, due);
-            self.due.insert((due, position.0));
+        let mut changes = Vec::with_capacity(positions.len());
+        for (position, delay) in positions {
+            self.check(*position)?;
+            let Some(known) = self.progress.retry(position.0) else { continue };
+            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            let due_at_ms = self.clock_ms.saturating_add(delay_ms).min(DUE_MS_MAX);
+            let retry = Retry { due_at_ms, attempt: known.attempt.saturating_add(1) };
+            changes.push(Change::Retried { sequence: position.0, retry });
         }
-        Ok(())
+        self.keep(&changes)
     }
 
     pub(crate) fn dead_letter(&mut self, message: &Message, reason: &str) -> Result<(), QueueError> {
@@ -277,36 +345,79 @@ impl DiskGroup {
             return Err(QueueError::OutOfRange(Position(low)));
         }
         let oldest = self.topic.files.oldest().map_or(0, |oldest| oldest - 1);
-        self.keep(Progress { finished: Finished::through(low.max(oldest)), retries: BTreeMap::new() })?;
-        self.rewind();
+        self.keep(&[Change::Reset { low: low.max(oldest) }])?;
+        self.rewriting.forget();
+        self.reader.seek(self.progress.looked() + 1);
         Ok(())
     }
 
     pub(crate) fn rewind(&mut self) {
-        self.waiting.clear();
-        self.due.clear();
-        self.reader.seek(self.progress.finished.low() + 1);
+        for sequence in std::mem::take(&mut self.delivered) {
+            if let Some(found) = self.progress.unfinished(sequence) {
+                self.waiting.insert((found.retry.due_at_ms, sequence));
+            }
+        }
     }
 
     /// Durable first, in memory second, the retention's bound last.
-    fn keep(&mut self, next: Progress) -> Result<(), QueueError> {
-        if next != self.progress {
-            self.slots.write(&next)?;
-            failpoint::hit("queue.offset-publish");
-            self.progress = next;
-            self.topic.note_group(&self.name, self.progress.finished.low());
+    fn keep(&mut self, changes: &[Change]) -> Result<(), QueueError> {
+        if changes.is_empty() {
+            return Ok(());
         }
+        self.slots.append(&self.progress, changes)?;
+        failpoint::hit("queue.offset-publish");
+        changes.iter().for_each(|change| self.make(change));
+        if self.progress.looked() >= self.reader.next() {
+            self.reader.seek(self.progress.looked() + 1);
+        }
+        self.topic.note_group(&self.name, Standing::of(&self.progress, true));
         Ok(())
+    }
+
+    /// Makes a durable change in memory.
+    fn make(&mut self, change: &Change) {
+        let (waiting, delivered, rewriting) = (&mut self.waiting, &mut self.delivered, &mut self.rewriting);
+        self.progress.apply(change, |gone| {
+            if !waiting.remove((gone.retry.due_at_ms, gone.sequence)) {
+                delivered.remove(&gone.sequence);
+            }
+            if matches!(change, Change::Finished { .. }) {
+                rewriting.earn(gone.words);
+            }
+        });
+        // What waits now and is behind the cursor is not found by it.
+        if let Change::Retried { sequence, .. } | Change::Moved { to: sequence, .. } = *change
+            && let Some(found) = self.progress.unfinished(sequence)
+        {
+            self.waiting.insert((found.retry.due_at_ms, sequence));
+        }
     }
 
     fn check(&self, position: Position) -> Result<(), QueueError> {
         if position.0 > self.topic.durable() { Err(QueueError::OutOfRange(position)) } else { Ok(()) }
     }
+}
 
-    fn forget_waiting(&mut self, sequence: u64) {
-        if let Some(due) = self.waiting.remove(&sequence) {
-            self.due.remove(&(due, sequence));
-        }
+impl Drop for DiskGroup {
+    /// From now on others may know better.
+    fn drop(&mut self) {
+        self.topic.note_group(&self.name, Standing::of(&self.progress, false));
+    }
+}
+
+/// Whether a record that the cursor has passed waits, and so nobody has it.
+fn is_waiting(progress: &Progress, waiting: &Pairs, sequence: u64) -> bool {
+    progress.unfinished(sequence).is_some_and(|found| waiting.contains((found.retry.due_at_ms, sequence)))
+}
+
+/// Adds a range behind all that are in `changes`, if it is one.
+fn finish(changes: &mut Vec<Change>, first: u64, last: u64) {
+    if first > last {
+        return;
+    }
+    match changes.last_mut() {
+        Some(Change::Finished { last: end, .. }) if *end + 1 >= first => *end = last,
+        _ => changes.push(Change::Finished { first, last }),
     }
 }
 

@@ -15,9 +15,13 @@ mod names;
 mod offsets;
 mod open;
 mod options;
+mod pairs;
 mod probe;
+mod progress;
+mod progress_bytes;
 mod reader;
 mod recovery;
+mod rewriting;
 mod shared;
 mod topic;
 mod trace;
@@ -344,8 +348,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
     assert!(spawned.is_ok(), "the system has no thread for {name}: {spawned:?}");
 }
 
-/// What the fuzzer and the random test feed: decodes bytes as a batch with its frames and as an offset slot, with the
-/// checksum as it is and with one that fits, so that what lies behind it is reached. Panics are the only failure.
+/// What the fuzzer and the random test feed: decodes bytes as a batch with its frames, as a group's checkpoint and as a batch of its
+/// journal, with the checksum as it is and with one that fits, so that what lies behind it is reached. Panics are the only failure.
 #[cfg(feature = "simulation")]
 pub fn decode_anything(bytes: &[u8]) {
     let mut sealed = bytes.to_vec();
@@ -368,6 +372,6 @@ pub fn decode_anything(bytes: &[u8]) {
                 format::decode_frame(sequence, body, at);
             }
         }
-        offsets::decode(&sealed, 0);
     }
+    progress_bytes::decode_anything(bytes);
 }

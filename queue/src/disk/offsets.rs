@@ -1,249 +1,351 @@
-//! What a group has finished, and the two slots that keep it. Knows sequences, never records.
+//! The two files that keep a group's progress: a checkpoint each, and behind it a journal of what has changed since. Knows numbers,
+//! never records; the bytes are in `progress_bytes`.
 //!
-//! A slot file holds: magic `FLGOFFST` (8), version (2), zero (2), CRC32C of the whole with this field 0 (4), log id (8),
-//! generation (8), finished through (8), ranges above it (4), retries (4); each range first and last sequence (8 + 8); each
-//! retry sequence (8), due at in Unix ms (8), attempt (4), zero (4). Slots are written in turn, the one that was not
-//! written well last; the sound one of the higher generation counts.
+//! The sound file of the higher generation counts, checkpoint and journal. A change is appended to that journal and synced; when the
+//! journal has no room, a checkpoint is first written over the other file. So a change costs a block and its share of a checkpoint,
+//! whose journal is at least twice as long as itself. Files are written in place and only grow: with a disk that is full, changes
+//! still find room.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::files::{corrupt, io};
-use super::format::{FORMAT_VERSION, read_u32, read_u64};
+use super::progress::{Change, Progress};
+use super::progress_bytes::{
+    Checkpoint, HEADER_BYTES, PROGRESS_VERSION, check_batch, decode_batch, decode_checkpoint, encode_batch,
+    encode_checkpoint, other_version, peek_generation, seal,
+};
 use crate::failpoint;
 use crate::port::QueueError;
-use crate::storage::{Access, File, Storage};
+use crate::storage::{Access, BLOCK_BYTES, File, Storage};
 
-const MAGIC: &[u8; 8] = b"FLGOFFST";
-const SLOT_HEADER_BYTES: usize = 48;
-const RANGE_BYTES: usize = 16;
-const RETRY_BYTES: usize = 24;
+/// Shortest journal, in bytes; a full disk may leave it a single block.
+const JOURNAL_BYTES_MIN: u64 = 64 * 1024;
 
-/// Sequences that are finished: all through `low`, and ranges above it that are neither empty nor touch each other or `low`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Finished {
-    low: u64,
-    above: BTreeMap<u64, u64>,
-}
+/// Zeros written at once where a file grows, in bytes.
+const ZEROS_BYTES: u64 = 256 * 1024;
 
-/// A delivery that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Retry {
-    pub(crate) due_at_ms: u64,
-    pub(crate) attempt: u32,
-}
+const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// Everything that a group keeps.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) finished: Finished,
-    pub(crate) retries: BTreeMap<u64, Retry>,
-}
+/// How often files are read again that another process writes meanwhile.
+const READ_TRIES_MAX: u32 = 3;
 
-/// The two slots of a group.
+/// The files of a group that this process holds.
 #[derive(Debug)]
 pub(crate) struct Slots {
     files: [File; 2],
     paths: [PathBuf; 2],
+    lengths: [u64; 2],
     log_id: u64,
     generation: u64,
-    /// The slot that holds what counts; the other one is written next.
+    /// The file that counts.
     current: usize,
-    bytes: Vec<u8>,
+    /// Where its next batch goes, and the end of its journal.
+    next: u64,
+    end: u64,
+    /// Whether a checkpoint in the other file has failed, so that a crash could bring it back: it has to be written over before
+    /// anything else.
+    in_doubt: bool,
+    /// How far the cursor was at the last checkpoint.
+    looked: u64,
 }
 
-impl Finished {
-    /// Everything through `low`.
-    pub(crate) fn through(low: u64) -> Self {
-        Self { low, above: BTreeMap::new() }
-    }
-
-    pub(crate) fn low(&self) -> u64 {
-        self.low
-    }
-
-    pub(crate) fn contains(&self, sequence: u64) -> bool {
-        sequence <= self.low
-            || self.above.range(..=sequence).next_back().is_some_and(|(_, last)| sequence <= *last)
-    }
-
-    /// Finished ones above `low`.
-    pub(crate) fn above(&self) -> u64 {
-        self.above.iter().map(|(first, last)| last - first + 1).sum()
-    }
-
-    /// Finishes `first..=last`.
-    pub(crate) fn insert(&mut self, first: u64, last: u64) {
-        let (mut first, mut last) = (first.max(self.low + 1), last);
-        if first > last {
-            return;
-        }
-        if let Some((before, end)) = self.above.range(..first).next_back().map(|(a, b)| (*a, *b))
-            && end + 1 >= first
-        {
-            first = before;
-            last = last.max(end);
-            self.above.remove(&before);
-        }
-        while let Some((next, end)) = self.above.range(first..).next().map(|(a, b)| (*a, *b)) {
-            if next > last + 1 {
-                break;
-            }
-            last = last.max(end);
-            self.above.remove(&next);
-        }
-        if first == self.low + 1 {
-            self.low = last;
-        } else {
-            self.above.insert(first, last);
-        }
-    }
+/// What two files say.
+pub(crate) struct Loaded {
+    pub(crate) progress: Progress,
+    generation: u64,
+    slot: usize,
+    /// How far the cursor was at the checkpoint.
+    looked: u64,
+    /// Of the file that counts.
+    bytes: Vec<u8>,
+    /// The last thing that was written to it: a batch, or the checkpoint.
+    last: std::ops::Range<usize>,
+    end: u64,
+    /// Whether the other file is no sound checkpoint.
+    other_unsound: bool,
 }
 
 impl Slots {
-    /// Opens a group's slots, both created at `start` in a new group, and reads what counts.
+    /// Opens a group's files, both created at `start` in a new group, and reads what counts. Only for who holds the group's lock.
     pub(crate) fn open(
         storage: &Storage,
         directory: &Path,
         log_id: u64,
         start: u64,
     ) -> Result<(Self, Progress), QueueError> {
-        let paths = slot_paths(directory);
-        let fresh = !storage.exists(&paths[1]).map_err(io("look for", &paths[1]))?;
-        if fresh {
-            // The second slot's name is what makes the group exist; a crash before it begins anew.
-            let progress = Progress { finished: Finished::through(start), retries: BTreeMap::new() };
-            for (slot, path) in paths.iter().enumerate() {
-                let bytes = encode(&progress, log_id, slot as u64);
-                storage.replace(path, &bytes).map_err(io("create", path))?;
+        let paths = paths(directory);
+        if !storage.exists(&paths[1]).map_err(io("look for", &paths[1]))? {
+            // The second file's name is what makes the group exist; a crash before it begins anew.
+            for (generation, path) in paths.iter().enumerate() {
+                create(storage, path, log_id, generation as u64, start)?;
             }
         }
-        let (progress, generation, current) = load(storage, directory, log_id)?;
+        let loaded = load_checked(storage, directory, log_id)?;
         let open = |path: &PathBuf| storage.open(path, Access::Write).map_err(io("open", path));
         let files = [open(&paths[0])?, open(&paths[1])?];
-        let mut slots = Self { files, paths, log_id, generation, current, bytes: Vec::new() };
-        if !fresh {
-            slots.settle(&progress)?;
-            // A write that failed may be whole on the disk where zeros are read: gone over, it cannot come back.
-            slots.write(&progress)?;
+        let length = |slot: usize| files[slot].length().map_err(io("measure", &paths[slot]));
+        let lengths = [length(0)?, length(1)?];
+        if lengths.contains(&0) {
+            // Somebody took one away: its name must be durable before it counts.
+            storage.sync_directory(directory).map_err(io("sync", directory))?;
         }
-        Ok((slots, progress))
+        let slots = Self {
+            lengths,
+            files,
+            paths,
+            log_id,
+            generation: loaded.generation,
+            current: loaded.slot,
+            next: loaded.last.end as u64,
+            end: loaded.end,
+            in_doubt: false,
+            looked: loaded.looked,
+        };
+        slots.settle(&loaded)?;
+        Ok((slots, loaded.progress))
     }
 
-    /// Makes what was read durable: it may be in the page cache alone, and wrongly be taken for clean there.
+    /// Makes what was read durable: it may be in the page cache alone, and wrongly be taken for clean there. Only what was written
+    /// last can be: everything before it was durable first.
     ///
-    /// The same bytes go to the same place. A crash on the way leaves them torn only if they were not durable before, and then the
-    /// other slot is what was durable last: it must not be touched until this one is.
-    fn settle(&mut self, progress: &Progress) -> Result<(), QueueError> {
-        self.bytes = encode(progress, self.log_id, self.generation);
-        self.put(self.current)
-    }
-
-    /// Makes `progress` durable.
-    ///
-    /// A crash or an error on the way leaves the other slot, so that the group stands where it stood, or where it was to
-    /// stand if the new slot got through whole. The next write goes to the same slot again, never to the sound one.
-    pub(crate) fn write(&mut self, progress: &Progress) -> Result<(), QueueError> {
-        let next = 1 - self.current;
-        self.bytes = encode(progress, self.log_id, self.generation + 1);
-        if let Err(error) = self.put(next) {
-            // Nobody may act on a slot that a crash could take back: the other one is to count.
-            let _ = self.files[next].write_all_at(&[0; SLOT_HEADER_BYTES], 0);
-            return Err(error);
+    /// The same bytes go to the same place. A crash on the way leaves them torn only if they were not durable before; then the batch
+    /// before them, or the other file, is what was durable last, and is not touched until these are. What a failed write may have
+    /// left on the disk where something else is read, behind the last batch or in place of the other file's checkpoint, is gone
+    /// over, so that it cannot come back.
+    fn settle(&self, loaded: &Loaded) -> Result<(), QueueError> {
+        self.write(
+            "queue.offset-write",
+            self.current,
+            &loaded.bytes[loaded.last.clone()],
+            loaded.last.start as u64,
+        )?;
+        if self.next < self.end {
+            self.write("queue.offset-write", self.current, &[0; HEADER_BYTES], self.next)?;
         }
-        self.generation += 1;
-        self.current = next;
+        self.sync("queue.offset-sync", self.current)?;
+        if loaded.other_unsound {
+            let other = 1 - self.current;
+            self.write("queue.offset-write", other, &[0; HEADER_BYTES], 0)?;
+            self.sync("queue.offset-sync", other)?;
+        }
         Ok(())
     }
 
-    /// Writes the encoded bytes to a slot and syncs it.
-    fn put(&self, slot: usize) -> Result<(), QueueError> {
-        let path = &self.paths[slot];
-        let injected = |name| {
-            if failpoint::hit(name) { Err(std::io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    /// Makes changes of `progress`, all or none, durable. The caller makes them in memory afterwards.
+    ///
+    /// A crash on the way leaves the batch whole, and the group stands where it was to stand, or torn: nothing behind it proves
+    /// that it was acknowledged, and it is dropped. So is it after an error, for the next batch goes to the same place.
+    pub(crate) fn append(&mut self, progress: &Progress, changes: &[Change]) -> Result<(), QueueError> {
+        let mut batch = encode_batch(changes);
+        if self.in_doubt || self.next + batch.len() as u64 > self.end {
+            self.checkpoint(progress, batch.len() as u64)?;
+        }
+        seal(&mut batch, self.log_id, self.generation, self.next);
+        let written = self
+            .write("queue.offset-write", self.current, &batch, self.next)
+            .and_then(|()| self.sync("queue.offset-sync", self.current));
+        if written.is_err() {
+            // Nobody may act on what a crash could take back.
+            let _ = self.files[self.current].write_all_at(&[0; HEADER_BYTES], self.next);
+            return written;
+        }
+        self.next += batch.len() as u64;
+        Ok(())
+    }
+
+    /// How far the cursor was at the last checkpoint: what lies behind is read again by the next holder.
+    pub(crate) fn looked(&self) -> u64 {
+        self.looked
+    }
+
+    /// Writes a checkpoint over the other file, durable, with an empty journal that takes a batch of `batch_bytes` at least.
+    ///
+    /// A crash or an error on the way leaves the current file, checkpoint and journal. After an error, and until another
+    /// checkpoint has gone over it, a crash may also bring back the new one: so that nothing is appended to the old journal any
+    /// more, what comes back is what was. Batches that stand in the new journal's place are of an older generation, and none to it.
+    pub(crate) fn checkpoint(&mut self, progress: &Progress, batch_bytes: u64) -> Result<(), QueueError> {
+        let other = 1 - self.current;
+        let mut bytes = encode_checkpoint(progress);
+        let begin = bytes.len() as u64;
+        let room = JOURNAL_BYTES_MIN.max(2 * begin).max(batch_bytes);
+        let end = match self.grow(other, begin + room) {
+            Ok(()) => begin + room,
+            // Acknowledgements are what frees a disk.
+            Err(_) if self.lengths[other] >= begin + batch_bytes.max(BLOCK) => {
+                self.lengths[other] / BLOCK * BLOCK
+            }
+            Err(error) => return Err(io("write", &self.paths[other])(error)),
         };
-        injected("queue.offset-write")
-            .and_then(|()| self.files[slot].write_all_at(&self.bytes, 0))
-            .map_err(io("write", path))?;
-        injected("queue.offset-sync").and_then(|()| self.files[slot].sync()).map_err(io("sync", path))
+        seal(&mut bytes, self.log_id, self.generation + 1, end - begin);
+        self.in_doubt = true;
+        let written = self
+            .write("queue.checkpoint-write", other, &bytes, 0)
+            .and_then(|()| self.sync("queue.checkpoint-sync", other));
+        if written.is_err() {
+            // Nobody may act on what a crash could take back: the current file is to count.
+            let _ = self.files[other].write_all_at(&[0; HEADER_BYTES], 0);
+            return written;
+        }
+        self.generation += 1;
+        self.current = other;
+        (self.next, self.end) = (begin, end);
+        self.in_doubt = false;
+        self.looked = progress.looked();
+        Ok(())
+    }
+
+    /// Makes a file as long as that, with zeros. Nothing is synced, and nothing of what stands in it changes.
+    fn grow(&mut self, slot: usize, bytes: u64) -> std::io::Result<()> {
+        let zeros = vec![0; ZEROS_BYTES.min(bytes.saturating_sub(self.lengths[slot])) as usize];
+        while self.lengths[slot] < bytes {
+            let chunk = (bytes - self.lengths[slot]).min(ZEROS_BYTES) as usize;
+            let written = self.files[slot].write_all_at(&zeros[..chunk], self.lengths[slot]);
+            if written.is_err() {
+                self.lengths[slot] = self.files[slot].length().unwrap_or(self.lengths[slot]);
+            }
+            written?;
+            self.lengths[slot] += chunk as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &'static str, slot: usize, bytes: &[u8], at: u64) -> Result<(), QueueError> {
+        injected(name)
+            .and_then(|()| self.files[slot].write_all_at(bytes, at))
+            .map_err(io("write", &self.paths[slot]))
+    }
+
+    fn sync(&self, name: &'static str, slot: usize) -> Result<(), QueueError> {
+        injected(name).and_then(|()| self.files[slot].sync()).map_err(io("sync", &self.paths[slot]))
     }
 }
 
-/// What counts of a group's slots, its generation, and which slot that is.
-pub(crate) fn load(
+fn injected(name: &'static str) -> std::io::Result<()> {
+    if failpoint::hit(name) { Err(std::io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+}
+
+/// A new group's file, with as much of a journal as the disk lets it have.
+fn create(
     storage: &Storage,
-    directory: &Path,
+    path: &Path,
     log_id: u64,
-) -> Result<(Progress, u64, usize), QueueError> {
-    let paths = slot_paths(directory);
-    let mut best: Option<(Progress, u64, usize)> = None;
+    generation: u64,
+    start: u64,
+) -> Result<(), QueueError> {
+    let mut room = JOURNAL_BYTES_MIN;
+    loop {
+        let mut bytes = encode_checkpoint(&Progress::through(start));
+        seal(&mut bytes, log_id, generation, room);
+        bytes.resize(bytes.len() + room as usize, 0);
+        match storage.replace(path, &bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull && room > BLOCK => room = BLOCK,
+            written => return written.map_err(io("create", path)),
+        }
+    }
+}
+
+/// What a group has finished, whoever holds it: what is being written at this moment may be seen or not.
+pub(crate) fn load(storage: &Storage, directory: &Path, log_id: u64) -> Result<Progress, QueueError> {
+    let mut tries = 1;
+    loop {
+        match read(storage, directory, log_id, false) {
+            Err(QueueError::Corrupt { .. }) if tries < READ_TRIES_MAX => tries += 1,
+            loaded => return loaded.map(|loaded| loaded.progress),
+        }
+    }
+}
+
+/// As [`load`], for `queue verify`: with the proofs of [`load_checked`], of which those that are gone at a second look were writes
+/// under way.
+pub(crate) fn verify(storage: &Storage, directory: &Path, log_id: u64) -> Result<Progress, QueueError> {
+    let mut tries = 1;
+    loop {
+        match load_checked(storage, directory, log_id) {
+            Err(QueueError::Corrupt { .. }) if tries < READ_TRIES_MAX => tries += 1,
+            loaded => return loaded.map(|loaded| loaded.progress),
+        }
+    }
+}
+
+/// What counts, and whether anything proves that more was acknowledged. Only while nobody writes.
+fn load_checked(storage: &Storage, directory: &Path, log_id: u64) -> Result<Loaded, QueueError> {
+    read(storage, directory, log_id, true)
+}
+
+fn read(storage: &Storage, directory: &Path, log_id: u64, checked: bool) -> Result<Loaded, QueueError> {
+    let paths = paths(directory);
+    let (mut best, mut unsound, mut version) = (None, Vec::new(), None);
     for (slot, path) in paths.iter().enumerate() {
         let bytes = match storage.read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(io("read", path)(error)),
         };
-        if let Some((progress, generation)) = decode(&bytes, log_id)
-            && best.as_ref().is_none_or(|(_, newest, _)| generation > *newest)
-        {
-            best = Some((progress, generation, slot));
+        match decode_checkpoint(&bytes, log_id) {
+            Some(checkpoint) => {
+                let generation = checkpoint.generation;
+                if best.as_ref().is_none_or(|(_, _, other): &Found| other.generation < generation) {
+                    best = Some((slot, bytes, checkpoint));
+                }
+            }
+            None => {
+                version = version.or_else(|| Some((slot, other_version(&bytes)?)));
+                unsound.push((slot, bytes));
+            }
         }
     }
-    best.ok_or_else(|| corrupt(&paths[0], 0, "neither of the two offset slots is sound"))
+    let Some((slot, bytes, checkpoint)) = best else {
+        return Err(match version {
+            Some((slot, found)) => {
+                let path = paths[slot].clone();
+                QueueError::OtherVersion { path, found, supported: PROGRESS_VERSION }
+            }
+            None => corrupt(&paths[0], 0, "neither of the group's two checkpoints is sound"),
+        });
+    };
+    let (generation, mut progress) = (checkpoint.generation, checkpoint.progress);
+    let looked = progress.looked();
+    let end = checkpoint.journal.end.min(bytes.len() as u64);
+    let mut last = 0..checkpoint.journal.start.min(end) as usize;
+    while let Some(batch) = check_batch(&bytes[last.end..end as usize], log_id, last.end as u64)
+        && batch.generation == generation
+        && last.end as u64 + batch.bytes <= end
+    {
+        let at = last.end;
+        let changes = decode_batch(&bytes[at..])
+            .ok_or_else(|| corrupt(&paths[slot], at as u64, "a sound batch of changes that do not decode"))?;
+        changes.iter().for_each(|change| progress.apply(change, |_| {}));
+        last = at..at + batch.bytes as usize;
+    }
+    if checked {
+        let behind = &bytes[..end as usize];
+        prove_none(&paths[slot], behind, log_id, last.end, generation)?;
+        for (slot, bytes) in &unsound {
+            prove_none(&paths[*slot], bytes, log_id, 0, generation + 1)?;
+        }
+        if peek_generation(&behind[last.end..], log_id) == Some(generation) {
+            failpoint::hit("queue.journal-torn");
+        }
+    }
+    Ok(Loaded { progress, generation, slot, looked, bytes, last, end, other_unsound: !unsound.is_empty() })
 }
 
-fn slot_paths(directory: &Path) -> [PathBuf; 2] {
+/// A sound file, and the slot that it is.
+type Found = (usize, Vec<u8>, Checkpoint);
+
+/// A sound batch of that generation or a later one, behind what was read of a file, proves that more had been acknowledged.
+fn prove_none(path: &Path, bytes: &[u8], log_id: u64, end: usize, generation: u64) -> Result<(), QueueError> {
+    for at in (end..bytes.len()).step_by(BLOCK_BYTES) {
+        if check_batch(&bytes[at..], log_id, at as u64).is_some_and(|batch| batch.generation >= generation) {
+            let found = format!(
+                "nothing sound, and the batch of changes at byte {at} proves that it was acknowledged"
+            );
+            return Err(corrupt(path, end as u64, found));
+        }
+    }
+    Ok(())
+}
+
+fn paths(directory: &Path) -> [PathBuf; 2] {
     [directory.join("offset.0"), directory.join("offset.1")]
-}
-
-fn encode(progress: &Progress, log_id: u64, generation: u64) -> Vec<u8> {
-    let above = &progress.finished.above;
-    let mut bytes = Vec::with_capacity(
-        SLOT_HEADER_BYTES + above.len() * RANGE_BYTES + progress.retries.len() * RETRY_BYTES,
-    );
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[0; 6]);
-    for long in [log_id, generation, progress.finished.low] {
-        bytes.extend_from_slice(&long.to_le_bytes());
-    }
-    bytes.extend_from_slice(&(above.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&(progress.retries.len() as u32).to_le_bytes());
-    for (first, last) in above {
-        bytes.extend_from_slice(&first.to_le_bytes());
-        bytes.extend_from_slice(&last.to_le_bytes());
-    }
-    for (sequence, retry) in &progress.retries {
-        bytes.extend_from_slice(&sequence.to_le_bytes());
-        bytes.extend_from_slice(&retry.due_at_ms.to_le_bytes());
-        bytes.extend_from_slice(&u64::from(retry.attempt).to_le_bytes());
-    }
-    let crc = crc32c::crc32c(&bytes);
-    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-/// Whatever the bytes: `None`, or exactly what [`encode`] was given.
-pub(crate) fn decode(bytes: &[u8], log_id: u64) -> Option<(Progress, u64)> {
-    if bytes.len() < SLOT_HEADER_BYTES || &bytes[..8] != MAGIC || read_u64(bytes, 16) != log_id {
-        return None;
-    }
-    let (ranges, retries) = (read_u32(bytes, 40) as usize, read_u32(bytes, 44) as usize);
-    let end = SLOT_HEADER_BYTES + ranges * RANGE_BYTES + retries * RETRY_BYTES;
-    let bytes = bytes.get(..end)?;
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &[0; 4]);
-    if crc32c::crc32c_append(crc, &bytes[16..]) != read_u32(bytes, 12) {
-        return None;
-    }
-    let (ranges, retries) = bytes[SLOT_HEADER_BYTES..].split_at(ranges * RANGE_BYTES);
-    let mut progress =
-        Progress { finished: Finished::through(read_u64(bytes, 32)), retries: BTreeMap::new() };
-    for range in ranges.chunks_exact(RANGE_BYTES) {
-        progress.finished.insert(read_u64(range, 0), read_u64(range, 8));
-    }
-    for retry in retries.chunks_exact(RETRY_BYTES) {
-        let attempt = read_u32(retry, 16);
-        progress.retries.insert(read_u64(retry, 0), Retry { due_at_ms: read_u64(retry, 8), attempt });
-    }
-    Some((progress, read_u64(bytes, 24)))
 }

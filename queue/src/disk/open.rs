@@ -27,7 +27,7 @@ use super::identity::{Identity, TOPIC_MAGIC, read_identity, write_identity};
 use super::offsets;
 use super::options::DiskOptions;
 use super::recovery::{Recovered, recover};
-use super::shared::{OwnTopic, Prepared, TopicShared, charge};
+use super::shared::{OwnTopic, Prepared, Standing, TopicShared, charge};
 use super::watermark::Watermark;
 use super::writer::{self, Writer, promised_bytes, settle_tail};
 use crate::metrics::QueueMetrics;
@@ -101,7 +101,8 @@ pub(super) fn open_topic(
     };
 
     let payload_bytes_max = PAYLOAD_BYTES_MAX.min(options.segment_bytes as usize / 8);
-    let frame_bytes_max = 8 * format::frame_words(KEY_BYTES_MAX + TAG_BYTES_MAX, payload_bytes_max);
+    let prefix_bytes_max = KEY_BYTES_MAX + TAG_BYTES_MAX + format::SOURCE_BYTES;
+    let frame_bytes_max = 8 * format::frame_words(prefix_bytes_max, payload_bytes_max);
     let frame_words = format::frame_words(KEY_BYTES_MAX + TAG_BYTES_MAX, options.in_flight_bytes.max(1));
     let in_flight = options.in_flight_max.saturating_mul(8 * frame_words as usize).min(RING_BYTES_MAX);
     let ring_bytes = options.ring_bytes.max(frame_bytes_max as usize).max(in_flight).next_power_of_two();
@@ -112,7 +113,9 @@ pub(super) fn open_topic(
     let room_bytes = promised * prepared.ready.len() as i64;
     let in_flight =
         charge(frame_words).saturating_mul(options.in_flight_max as i64).min(READY_BYTES_MAX as i64);
-    let room_bytes_wanted = promised + promised.max(in_flight);
+    let rewrites = options.delayed.contains(name);
+    let reserve_bytes = if rewrites { promised / 2 } else { 0 };
+    let room_bytes_wanted = promised + promised.max(in_flight) + reserve_bytes;
     let writer = Writer::new(Arc::clone(&files), method, &recovered, body_bytes_max);
     let topic = Arc::new(TopicShared {
         name: name.to_owned(),
@@ -133,6 +136,10 @@ pub(super) fn open_topic(
             gone: AtomicBool::new(false),
             room_bytes: AtomicI64::new(room_bytes),
             slowest: AtomicU64::new(0),
+            least_done: AtomicU64::new(0),
+            rewrites,
+            reserve_bytes,
+            copy_bytes_max: super::rewriting::round_bytes(ring_bytes),
             prepared: Mutex::new(prepared),
             segment_bytes: options.segment_bytes,
             room_bytes_wanted,
@@ -226,22 +233,22 @@ fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueE
         let progress = match topic.storage().lock(&lock_path).map_err(io("lock", &lock_path))? {
             // Nobody holds it: what its slots show may be in the page cache alone.
             Some(_held) => offsets::Slots::open(topic.storage(), &directory, topic.files.log_id, 0)?.1,
-            None => offsets::load(topic.storage(), &directory, topic.files.log_id)?.0,
+            None => offsets::load(topic.storage(), &directory, topic.files.log_id)?,
         };
-        let low = progress.finished.low();
+        let (low, newest) = (progress.low(), progress.newest());
         let (file, offset) = recovered
             .end
             .as_ref()
             .map_or((topic.files.directory.as_path(), 0), |end| (end.path.as_path(), end.offset));
-        if low > durable {
-            let found = format!("group {name} has finished record {low}, the log ends at {durable}");
+        if newest > durable {
+            let found = format!("group {name} has seen record {newest}, the log ends at {durable}");
             return Err(corrupt(file, offset, found));
         }
         if low + 1 < oldest {
             let found = format!("group {name} has finished record {low}, the log begins at {oldest}");
             return Err(corrupt(&topic.files.directory, 0, found));
         }
-        topic.groups.lock().insert(name, low);
+        topic.groups.lock().insert(name, Standing::of(&progress, false));
     }
     Ok(())
 }

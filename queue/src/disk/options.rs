@@ -1,5 +1,6 @@
 //! How a disk queue is opened. Opens nothing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct DiskOptions {
     pub in_flight_bytes: usize,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
+    /// Topics whose records may be rewritten to a new position while they wait; see [`DiskOptions::delayed`].
+    pub(crate) delayed: BTreeSet<String>,
     /// Told of every batch.
     pub trace: Option<Trace>,
     pub(crate) sync: Option<SyncMethod>,
@@ -61,9 +64,20 @@ impl DiskOptions {
             in_flight_max: 0,
             in_flight_bytes: 0,
             backlog_max: 10_000_000,
+            delayed: BTreeSet::new(),
             trace: None,
             sync: None,
         }
+    }
+
+    /// Has the one group of this topic, held by the process that owns the log, rewrite records that wait when they would keep old
+    /// segments for themselves, so that the log is about twice as long as what is unfinished, whatever the delays.
+    ///
+    /// A rewritten record has a new position, which its message tells; the old one counts as finished, and `read` may show it at
+    /// both. What a consumer has pulled and not finished is never rewritten. Not for topics of promises, nor with a second group:
+    /// while there is one, nothing is rewritten.
+    pub fn delayed(&mut self, topic: &str) {
+        self.delayed.insert(topic.to_owned());
     }
 }
 

@@ -15,7 +15,8 @@ use super::bell::Bell;
 use super::files::{LogFiles, io};
 use super::format::BATCH_OVERHEAD_MAX;
 use super::names::valid_name;
-use super::offsets::{self, Progress};
+use super::offsets;
+use super::progress::Progress;
 use super::reader::Reader;
 use super::trace::Trace;
 use super::watermark::Watermark;
@@ -38,8 +39,8 @@ pub(crate) struct TopicShared {
     pub(crate) now: Now,
     /// Rings for consumers in this process at each acknowledgement.
     pub(crate) arrivals: Notify,
-    /// Of each group the sequence through which it is finished, as far as this process knows.
-    pub(crate) groups: Mutex<BTreeMap<String, u64>>,
+    /// How far each group is, as far as this process knows.
+    pub(crate) groups: Mutex<BTreeMap<String, Standing>>,
     /// Absent when another process owns the log.
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
@@ -69,6 +70,14 @@ pub(crate) struct OwnTopic {
     /// The sequence through which the slowest group is finished. Whoever moves a group stores `Relaxed`; permits load it as
     /// a bound that may be late.
     pub(crate) slowest: AtomicU64,
+    /// The number of records that the group with the most unfinished ones has finished. As `slowest`.
+    pub(crate) least_done: AtomicU64,
+    /// Whether the one group's holder may rewrite records that wait; see [`super::DiskOptions::delayed`].
+    pub(crate) rewrites: bool,
+    /// Room that permits leave to rewritten copies, which are what frees segments.
+    pub(crate) reserve_bytes: i64,
+    /// Bytes of records that are rewritten at once at most.
+    pub(crate) copy_bytes_max: u64,
     pub(crate) prepared: Mutex<Prepared>,
     pub(crate) segment_bytes: u64,
     /// Room at which a further segment is made.
@@ -82,6 +91,17 @@ pub(crate) struct OwnTopic {
     /// Rings when the committer has ended.
     pub(crate) ended: Notify,
     pub(crate) has_ended: AtomicBool,
+}
+
+/// How far a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Everything through here is finished.
+    pub(crate) low: u64,
+    /// How many records are finished, counted from the log's first.
+    pub(crate) done: u64,
+    /// Whether this process holds it, and so knows best.
+    pub(crate) held: bool,
 }
 
 /// Segment files that are ready, oldest number first.
@@ -128,7 +148,13 @@ impl OwnTopic {
     }
 
     pub(crate) fn backlog(&self) -> u64 {
-        self.watermark.durable().saturating_sub(self.slowest.load(Ordering::Relaxed))
+        self.watermark.durable().saturating_sub(self.least_done.load(Ordering::Relaxed))
+    }
+}
+
+impl Standing {
+    pub(crate) fn of(progress: &Progress, held: bool) -> Self {
+        Self { low: progress.low(), done: progress.done(), held }
     }
 }
 
@@ -170,40 +196,55 @@ impl TopicShared {
         Ok(names)
     }
 
-    /// What a group has finished, as its slots say.
-    pub(crate) fn progress(&self, group: &str) -> Result<Progress, QueueError> {
+    /// How far a group is: as its holder knows if that is us, else as its files say.
+    pub(crate) fn standing(&self, group: &str) -> Result<Standing, QueueError> {
         valid_name(group)?;
+        let known = self.groups.lock().get(group).copied();
+        if let Some(held) = known.filter(|known| known.held) {
+            return Ok(held);
+        }
         let directory = self.group_directory(group);
         if !self.storage().exists(&directory.join("offset.1")).map_err(io("look for", &directory))? {
             return Err(QueueError::UnknownGroup { topic: self.name.clone(), group: group.to_owned() });
         }
-        offsets::load(self.storage(), &directory, self.files.log_id).map(|(progress, _, _)| progress)
+        let progress = offsets::load(self.storage(), &directory, self.files.log_id)?;
+        Ok(Standing::of(&progress, false))
     }
 
-    pub(crate) fn lag(&self, progress: &Progress) -> Result<Lag, QueueError> {
+    pub(crate) fn lag(&self, standing: Standing) -> Result<Lag, QueueError> {
         let durable = self.durable();
-        let low = progress.finished.low();
-        let records = durable.saturating_sub(low).saturating_sub(progress.finished.above());
+        let records = durable.saturating_sub(standing.done);
         if records == 0 {
             return Ok(Lag::default());
         }
-        let mut reader = Reader::new(Arc::clone(&self.files), low + 1);
+        let mut reader = Reader::new(Arc::clone(&self.files), standing.low + 1);
         let appended_at_ms = reader.read(durable)?.map(|frame| frame.appended_at_ms);
         Ok(Lag { records, age_ms: appended_at_ms.map_or(0, |at| (self.now)().saturating_sub(at)) })
     }
 
     /// Remembers how far a group is; what it is past may be recycled.
-    pub(crate) fn note_group(&self, name: &str, low: u64) {
-        self.groups.lock().insert(name.to_owned(), low);
+    pub(crate) fn note_group(&self, name: &str, standing: Standing) {
+        {
+            let mut groups = self.groups.lock();
+            match groups.get_mut(name) {
+                Some(known) => *known = standing,
+                None => _ = groups.insert(name.to_owned(), standing),
+            }
+        }
         self.publish_slowest();
     }
 
     pub(crate) fn publish_slowest(&self) {
         let Some(own) = &self.own else { return };
-        let slowest = self.groups.lock().values().min().copied();
+        let (slowest, least_done) = {
+            let groups = self.groups.lock();
+            let slowest = groups.values().map(|standing| standing.low).min();
+            (slowest, groups.values().map(|standing| standing.done).min())
+        };
         let slowest = slowest.unwrap_or_else(|| self.files.oldest().map_or(0, |oldest| oldest - 1));
         own.slowest.store(slowest, Ordering::Relaxed);
-        own.metrics.backlog.set(own.watermark.durable().saturating_sub(slowest) as i64);
+        own.least_done.store(least_done.unwrap_or(slowest), Ordering::Relaxed);
+        own.metrics.backlog.set(own.backlog() as i64);
         // The oldest segment is done with: its room can be used again.
         let second = self.files.segments.read().get(1).map(|segment| segment.first_sequence);
         if second.is_some_and(|first| first <= slowest + 1) {

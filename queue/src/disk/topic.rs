@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::files::io;
-use super::format;
+use super::format::{self, SOURCE_BYTES};
 use super::group::DiskGroup;
 use super::reader::Reader;
 use super::shared::{OwnTopic, TopicShared, charge};
@@ -76,7 +76,7 @@ impl DiskTopic {
             TopicState::Closed
         } else if own.gone.load(Ordering::Relaxed)
             || own.backlog() >= own.backlog_max
-            || own.room_bytes.load(Ordering::Relaxed) < own.charge_max()
+            || own.room_bytes.load(Ordering::Relaxed) < own.charge_max() + own.reserve_bytes
         {
             TopicState::Full
         } else if own.is_stalled() {
@@ -113,13 +113,13 @@ impl DiskTopic {
     }
 
     pub(crate) fn committed(&self, group: &str) -> Result<Option<Position>, QueueError> {
-        let low = self.shared.progress(group)?.finished.low();
+        let low = self.shared.standing(group)?.low;
         Ok((low > 0).then_some(Position(low)))
     }
 
     pub(crate) fn lag(&self, group: &str) -> Result<Lag, QueueError> {
-        let progress = self.shared.progress(group)?;
-        self.shared.lag(&progress)
+        let standing = self.shared.standing(group)?;
+        self.shared.lag(standing)
     }
 
     pub(crate) fn read(&self, after: Option<Position>, max: usize) -> Result<Vec<Message>, QueueError> {
@@ -206,16 +206,43 @@ impl OwnTopic {
             return Err(Refused::PayloadSize);
         }
         let words = format::frame_words(KEY_BYTES_MAX + TAG_BYTES_MAX, payload_bytes);
+        self.reserve(shared, words, payload_bytes, self.backlog_max, self.reserve_bytes)
+    }
+
+    /// Room for the copy of a record that is in the log already: its backlog does not grow, and the reserve is for it.
+    pub(crate) fn permit_for_copy(
+        &self,
+        shared: &Arc<TopicShared>,
+        copy: &NewRecord<'_>,
+    ) -> Result<DiskPermit, Refused> {
+        if self.closed.load(Ordering::Acquire) || self.gone.load(Ordering::Relaxed) {
+            return Err(Refused::Closed);
+        }
+        let prefix = copy.key.len() + copy.tag.len() + SOURCE_BYTES;
+        let words = format::frame_words(prefix, copy.payload.len());
+        self.reserve(shared, words, copy.payload.len(), u64::MAX, 0)
+    }
+
+    /// Takes room in ring, backlog and prepared segments, of which it leaves `reserve_bytes`.
+    fn reserve(
+        &self,
+        shared: &Arc<TopicShared>,
+        words: u64,
+        payload_bytes: usize,
+        backlog_max: u64,
+        reserve_bytes: i64,
+    ) -> Result<DiskPermit, Refused> {
         let held = self.ring.try_reserve(words).ok_or(Refused::RingFull)?;
-        let backlog = (self.watermark.durable() + held).saturating_sub(self.slowest.load(Ordering::Relaxed));
-        if backlog > self.backlog_max {
+        let backlog =
+            (self.watermark.durable() + held).saturating_sub(self.least_done.load(Ordering::Relaxed));
+        if backlog > backlog_max {
             self.ring.give_back(1, words);
             self.upkeep.ring();
             return Err(Refused::BacklogFull);
         }
         let charge = charge(words);
         let taken = self.room_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
-            (room >= charge).then_some(room - charge)
+            (room >= charge + reserve_bytes).then_some(room - charge)
         });
         match taken {
             Err(_) => {
@@ -232,12 +259,7 @@ impl OwnTopic {
         }
     }
 
-    fn append(
-        &self,
-        now_ms: u64,
-        mut permit: DiskPermit,
-        record: &NewRecord<'_>,
-    ) -> Result<u64, AppendError> {
+    fn append(&self, now_ms: u64, permit: DiskPermit, record: &NewRecord<'_>) -> Result<u64, AppendError> {
         let fits = !record.payload.is_empty()
             && record.payload.len() <= permit.payload_bytes
             && record.key.len() <= KEY_BYTES_MAX
@@ -245,8 +267,30 @@ impl OwnTopic {
         if !fits {
             return Err(AppendError::RecordSize);
         }
-        let words = format::frame_words(record.key.len() + record.tag.len(), record.payload.len());
         failpoint::hit("queue.append");
+        self.claim(now_ms, permit, record, None)
+    }
+
+    /// Appends the copy of a record, with its first times.
+    pub(crate) fn append_copy(
+        &self,
+        appended_at_ms: u64,
+        permit: DiskPermit,
+        record: &NewRecord<'_>,
+        source: u64,
+    ) -> Result<u64, AppendError> {
+        self.claim(appended_at_ms, permit, record, Some(source))
+    }
+
+    fn claim(
+        &self,
+        appended_at_ms: u64,
+        mut permit: DiskPermit,
+        record: &NewRecord<'_>,
+        source: Option<u64>,
+    ) -> Result<u64, AppendError> {
+        let prefix = record.key.len() + record.tag.len() + source.map_or(0, |_| SOURCE_BYTES);
+        let words = format::frame_words(prefix, record.payload.len());
         let surplus = permit.words - words;
         // From here on the claim accounts for the permit's room.
         permit.words = 0;
@@ -257,9 +301,15 @@ impl OwnTopic {
         }
         let mut claim = claim.ok_or(AppendError::Closed)?;
         let sequence = self.base + claim.sequence();
-        let first = format::encode_frame(record, now_ms, |word| claim.push(word));
+        let first = format::encode_frame(record, appended_at_ms, source, |word| claim.push(word));
         claim.commit(first);
         Ok(sequence)
+    }
+}
+
+impl DiskPermit {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.words * 8
     }
 }
 

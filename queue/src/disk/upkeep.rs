@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::files::Segment;
 use super::offsets;
-use super::shared::{OwnTopic, TopicShared};
+use super::shared::{OwnTopic, Standing, TopicShared};
 use super::writer::{prepare, promised_bytes, recycle};
 use crate::failpoint;
 use crate::storage::BLOCK_BYTES;
@@ -135,18 +135,18 @@ fn retire_oldest(topic: &TopicShared, own: &OwnTopic) -> bool {
 /// Learns how far groups are that other processes hold.
 fn read_groups(topic: &TopicShared) {
     let Ok(names) = topic.group_names() else { return };
-    let mut lows = Vec::with_capacity(names.len());
     for name in names {
-        // A slot that is being written at this moment is read again next time.
-        if let Ok((progress, _, _)) =
-            offsets::load(topic.storage(), &topic.group_directory(&name), topic.files.log_id)
-        {
-            lows.push((name, progress.finished.low()));
+        if topic.groups.lock().get(&name).is_some_and(|known| known.held) {
+            continue;
         }
-    }
-    let mut groups = topic.groups.lock();
-    for (name, low) in lows {
-        groups.insert(name, low);
+        // What is being written at this moment is read again next time.
+        let loaded = offsets::load(topic.storage(), &topic.group_directory(&name), topic.files.log_id);
+        let Ok(progress) = loaded else { continue };
+        let mut groups = topic.groups.lock();
+        // Whoever has begun to hold it meanwhile knows better.
+        if groups.get(&name).is_none_or(|known| !known.held) {
+            groups.insert(name, Standing::of(&progress, false));
+        }
     }
 }
 
