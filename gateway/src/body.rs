@@ -12,9 +12,12 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
+/// Most of an answer that is handed to hyper at once, bytes.
+const PIECE_BYTES_MAX: usize = 16_384;
+
 /// An answer's body.
 pub(crate) enum Body {
-    /// All of it; `None` once it has been handed on.
+    /// What has not been handed on yet; `None` once all has.
     Whole(Option<Bytes>),
     /// Piece by piece, until the stream ends.
     Events(BoxStream<'static, Bytes>),
@@ -43,6 +46,11 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
+            // A long answer goes out piece by piece, for hyper copies what it is given: a reader that stands still keeps one
+            // piece in memory and not the whole.
+            Self::Whole(Some(bytes)) if bytes.len() > PIECE_BYTES_MAX => {
+                Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE_BYTES_MAX)))))
+            }
             Self::Whole(bytes) => {
                 Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
             }
