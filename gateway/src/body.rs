@@ -83,11 +83,17 @@ pub(crate) enum BodyError {
     Broken,
 }
 
-/// Reads all of a request's body: at most `bytes_max`, within `time_max` in total.
+/// Reads all of a request's body: at most `bytes_max`, within `time_max` in total. Where it is not there at once, what
+/// `awaiting` gives is held until it is.
 ///
 /// # Errors
 /// [`BodyError`].
-pub(crate) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -> Result<Bytes, BodyError> {
+pub(crate) async fn read<G>(
+    body: Incoming,
+    bytes_max: usize,
+    time_max: Duration,
+    awaiting: impl FnOnce() -> G,
+) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
@@ -102,7 +108,10 @@ pub(crate) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -
     });
     match at_once.await {
         Some(read) => read,
-        None => timeout(time_max, reading).await.unwrap_or(Err(BodyError::TooSlow)),
+        None => {
+            let _awaiting = awaiting();
+            timeout(time_max, reading).await.unwrap_or(Err(BodyError::TooSlow))
+        }
     }
 }
 

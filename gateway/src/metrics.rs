@@ -142,6 +142,8 @@ pub struct ServerMetrics {
     pub connections: Gauge,
     /// Connections closed for slowness or idleness.
     pub connections_expired: Counter,
+    /// Connections closed because somebody new came and every place was taken.
+    pub connections_displaced: Counter,
     /// Times that accepting paused for want of file descriptors or memory.
     pub accept_pauses: Counter,
     /// Event streams open now.
@@ -164,6 +166,11 @@ impl ServerMetrics {
             "floodgate_connections_expired",
             "Connections closed because a head, a body or a reader was too slow, or idle for too long",
             metrics.connections_expired.clone(),
+        );
+        registry.register(
+            "floodgate_connections_displaced",
+            "Connections closed because somebody new came and every place was taken",
+            metrics.connections_displaced.clone(),
         );
         registry.register(
             "floodgate_accept_pauses",

@@ -18,6 +18,7 @@ use super::{Api, Ask, Reply};
 use crate::Gateway;
 use crate::body::Body;
 use crate::books::OrderStatus;
+use crate::connection::Vitals;
 use crate::problem::Problem;
 
 /// Between two looks at a queued order (ledger) and at any other (database).
@@ -54,11 +55,18 @@ impl Drop for Place {
 /// One stream's memory.
 struct Watch {
     place: Place,
+    vitals: Arc<Vitals>,
     order_id: OrderId,
     user: UserId,
     closing: watch::Receiver<bool>,
     until: Instant,
     told: Option<OrderStatus>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.vitals.streamed();
+    }
 }
 
 impl Api {
@@ -72,8 +80,10 @@ impl Api {
             return not_shown.reply();
         }
         let Some(place) = Place::take(&self.gateway) else { return Problem::Busy.response() };
+        ask.vitals.streams(self.holder(ask));
         let watch = Watch {
             place,
+            vitals: ask.vitals.clone(),
             order_id,
             user,
             closing: self.closing.clone(),

@@ -97,7 +97,7 @@ impl Api {
     }
 
     pub(super) async fn cancel(&self, ask: &Ask<'_>, order: &str, body: Incoming) -> Reply {
-        if let Err(refusal) = self.json::<Nothing>(body).await {
+        if let Err(refusal) = self.json::<Nothing>(ask, body).await {
             return refusal;
         }
         if let Err(refusal) = ask.refuse_cross_site() {

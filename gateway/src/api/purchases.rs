@@ -64,7 +64,7 @@ impl Api {
             Ok(pass) => pass,
             Err(refusal) => return self.unread(refusal),
         };
-        let bytes = match self.bytes(body).await {
+        let bytes = match self.bytes(ask, body).await {
             Ok(bytes) => bytes,
             Err(refusal) => return self.unread(refusal),
         };
