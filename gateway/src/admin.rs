@@ -214,7 +214,10 @@ impl Admin {
                     return refusal;
                 }
                 return match timeout(BOOKS_MAX, books.cancel(order_id, None)).await {
-                    Ok(result) => cancelled(result),
+                    Ok(result) => {
+                        self.gateway.streams.changed(order_id);
+                        cancelled(result)
+                    }
                     Err(_) => Problem::Busy.because("the orders did not answer in time: ask again"),
                 };
             }

@@ -15,6 +15,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 mod connection;
+mod final_orders;
 pub mod limits;
 pub mod metrics;
 mod mistake;
@@ -23,15 +24,17 @@ pub mod pass;
 mod problem;
 pub mod purchase;
 pub mod server;
+mod streams;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use queue::Topic;
 use stock::{Now, Owner, Seat, Stock};
 
+use api::orders::OrderDocument;
 use auth::Authenticator;
 pub use background::FOREIGN_SALES;
 use background::Health;
@@ -41,12 +44,14 @@ use challenge::{ChallengeOptions, Challenges};
 use client::Clients;
 use clock::LedgerClock;
 use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
+use final_orders::FinalOrders;
 use limits::Limits;
 use metrics::{PurchaseMetrics, ServerMetrics};
 use pass::PassKeys;
 use purchase::progress::Progress;
 use purchase::recovery::Recovery;
 use purchase::{PurchaseParts, Purchases};
+use streams::Streams;
 
 /// 64 fresh random bits at each call: the operating system's outside a simulation, a seed's inside.
 pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -125,7 +130,8 @@ pub struct Gateway {
     parts: Arc<PurchaseParts>,
     health: Health,
     server_metrics: ServerMetrics,
-    event_streams: AtomicUsize,
+    streams: Arc<Streams>,
+    finals: FinalOrders<OrderDocument>,
     /// Set by the shutdown: `/readyz` says no from then on.
     draining: AtomicBool,
     now: Now,
@@ -160,6 +166,8 @@ impl Gateway {
         let hints =
             PageHints { opens_before_s: gate.opens_before_s, challenge: gate.challenge, demo: auth.demo() };
         let metrics = PurchaseMetrics::register(registry);
+        let server_metrics = ServerMetrics::register(registry);
+        let event_streams_max = gateway.event_streams_max;
         let catalog = Arc::new(Catalog::new(stock.clone(), metrics.clone(), hints));
         let clock = Arc::new(LedgerClock::new(now()));
         let progress = Arc::new(Progress::new(topic.clone(), &parts.drain_group, parts.drain_rate_hint));
@@ -206,8 +214,9 @@ impl Gateway {
             books,
             parts,
             health: Health::default(),
-            server_metrics: ServerMetrics::register(registry),
-            event_streams: AtomicUsize::new(0),
+            streams: Arc::new(Streams::new(event_streams_max, server_metrics.event_streams.clone())),
+            finals: FinalOrders::new(),
+            server_metrics,
             draining: AtomicBool::new(false),
             now,
             random,

@@ -42,7 +42,7 @@ struct Accepted {
 }
 
 /// What a waiting buyer is told beside the status.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Waiting {
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,

@@ -139,6 +139,13 @@ impl Progress {
         }
     }
 
+    /// The last record that the drain has finished together with all before it, as of the last [`Self::refresh`].
+    #[must_use]
+    pub fn drained_through(&self) -> Option<Position> {
+        let drained = self.drained.lock();
+        drained.through.filter(|_| drained.known)
+    }
+
     /// Looks at the drain's offset and learns its rate.
     pub fn refresh(&self) {
         let now = Instant::now();
