@@ -25,7 +25,8 @@ use crate::Gateway;
 use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
-use crate::connection::closing_after;
+use crate::client::Holder;
+use crate::connection::{Peer, closing_after};
 use crate::pages;
 use crate::ports::{PortError, PortFuture, SaleChange};
 use crate::problem::{Problem, method_not_allowed};
@@ -93,7 +94,7 @@ impl Admin {
     }
 
     /// Answers one request.
-    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Reply {
+    pub(crate) async fn handle(&self, peer: Peer, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         let read = matches!(head.method, Method::GET | Method::HEAD);
@@ -109,7 +110,7 @@ impl Admin {
                 Some(_) if !self.is_operator(&head.headers) => Problem::Unauthorized.because(
                     "send the operator's token as Authorization: Bearer; it stands in admin.token_file",
                 ),
-                Some(call) => self.operate(&head.method, call, body).await,
+                Some(call) => self.operate(&head.method, call, (&peer, body)).await,
                 None => match pages::console(path, &head.headers) {
                     Some(page) if read => page.map(Body::whole),
                     _ => Problem::NotFound.because(HERE),
@@ -184,7 +185,7 @@ impl Admin {
         )
     }
 
-    async fn operate(&self, method: &Method, call: &str, body: Incoming) -> Reply {
+    async fn operate(&self, method: &Method, call: &str, body: (&Peer, Incoming)) -> Reply {
         let operator = &self.gateway.operator;
         let mut parts = call.split('/');
         let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
@@ -215,7 +216,10 @@ impl Admin {
                     return refusal;
                 }
                 return match timeout(ORDERS_MAX, operator.cancel(order_id)).await {
-                    Ok(result) => cancelled(result),
+                    Ok(result) => {
+                        self.gateway.streams.changed(order_id);
+                        cancelled(result)
+                    }
                     Err(_) => Problem::Busy.because("the orders did not answer in time: ask again"),
                 };
             }
@@ -261,13 +265,18 @@ impl Admin {
         }
     }
 
-    async fn read<T: serde::de::DeserializeOwned>(&self, body: Incoming) -> Result<T, Reply> {
+    async fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        (peer, body): (&Peer, Incoming),
+    ) -> Result<T, Reply> {
         let time_max = Duration::from_millis(self.gateway.config.body_read_max_ms);
-        let bytes = body::read(body, BODY_BYTES_MAX, time_max).await.map_err(|error| match error {
-            BodyError::TooLarge => closing_after(Problem::TooLarge.because("a body may have 64 KiB")),
-            BodyError::TooSlow => closing_after(Problem::TooSlow.response()),
-            BodyError::Broken => closing_after(Problem::BadRequest.because("the body could not be read")),
-        })?;
+        let awaiting = || peer.vitals.awaits_body(Holder::NOBODY);
+        let bytes =
+            body::read(body, BODY_BYTES_MAX, time_max, awaiting).await.map_err(|error| match error {
+                BodyError::TooLarge => closing_after(Problem::TooLarge.because("a body may have 64 KiB")),
+                BodyError::TooSlow => closing_after(Problem::TooSlow.response()),
+                BodyError::Broken => closing_after(Problem::BadRequest.because("the body could not be read")),
+            })?;
         parse(&bytes)
     }
 }

@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use crate::auth::AuthError;
 use crate::body::{self, Body, BodyError};
 use crate::catalog::Document;
-use crate::client::Client;
-use crate::connection::closing_after;
+use crate::client::{Client, Holder};
+use crate::connection::{Peer, Vitals, closing_after};
 use crate::problem::{Problem, method_not_allowed};
 use crate::purchase::Purchases;
 use crate::{Gateway, mistake, pages};
@@ -89,9 +89,9 @@ impl<'a> Route<'a> {
 impl Api {
     /// Answers one request. The futures of a spike's crowd are not boxed. All others are, for they would lie in the one future
     /// that every request moves about as a whole.
-    pub(crate) async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Reply {
+    pub(crate) async fn handle(&self, Peer { address, vitals }: Peer, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let ask = Ask { peer, headers: &head.headers };
+        let ask = Ask { peer: address, vitals: &vitals, headers: &head.headers };
         let read = matches!(head.method, Method::GET | Method::HEAD);
         let post = head.method == Method::POST;
         match Route::of(head.uri.path()) {
@@ -129,6 +129,11 @@ impl Api {
         self.gateway.clients.identify(ask.peer, ask.headers)
     }
 
+    /// For whom the request holds its connection.
+    fn holder(&self, ask: &Ask<'_>) -> Holder {
+        self.gateway.clients.holder_of(self.client(ask))
+    }
+
     /// The request's user, or the 401.
     fn user(&self, ask: &Ask<'_>) -> Result<UserId, Reply> {
         let through_proxy = self.client(ask).through_proxy;
@@ -137,14 +142,15 @@ impl Api {
     }
 
     /// The request's body as `T`: unknown and repeated keys and wrong types are refused; nothing at all counts as `{}`.
-    async fn json<T: DeserializeOwned>(&self, body: Incoming) -> Result<T, Reply> {
-        parse(&self.bytes(body).await?)
+    async fn json<T: DeserializeOwned>(&self, ask: &Ask<'_>, body: Incoming) -> Result<T, Reply> {
+        parse(&self.bytes(ask, body).await?)
     }
 
-    async fn bytes(&self, body: Incoming) -> Result<Bytes, Reply> {
+    async fn bytes(&self, ask: &Ask<'_>, body: Incoming) -> Result<Bytes, Reply> {
         let config = &self.gateway.config;
         let time_max = std::time::Duration::from_millis(config.body_read_max_ms);
-        body::read(body, config.body_bytes_max, time_max).await.map_err(|error| match error {
+        let awaiting = || ask.vitals.awaits_body(self.holder(ask));
+        body::read(body, config.body_bytes_max, time_max, awaiting).await.map_err(|error| match error {
             BodyError::TooLarge => closing_after(Problem::TooLarge.response()),
             BodyError::TooSlow => closing_after(Problem::TooSlow.response()),
             BodyError::Broken => closing_after(Problem::BadRequest.because("the body could not be read")),
@@ -155,6 +161,7 @@ impl Api {
 /// What handlers see of a request beside its body.
 pub(crate) struct Ask<'a> {
     pub(crate) peer: SocketAddr,
+    pub(crate) vitals: &'a Arc<Vitals>,
     pub(crate) headers: &'a HeaderMap,
 }
 

@@ -86,6 +86,9 @@ impl Gateway {
     async fn follow_drain(&self) {
         loop {
             self.progress.refresh().await;
+            if let Some(through) = self.progress.drained_through() {
+                self.streams.drained(through);
+            }
             sleep(progress::REFRESH_INTERVAL).await;
         }
     }

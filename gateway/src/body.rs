@@ -12,9 +12,12 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
+/// Most of an answer that is handed to hyper at once, bytes.
+const PIECE_BYTES_MAX: usize = 16_384;
+
 /// An answer's body.
 pub(crate) enum Body {
-    /// All of it; `None` once it has been handed on.
+    /// What has not been handed on yet; `None` once all has.
     Whole(Option<Bytes>),
     /// Piece by piece, until the stream ends.
     Events(BoxStream<'static, Bytes>),
@@ -43,6 +46,11 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
+            // A long answer goes out piece by piece, for hyper copies what it is given: a reader that stands still keeps one
+            // piece in memory and not the whole.
+            Self::Whole(Some(bytes)) if bytes.len() > PIECE_BYTES_MAX => {
+                Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE_BYTES_MAX)))))
+            }
             Self::Whole(bytes) => {
                 Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
             }
@@ -75,11 +83,17 @@ pub(crate) enum BodyError {
     Broken,
 }
 
-/// Reads all of a request's body: at most `bytes_max`, within `time_max` in total.
+/// Reads all of a request's body: at most `bytes_max`, within `time_max` in total. Where it is not there at once, what
+/// `awaiting` gives is held until it is.
 ///
 /// # Errors
 /// [`BodyError`].
-pub(crate) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -> Result<Bytes, BodyError> {
+pub(crate) async fn read<G>(
+    body: Incoming,
+    bytes_max: usize,
+    time_max: Duration,
+    awaiting: impl FnOnce() -> G,
+) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
@@ -94,7 +108,10 @@ pub(crate) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -
     });
     match at_once.await {
         Some(read) => read,
-        None => timeout(time_max, reading).await.unwrap_or(Err(BodyError::TooSlow)),
+        None => {
+            let _awaiting = awaiting();
+            timeout(time_max, reading).await.unwrap_or(Err(BodyError::TooSlow))
+        }
     }
 }
 

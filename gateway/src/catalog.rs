@@ -1,6 +1,7 @@
-//! The sales that this gateway offers, in memory: what a purchase is judged by before the ledger is asked.
+//! The sales that this gateway offers, in memory: what a purchase is judged by before the ledger is asked, and what buyers may
+//! read of them, rendered when it changes and never for a request.
 //!
-//! Readers take no lock and share no counter. Only [`Catalog::replace`] writes, with everything at once.
+//! A purchase takes no lock here and shares no counter. Only [`Catalog::replace`] writes, with everything at once.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,6 +14,10 @@ use hyper::header::HeaderValue;
 use serde::Serialize;
 use stock::{FlagCell, FlagState, SaleDefinition, SaleId, Stock, Timestamp};
 use tokio::sync::watch;
+
+mod list;
+
+use list::List;
 
 use crate::config::ChallengeKind;
 use crate::metrics::{Outcome, PurchaseMetrics, SaleCounters};
@@ -56,6 +61,8 @@ pub struct Sale {
     counters: Arc<SaleCounters>,
     /// Ledger time until which the gate is taken to be full; a hint, so relaxed.
     gate_full_until_ms: AtomicU64,
+    total: u32,
+    hints: PageHints,
     /// What buyers see while it is not known to be sold out, and while it is.
     documents: [Document; 2],
 }
@@ -100,6 +107,18 @@ impl Sale {
         &self.documents[usize::from(self.sold_out())]
     }
 
+    /// The same without its description.
+    fn short(&self) -> Vec<u8> {
+        public(&self.definition, self.total, self.paused, self.sold_out(), self.hints, "")
+    }
+
+    /// Whether it is what `sale` says, and listens to the flag that is the sale's now: one that was forgotten is another.
+    fn is(&self, sale: &CatalogSale, flag: &Arc<FlagCell>) -> bool {
+        let shown = (&self.definition, self.total, self.paused, self.epoch);
+        shown == (&sale.definition, sale.total, sale.paused_by.is_some(), sale.epoch)
+            && Arc::ptr_eq(&self.flag, flag)
+    }
+
     /// Whether the gate was found full a moment ago: then nobody is asked a question for nothing.
     #[must_use]
     pub fn gate_full(&self, now_ms: u64) -> bool {
@@ -142,6 +161,39 @@ struct PublicSale<'a> {
     demo: bool,
 }
 
+fn public(
+    definition: &SaleDefinition,
+    total: u32,
+    paused: bool,
+    sold_out: bool,
+    hints: PageHints,
+    description: &str,
+) -> Vec<u8> {
+    let public = PublicSale {
+        id: &definition.id,
+        item_id: &definition.item_id,
+        title: &definition.title,
+        description,
+        currency: &definition.currency,
+        price: definition.price,
+        list_price: definition.list_price,
+        total,
+        per_user_limit: definition.per_user_limit,
+        pay_within_s: definition.pay_within_s,
+        starts_at: definition.starts_at,
+        ends_at: definition.ends_at,
+        rehearsal: definition.rehearsal,
+        labels: &definition.labels,
+        sold_out,
+        paused,
+        opens_before_s: hints.opens_before_s,
+        challenge: hints.challenge,
+        demo: hints.demo,
+    };
+    // Every field has a JSON form, and the map's keys are texts.
+    serde_json::to_vec(&public).unwrap_or_default()
+}
+
 /// What the page must know beside the sale itself.
 #[derive(Debug, Clone, Copy)]
 pub struct PageHints {
@@ -158,6 +210,7 @@ pub struct PageHints {
 pub struct Offer {
     by_id: HashMap<Box<str>, Arc<Sale>>,
     in_order: Vec<Arc<Sale>>,
+    list: List,
 }
 
 impl Offer {
@@ -178,6 +231,8 @@ impl Offer {
 pub struct Catalog {
     offer: ArcSwap<Offer>,
     changes: watch::Sender<u64>,
+    /// Rises with every change of a sold-out flag.
+    flags: watch::Receiver<u64>,
     stock: Arc<Stock>,
     metrics: PurchaseMetrics,
     hints: PageHints,
@@ -193,15 +248,46 @@ impl Catalog {
     /// An empty one.
     #[must_use]
     pub fn new(stock: Arc<Stock>, metrics: PurchaseMetrics, hints: PageHints) -> Self {
-        Self { offer: ArcSwap::default(), changes: watch::Sender::new(0), stock, metrics, hints }
+        let flags = stock.flag().subscribe();
+        Self { offer: ArcSwap::default(), changes: watch::Sender::new(0), flags, stock, metrics, hints }
     }
 
-    /// Offers exactly these sales from now on. Purchases under way keep the sale as they found it.
+    /// Offers exactly these sales from now on. Purchases under way keep the sale as they found it. What has not changed is not
+    /// rendered again.
     pub fn replace(&self, sales: Vec<CatalogSale>) {
-        let in_order: Vec<_> = sales.into_iter().map(|sale| Arc::new(self.prepare(sale))).collect();
-        let by_id = in_order.iter().map(|sale| (sale.id.as_str().into(), sale.clone())).collect();
-        self.offer.store(Arc::new(Offer { by_id, in_order }));
+        let before = self.offer.load_full();
+        let in_order: Vec<_> = sales
+            .into_iter()
+            .map(|sale| {
+                let flag = self.stock.flag().cell(&sale.definition.id);
+                match before.sale(sale.definition.id.as_str()) {
+                    Some(held) if held.is(&sale, &flag) => held.clone(),
+                    _ => Arc::new(self.prepare(sale, flag)),
+                }
+            })
+            .collect();
+        let is_same = in_order.len() == before.in_order.len()
+            && in_order.iter().zip(&before.in_order).all(|(new, old)| Arc::ptr_eq(new, old));
+        if !is_same {
+            let by_id = in_order.iter().map(|sale| (sale.id.as_str().into(), sale.clone())).collect();
+            let offer = Offer { by_id, in_order, list: List::default() };
+            // Before anybody asks for it.
+            self.list_of(&offer);
+            self.offer.store(Arc::new(offer));
+        }
         self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// All sales as `GET /api/v1/sales` gives them.
+    #[must_use]
+    pub fn list(&self) -> Document {
+        self.list_of(&self.offer.load())
+    }
+
+    fn list_of(&self, offer: &Offer) -> Document {
+        // Before the flags are read: a change that comes meanwhile is in the text, or renders it again.
+        let flags = *self.flags.borrow();
+        offer.list.document(&offer.in_order, flags, &self.metrics.lists_rendered)
     }
 
     /// What is on offer now.
@@ -222,42 +308,24 @@ impl Catalog {
         self.changes.subscribe()
     }
 
-    fn prepare(&self, sale: CatalogSale) -> Sale {
+    fn prepare(&self, sale: CatalogSale, flag: Arc<FlagCell>) -> Sale {
         let CatalogSale { definition, version: _, total, paused_by, epoch } = sale;
         let id = definition.id.clone();
+        let (paused, hints) = (paused_by.is_some(), self.hints);
         let document = |sold_out| {
-            let public = PublicSale {
-                id: &id,
-                item_id: &definition.item_id,
-                title: &definition.title,
-                description: &definition.description,
-                currency: &definition.currency,
-                price: definition.price,
-                list_price: definition.list_price,
-                total,
-                per_user_limit: definition.per_user_limit,
-                pay_within_s: definition.pay_within_s,
-                starts_at: definition.starts_at,
-                ends_at: definition.ends_at,
-                rehearsal: definition.rehearsal,
-                labels: &definition.labels,
-                sold_out,
-                paused: paused_by.is_some(),
-                opens_before_s: self.hints.opens_before_s,
-                challenge: self.hints.challenge,
-                demo: self.hints.demo,
-            };
-            // Every field has a JSON form, and the map's keys are texts.
-            Document::new(serde_json::to_vec(&public).unwrap_or_default().into())
+            let text = public(&definition, total, paused, sold_out, hints, &definition.description);
+            Document::new(text.into())
         };
         let documents = [document(false), document(true)];
         Sale {
             tag: id.tag(),
             gate_full_until_ms: AtomicU64::new(0),
-            flag: self.stock.flag().cell(&id),
+            flag,
             counters: self.metrics.of_sale(id.as_str()),
-            paused: paused_by.is_some(),
+            paused,
             epoch,
+            total,
+            hints,
             starts_at_ms: definition.starts_at.0,
             ends_at_ms: definition.ends_at.0,
             documents,

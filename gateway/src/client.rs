@@ -1,4 +1,5 @@
-//! Who is on the other end: the address that counts, and whether a header about it may be believed.
+//! Who is on the other end: the address that counts, whether a header about it may be believed, and in whose name a
+//! connection is held.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,6 +21,25 @@ pub struct Client {
     pub address: IpAddr,
     /// Whether the peer is one of our own proxies.
     pub through_proxy: bool,
+}
+
+/// Whom a request's rate and a connection's place are counted for: an IPv4 address, or all of an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder(pub(crate) u64);
+
+impl Holder {
+    /// Nobody in particular: two of these have nothing to do with each other. No /64 of hosts is all ones.
+    pub const NOBODY: Self = Self(u64::MAX);
+
+    /// Who has this address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        // IPv4 as it lies in IPv6, but in the upper half, where ffff is of no network.
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self(0xFFFF << 32 | u64::from(v4.to_bits())),
+            IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
+        }
+    }
 }
 
 impl Clients {
@@ -52,6 +72,22 @@ impl Clients {
             }
         }
         Client { address, through_proxy: true }
+    }
+
+    /// Who holds a connection from `peer` as long as no request says more: through a proxy of ours many come.
+    #[must_use]
+    pub fn holder(&self, peer: SocketAddr) -> Holder {
+        self.known(peer.ip())
+    }
+
+    /// For whom `client`'s request holds its connection.
+    #[must_use]
+    pub fn holder_of(&self, client: Client) -> Holder {
+        self.known(client.address)
+    }
+
+    fn known(&self, address: IpAddr) -> Holder {
+        if self.is_trusted(address) { Holder::NOBODY } else { Holder::of(address) }
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
@@ -129,6 +165,21 @@ mod tests {
         assert_eq!(identify("127.0.0.1", &["203.0.113.1:5000"]), "203.0.113.1");
         assert_eq!(identify("127.0.0.1", &["nonsense, 10.0.0.9"]), "10.0.0.9");
         assert_eq!(identify("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_holder_is_an_address_or_a_network_and_never_a_proxy_of_ours() {
+        let clients = Clients::new(vec!["10.0.0.0/8".parse().expect("a network")]);
+        let holder = |peer: &str| clients.holder(SocketAddr::new(peer.parse().expect("a peer"), 9));
+        assert_eq!(holder("192.0.2.1"), holder("::ffff:192.0.2.1"));
+        assert_ne!(holder("192.0.2.1"), holder("192.0.2.2"));
+        assert_eq!(holder("2001:db8:0:1::1"), holder("2001:db8:0:1:ffff::2"));
+        assert_ne!(holder("2001:db8:0:1::1"), holder("2001:db8:0:2::1"));
+        assert_eq!(holder("10.1.2.3"), Holder::NOBODY);
+        let through = |address: &str| {
+            clients.holder_of(Client { address: address.parse().expect("an address"), through_proxy: true })
+        };
+        assert_eq!((through("192.0.2.1"), through("10.9.9.9")), (holder("192.0.2.1"), Holder::NOBODY));
     }
 
     #[test]

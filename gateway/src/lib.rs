@@ -14,6 +14,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 mod connection;
+mod final_orders;
 pub mod limits;
 pub mod metrics;
 mod mistake;
@@ -23,15 +24,17 @@ pub mod ports;
 mod problem;
 pub mod purchase;
 pub mod server;
+mod streams;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use queue::{GroupWatch, Topic};
 use stock::{Now, Owner, Seat, Stock};
 
+use api::orders::OrderDocument;
 use auth::Authenticator;
 pub use background::FOREIGN_SALES;
 use background::Health;
@@ -40,6 +43,7 @@ use challenge::{ChallengeOptions, Challenges};
 use client::Clients;
 use clock::LedgerClock;
 use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
+use final_orders::FinalOrders;
 use limits::Limits;
 use metrics::{PurchaseMetrics, ServerMetrics};
 use pass::PassKeys;
@@ -47,6 +51,7 @@ use ports::{Operator, Orders};
 use purchase::progress::Progress;
 use purchase::recovery::Recovery;
 use purchase::{PurchaseParts, Purchases};
+use streams::Streams;
 
 /// 64 fresh random bits at each call: the operating system's outside a simulation, a seed's inside.
 pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -128,7 +133,8 @@ pub struct Gateway {
     parts: Arc<PurchaseParts>,
     health: Health,
     server_metrics: ServerMetrics,
-    event_streams: AtomicUsize,
+    streams: Arc<Streams>,
+    finals: FinalOrders<OrderDocument>,
     /// Set by the shutdown: `/readyz` says no from then on.
     draining: AtomicBool,
     now: Now,
@@ -165,6 +171,8 @@ impl Gateway {
         let hints =
             PageHints { opens_before_s: gate.opens_before_s, challenge: gate.challenge, demo: auth.demo() };
         let metrics = PurchaseMetrics::register(registry);
+        let server_metrics = ServerMetrics::register(registry);
+        let event_streams_max = gateway.event_streams_max;
         let catalog = Arc::new(Catalog::new(stock.clone(), metrics.clone(), hints));
         let clock = Arc::new(LedgerClock::new(now()));
         let progress = Arc::new(Progress::new(drained, parts.drain_rate_hint));
@@ -213,8 +221,9 @@ impl Gateway {
             operator,
             parts,
             health: Health::default(),
-            server_metrics: ServerMetrics::register(registry),
-            event_streams: AtomicUsize::new(0),
+            streams: Arc::new(Streams::new(event_streams_max, server_metrics.event_streams.clone())),
+            finals: FinalOrders::new(),
+            server_metrics,
             draining: AtomicBool::new(false),
             now,
             random,

@@ -18,6 +18,7 @@ use stock::UserId;
 use tokio::time::Instant;
 
 use crate::Random;
+use crate::client::Holder;
 use crate::config::LimitsConfig;
 
 /// Keys that share a lock and compete for places.
@@ -69,11 +70,10 @@ impl Limits {
     /// # Errors
     /// The address has been too fast; the request is not counted.
     pub fn check_address(&self, address: IpAddr) -> Result<(), TooFast> {
-        let Some(table) = &self.addresses else { return Ok(()) };
-        table.check(match address.to_canonical() {
-            IpAddr::V4(v4) => self.key(v4.to_bits()),
-            IpAddr::V6(v6) => self.key(v6.to_bits() >> 64),
-        })
+        match &self.addresses {
+            Some(table) => table.check(self.key(Holder::of(address))),
+            None => Ok(()),
+        }
     }
 
     fn key(&self, name: impl Hash) -> u64 {

@@ -75,6 +75,8 @@ pub struct PurchaseMetrics {
     duration: Histogram,
     /// Reservations appended by the owner's recovery.
     pub(crate) recovered: Counter,
+    /// Times that the list of all sales was made anew.
+    pub(crate) lists_rendered: Counter,
 }
 
 impl PurchaseMetrics {
@@ -88,6 +90,7 @@ impl PurchaseMetrics {
             nowhere,
             duration: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             recovered: Counter::default(),
+            lists_rendered: Counter::default(),
         };
         registry.register(
             "floodgate_purchases",
@@ -103,6 +106,11 @@ impl PurchaseMetrics {
             "floodgate_recovered_reservations",
             "Pending reservations that this instance's log lacked and that were appended again",
             metrics.recovered.clone(),
+        );
+        registry.register(
+            "floodgate_sales_lists_rendered",
+            "Times that the list of all sales was made anew",
+            metrics.lists_rendered.clone(),
         );
         metrics
     }
@@ -134,6 +142,8 @@ pub struct ServerMetrics {
     pub connections: Gauge,
     /// Connections closed for slowness or idleness.
     pub connections_expired: Counter,
+    /// Connections closed because somebody new came and every place was taken.
+    pub connections_displaced: Counter,
     /// Times that accepting paused for want of file descriptors or memory.
     pub accept_pauses: Counter,
     /// Event streams open now.
@@ -156,6 +166,11 @@ impl ServerMetrics {
             "floodgate_connections_expired",
             "Connections closed because a head, a body or a reader was too slow, or idle for too long",
             metrics.connections_expired.clone(),
+        );
+        registry.register(
+            "floodgate_connections_displaced",
+            "Connections closed because somebody new came and every place was taken",
+            metrics.connections_displaced.clone(),
         );
         registry.register(
             "floodgate_accept_pauses",

@@ -14,21 +14,22 @@ use hyper::{Request, Response};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, getrlimit};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::Gateway;
 use crate::admin::Admin;
 use crate::api::Api;
 use crate::body::Body;
-use crate::connection::{ConnectionOptions, Sweep};
+use crate::connection::{ConnectionOptions, LOOK_INTERVAL_MS, Peer, Sweep};
 
 /// Connections that the kernel holds for us while we accept.
 const BACKLOG: u32 = 4_096;
 /// Pause when the system has no descriptors or memory left for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// Most connections ended at once to have their descriptors.
+const ENDED_AT_ONCE_MAX: usize = 64;
 /// Between "not ready" and the end of accepting: time for a balancer to look.
 const UNREADY_LEAD: Duration = Duration::from_millis(250);
 /// How often the end looks whether everything has been answered.
@@ -277,9 +278,9 @@ async fn serve_admin(
     listener: std::net::TcpListener,
     ending: watch::Receiver<bool>,
 ) {
-    let handler = move |_, request| {
+    let handler = move |peer, request| {
         let admin = admin.clone();
-        async move { admin.handle(request).await }
+        async move { admin.handle(peer, request).await }
     };
     // Probes must hear "not ready" until the end: this listener closes last.
     let closing = ending.clone();
@@ -287,8 +288,15 @@ async fn serve_admin(
     accept(gateway, listener, (ADMIN_CONNECTIONS_MAX, live), Arc::new(handler), closing, ending).await;
 }
 
-/// Accepts at most so many at once until `closing`, keeps the connections' deadlines until `ending`; `live` shows how many
-/// there are.
+/// Somebody who was accepted when every place was taken.
+struct Newcomer {
+    stream: TcpStream,
+    address: SocketAddr,
+    since: Instant,
+}
+
+/// Accepts at most so many at once, and one more that waits for a place, until `closing`; keeps the connections' deadlines
+/// until `ending`; `live` shows how many there are. Those behind the one that waits are the kernel's.
 async fn accept<H, F>(
     gateway: Arc<Gateway>,
     listener: std::net::TcpListener,
@@ -297,7 +305,7 @@ async fn accept<H, F>(
     mut closing: watch::Receiver<bool>,
     mut ending: watch::Receiver<bool>,
 ) where
-    H: Fn(SocketAddr, Request<Incoming>) -> F + Send + Sync + 'static,
+    H: Fn(Peer, Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let mut listener = match TcpListener::from_std(listener) {
@@ -309,16 +317,16 @@ async fn accept<H, F>(
     };
     let options = ConnectionOptions::new(&gateway.config);
     let metrics = &gateway.server_metrics;
-    let mut sweep = Sweep::new(metrics.connections_expired.clone());
+    let mut sweep = Sweep::new(metrics.connections_expired.clone(), metrics.connections_displaced.clone());
     let mut ticks = interval(Sweep::interval(&options));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stop_accepting = closing.clone();
+    let mut newcomer = None;
     let mut counted = 0;
     loop {
-        let has_room = sweep.live() < connections_max;
         let next = async {
             match &listener {
-                Some(listener) if has_room => listener.accept().await,
+                Some(listener) if newcomer.is_none() => listener.accept().await,
                 _ => std::future::pending().await,
             }
         };
@@ -326,31 +334,35 @@ async fn accept<H, F>(
             biased;
             _ = closing.wait_for(|closing| *closing), if listener.is_some() => {
                 listener = None;
+                newcomer = None;
                 sweep.close();
             }
             _ = ending.wait_for(|ending| *ending) => break,
-            _ = ticks.tick() => {
-                sweep.tick();
-                if sweep.live() >= connections_max {
-                    sweep.make_room();
-                    // Those that were ended close their sockets now.
-                    yield_now().await;
-                }
-            }
+            _ = ticks.tick() => sweep.tick(),
+            () = sweep.freed(), if newcomer.is_some() => {}
+            () = sleep(Duration::from_millis(LOOK_INTERVAL_MS)), if newcomer.is_some() => {}
             accepted = next => match accepted {
-                Ok((stream, peer)) => {
+                Ok((stream, address)) => {
                     // Answers are single small writes: waiting to fill a packet would only delay them.
                     let _ = stream.set_nodelay(true);
-                    sweep.serve(stream, peer, &options, handler.clone(), stop_accepting.clone());
+                    newcomer = Some(Newcomer { stream, address, since: Instant::now() });
                 }
                 // The peer was gone before we came to it.
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => {
                     metrics.accept_pauses.inc();
-                    sweep.make_room();
+                    let _ = (0..ENDED_AT_ONCE_MAX).all(|_| sweep.make_room(EXHAUSTED_PAUSE));
                     sleep(EXHAUSTED_PAUSE).await;
                 }
             },
+        }
+        if let Some(Newcomer { stream, address, .. }) = newcomer.take_if(|_| sweep.live() < connections_max) {
+            let peer = (address, gateway.clients.holder(address));
+            sweep.serve(stream, peer, &options, handler.clone(), stop_accepting.clone());
+        } else if let Some(Newcomer { since, .. }) = &newcomer
+            && sweep.staying() >= connections_max
+        {
+            sweep.make_room(since.elapsed());
         }
         let count = i64::try_from(sweep.live()).unwrap_or(i64::MAX);
         live.inc_by(count - counted);

@@ -86,6 +86,11 @@ impl GroupWatch {
         self.seen.lock().filter(|seen| seen.at.elapsed() < LAG_AGE_MAX).map(|seen| seen.lag)
     }
 
+    /// The position through which the group had finished everything at the last look; `None` also where nothing is known.
+    pub fn committed(&self) -> Option<Position> {
+        (*self.seen.lock())?.committed
+    }
+
     /// How many records before the one at `position` the group had not finished at the last look; `None` where nothing is known.
     pub fn ahead_of(&self, position: Position) -> Option<u64> {
         let seen = (*self.seen.lock())?;

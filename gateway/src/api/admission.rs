@@ -71,7 +71,7 @@ struct Admitted {
 
 impl Api {
     pub(super) async fn challenge(&self, ask: &Ask<'_>, sale: &str, body: Incoming) -> Reply {
-        let question: Question = match self.json(body).await {
+        let question: Question = match self.json(ask, body).await {
             Ok(question) => question,
             Err(refusal) => return refusal,
         };
@@ -102,7 +102,7 @@ impl Api {
     }
 
     pub(super) async fn pass(&self, ask: &Ask<'_>, sale: &str, body: Incoming) -> Reply {
-        let Answer { challenge, answer } = match self.json(body).await {
+        let Answer { challenge, answer } = match self.json(ask, body).await {
             Ok(answer) => answer,
             Err(refusal) => return refusal,
         };

@@ -32,7 +32,7 @@ impl Api {
         if let Err(refusal) = ask.refuse_cross_site() {
             return refusal;
         }
-        let login: Login = match self.json(body).await {
+        let login: Login = match self.json(ask, body).await {
             Ok(login) => login,
             Err(refusal) => return refusal,
         };

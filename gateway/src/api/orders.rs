@@ -18,8 +18,8 @@ use crate::problem::Problem;
 const KEPT_AFTER_MS: u64 = 10_000;
 
 /// The body of `GET /api/v1/orders/{order}` and of each event.
-#[derive(Serialize)]
-pub(super) struct OrderDocument {
+#[derive(Clone, Serialize)]
+pub(crate) struct OrderDocument {
     order_id: OrderId,
     sale: SaleId,
     quantity: u32,
@@ -97,7 +97,7 @@ impl Api {
     }
 
     pub(super) async fn cancel(&self, ask: &Ask<'_>, order: &str, body: Incoming) -> Reply {
-        if let Err(refusal) = self.json::<Nothing>(body).await {
+        if let Err(refusal) = self.json::<Nothing>(ask, body).await {
             return refusal;
         }
         if let Err(refusal) = ask.refuse_cross_site() {
@@ -113,7 +113,10 @@ impl Api {
             Ok(_) => {}
             Err(not_shown) => return not_shown.reply(),
         }
-        cancelled(in_time(self.gateway.orders.cancel(order_id, user)).await)
+        let result = in_time(self.gateway.orders.cancel(order_id, user)).await;
+        // Also where it is not known what became of it: they look.
+        self.gateway.streams.changed(order_id);
+        cancelled(result)
     }
 }
 
@@ -161,6 +164,11 @@ impl Gateway {
 
     /// The order as its user may see it.
     pub(super) async fn look_up(&self, order_id: OrderId, user: &UserId) -> Result<OrderDocument, NotShown> {
+        // 0. What nothing more happens to is remembered for a while.
+        if let Some((of, document)) = self.finals.get(order_id) {
+            return if of == *user { Ok(document) } else { Err(NotShown::None) };
+        }
+
         let offer = self.catalog.offer_whole();
         let sales = || offer.sales().iter().filter(|sale| sale.tag == order_id.sale_tag());
         let mut ledger_silent = false;
@@ -196,7 +204,13 @@ impl Gateway {
 
         // 2. The row.
         match in_time(self.orders.order(order_id)).await {
-            Ok(Some(order)) if order.user == *user => return Ok(order.into()),
+            Ok(Some(order)) if order.user == *user => {
+                let document = OrderDocument::from(order);
+                if document.status.is_final() {
+                    self.finals.remember(order_id, user.clone(), document.clone());
+                }
+                return Ok(document);
+            }
             Ok(Some(_)) => return Err(NotShown::None),
             Ok(None) => {}
             Err(_) => return Err(NotShown::Unknown),

@@ -41,7 +41,7 @@ struct Accepted {
 }
 
 /// What a waiting buyer is told beside the status.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Waiting {
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
@@ -63,7 +63,7 @@ impl Api {
             Ok(pass) => pass,
             Err(refusal) => return self.unread(refusal),
         };
-        let bytes = match self.bytes(body).await {
+        let bytes = match self.bytes(ask, body).await {
             Ok(bytes) => bytes,
             Err(refusal) => return self.unread(refusal),
         };

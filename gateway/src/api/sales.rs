@@ -1,12 +1,10 @@
 //! `GET /api/v1/sales`, `/api/v1/sales/{sale}` and `/api/v1/time`.
 
-use bytes::{BufMut, BytesMut};
 use hyper::StatusCode;
 use serde::Serialize;
 use stock::Timestamp;
 
 use super::{Api, Ask, Reply, cacheable, json};
-use crate::catalog::Document;
 use crate::problem::Problem;
 
 #[derive(Serialize)]
@@ -15,18 +13,9 @@ struct Time {
 }
 
 impl Api {
-    /// All sales on offer, from documents that were rendered when they came.
+    /// All sales on offer, as they were rendered at the last change.
     pub(super) fn sales(&self, ask: &Ask<'_>) -> Reply {
-        let offer = self.gateway.catalog.offer();
-        let mut list = BytesMut::from(&b"{\"sales\":["[..]);
-        for (at, sale) in offer.sales().iter().enumerate() {
-            if at > 0 {
-                list.put_u8(b',');
-            }
-            list.put_slice(&sale.document().body);
-        }
-        list.put_slice(b"]}");
-        cacheable(&Document::new(list.freeze()), ask.headers)
+        cacheable(&self.gateway.catalog.list(), ask.headers)
     }
 
     pub(super) fn sale(&self, ask: &Ask<'_>, sale: &str) -> Reply {

@@ -116,6 +116,12 @@ impl Progress {
         Estimate { position, eta_ms, poll_after_ms: base_ms + spread_ms }
     }
 
+    /// The last record that the drain has finished together with all before it, as of the last [`Self::refresh`].
+    #[must_use]
+    pub fn drained_through(&self) -> Option<Position> {
+        self.drained.committed()
+    }
+
     /// Looks at the drain's offset and learns its rate.
     pub async fn refresh(&self) {
         // An engine that does not answer: what is ahead is unknown until it does.

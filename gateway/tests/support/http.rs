@@ -66,6 +66,31 @@ impl Connection {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// From another address of this machine (127.0.0.1 is a trusted proxy unless a test says otherwise).
+    pub fn open_from(source: [u8; 4], address: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.bind((source, 0).into()).expect("a loopback address");
+            socket.connect(address).await.expect("connected").into_std().expect("a stream")
+        });
+        stream.set_nonblocking(false).expect("a mode");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        stream.set_nodelay(true).expect("nodelay");
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// Whether the other side has closed by now.
+    pub fn is_closed(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a mode");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a mode");
+        match peeked {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
     pub fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.call("GET", path, headers, None)
     }

@@ -1,0 +1,194 @@
+//! What one connection does, in a few words that its socket, its requests and the sweep share: its deadline, and what it is
+//! when places are short. Knows no other connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use super::ConnectionOptions;
+use super::room::{Claim, Held};
+use crate::client::Holder;
+
+/// What a connection does, as far as its deadline and its place depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Between requests: all of the last answer is with the kernel.
+    // ## Idle => Head (bytes came) | Busy (a head that was buffered already) | Answer (more of an answer than fitted at once)
+    Idle = 0,
+    /// Part of a head has come.
+    // ## Head => Busy (the head is whole)
+    Head = 1,
+    /// A handler has it: what it waits for has bounds of its own.
+    // ## Busy => Body | Answer | Stream
+    Busy = 2,
+    /// Fresh: it owes a head and nothing of it has come.
+    // ## Silent => Head (bytes came; its time still counts from the start)
+    Silent = 3,
+    /// A handler waits for the rest of a body, which has a bound of its own.
+    // ## Body => Busy (it has come, or is waited for no longer)
+    Body = 4,
+    /// An answer is being written.
+    // ## Answer => Idle (the kernel has all of it)
+    Answer = 5,
+    /// Events are being written, until their stream ends.
+    // ## Stream => Answer (the stream has ended)
+    Stream = 6,
+}
+
+/// One connection's state, shared by its socket, its requests and the sweep, all of one thread: relaxed serves.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    clock: Arc<AtomicU64>,
+    phase: AtomicU8,
+    /// When the phase began, in ms of the sweep's clock.
+    since_ms: AtomicU64,
+    /// In ms of the sweep's clock.
+    deadline_ms: AtomicU64,
+    /// The task has ended, or its socket is about to close: set by whoever ends it.
+    over: AtomicBool,
+    holder: Holder,
+    /// Whom a proxy of ours sent the present request for, where that is known and matters.
+    forwarded: AtomicU64,
+    head_ms: u64,
+    idle_ms: u64,
+}
+
+/// The other end of a request's connection, and what its handler may tell of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) vitals: Arc<Vitals>,
+}
+
+impl Vitals {
+    pub(super) fn new(clock: Arc<AtomicU64>, holder: Holder, options: &ConnectionOptions) -> Self {
+        let now_ms = clock.load(Ordering::Relaxed);
+        Self {
+            clock,
+            phase: AtomicU8::new(Phase::Silent as u8),
+            since_ms: AtomicU64::new(now_ms),
+            deadline_ms: AtomicU64::new(now_ms + options.head_ms),
+            over: AtomicBool::new(false),
+            holder,
+            forwarded: AtomicU64::new(Holder::NOBODY.0),
+            head_ms: options.head_ms,
+            idle_ms: options.idle_ms,
+        }
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        let now_ms = self.clock.load(Ordering::Relaxed);
+        let deadline_ms = match phase {
+            Phase::Idle | Phase::Answer | Phase::Stream => now_ms + self.idle_ms,
+            Phase::Head | Phase::Silent => now_ms + self.head_ms,
+            Phase::Busy | Phase::Body => u64::MAX,
+        };
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.since_ms.store(now_ms, Ordering::Relaxed);
+        self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn is(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    pub(super) fn bytes_came(&self) {
+        if self.is(Phase::Idle) {
+            self.enter(Phase::Head);
+        } else if self.is(Phase::Silent) {
+            self.phase.store(Phase::Head as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// There is something to be written.
+    pub(super) fn bytes_go(&self) {
+        if self.is(Phase::Idle) {
+            self.enter(Phase::Answer);
+        }
+    }
+
+    /// The kernel took some of it.
+    pub(super) fn bytes_went(&self) {
+        if self.is(Phase::Answer) || self.is(Phase::Stream) {
+            let deadline_ms = self.clock.load(Ordering::Relaxed) + self.idle_ms;
+            self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// The kernel has all that there was to write.
+    pub(super) fn flushed(&self) {
+        if self.is(Phase::Answer) {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// The handler waits for the rest of the request's body until the guard is dropped; `client` is whose request it is.
+    pub(crate) fn awaits_body(&self, client: Holder) -> AwaitsBody<'_> {
+        self.forwarded.store(client.0, Ordering::Relaxed);
+        self.enter(Phase::Body);
+        AwaitsBody(self)
+    }
+
+    /// The answer is a stream of events for `client`.
+    pub(crate) fn streams(&self, client: Holder) {
+        self.forwarded.store(client.0, Ordering::Relaxed);
+        self.enter(Phase::Stream);
+    }
+
+    /// The stream's last event has been handed over.
+    pub(crate) fn streamed(&self) {
+        self.forwarded.store(Holder::NOBODY.0, Ordering::Relaxed);
+        if self.is(Phase::Stream) {
+            self.enter(Phase::Answer);
+        }
+    }
+
+    pub(super) fn is_due(&self, now_ms: u64) -> bool {
+        self.deadline_ms.load(Ordering::Relaxed) <= now_ms
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Marks it as over; tells whether it was before.
+    pub(super) fn end(&self) -> bool {
+        self.over.swap(true, Ordering::Relaxed)
+    }
+
+    /// What it is when places are short.
+    pub(super) fn held(&self, now_ms: u64) -> Held {
+        let since_ms = self.since_ms.load(Ordering::Relaxed);
+        let written_ms = self.deadline_ms.load(Ordering::Relaxed).saturating_sub(self.idle_ms);
+        let (is, age_ms) = (|phase| self.is(phase), now_ms.saturating_sub(since_ms));
+        let claim = if is(Phase::Stream) {
+            Claim::Stream
+        } else if is(Phase::Busy) {
+            Claim::Working
+        } else if is(Phase::Answer) {
+            Claim::answering(now_ms.saturating_sub(written_ms))
+        } else if is(Phase::Idle) {
+            Claim::resting(age_ms)
+        } else {
+            Claim::incomplete(age_ms)
+        };
+        let holder = match self.holder {
+            Holder::NOBODY => Holder(self.forwarded.load(Ordering::Relaxed)),
+            known => known,
+        };
+        Held { holder, claim, since_ms }
+    }
+}
+
+/// While it lives, a handler waits for a body.
+pub(crate) struct AwaitsBody<'a>(&'a Vitals);
+
+impl Drop for AwaitsBody<'_> {
+    fn drop(&mut self) {
+        self.0.forwarded.store(Holder::NOBODY.0, Ordering::Relaxed);
+        if self.0.is(Phase::Body) {
+            self.0.enter(Phase::Busy);
+        }
+    }
+}
