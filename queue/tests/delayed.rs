@@ -194,7 +194,8 @@ fn disk_and_copies_are_bounded_by_what_is_unfinished() {
             }
             if round > 100 {
                 let unfinished_bytes = topic.lag("closer").unwrap().records * 240;
-                let rest = 2 * SEGMENT;
+                // The one that is written, the next to go, and four that are kept ready, which may have been used before.
+                let rest = 6 * SEGMENT;
                 ratios.push(world.log_bytes().saturating_sub(rest) as f64 / unfinished_bytes as f64);
             }
         }
@@ -204,10 +205,9 @@ fn disk_and_copies_are_bounded_by_what_is_unfinished() {
     assert_eq!(appended, 200_000);
     assert!(rewritten > 10_000 && rewritten < appended, "{rewritten} copies of {appended}");
     let most = ratios.iter().copied().fold(0.0, f64::max);
-    eprintln!("{rewritten} of {appended}; {:.2?}", ratios.iter().step_by(15).collect::<Vec<_>>());
     assert!(most <= 3.0, "{most}");
     println!(
-        "{rewritten} copies of {appended} records; at most {most:.2} of what is unfinished, and two segments"
+        "{rewritten} copies of {appended} records; at most {most:.2} of what is unfinished, and six segments"
     );
 }
 
