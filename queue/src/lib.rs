@@ -52,5 +52,5 @@ pub const FAILPOINTS: &[&str] = &[
     "queue.dead-letter",
 ];
 
-/// Those that only the group of a topic passes whose records are rewritten, or an opening that finds a batch torn.
-pub const REWRITING_FAILPOINTS: &[&str] = &["queue.rewrite", "queue.rewritten", "queue.journal-torn"];
+/// Those that only the group of a topic passes whose records are rewritten.
+pub const REWRITING_FAILPOINTS: &[&str] = &["queue.rewrite", "queue.rewritten"];

@@ -128,18 +128,19 @@ async fn settle<S>(
 where
     S: Future<Output = (Message, Verdict)>,
 {
-    let mut done = Vec::new();
+    let (mut done, mut again) = (Vec::new(), Vec::new());
     let mut next = first;
     while let Some((message, verdict)) = next {
         match verdict {
             Verdict::Done => done.push(message.position),
             Verdict::Retry(reason) => match retries.after(message.attempt) {
-                Some(delay) => group.nack(message.position, delay).await?,
+                Some(delay) => again.push((message.position, delay)),
                 None => group.dead_letter(&message, &reason).await?,
             },
             Verdict::Dead(reason) => group.dead_letter(&message, &reason).await?,
         }
         next = under_way.next().now_or_never().flatten();
     }
-    if done.is_empty() { Ok(()) } else { group.ack_all(&done).await }
+    group.nack_all(&again).await?;
+    group.ack_all(&done).await
 }

@@ -80,6 +80,21 @@ fn a_batch_of_another_version_is_named() {
     assert!(matches!(error, QueueError::OtherVersion { found: 2, .. }), "{error}");
 }
 
+/// What an earlier build left: no journal, and nothing of ours to repair.
+#[tokio::test]
+async fn offsets_of_another_version_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path()).unwrap();
+    drop(queue.topic("orders").await.unwrap().group("workers", StartAt::Oldest).await.unwrap());
+    drop(queue);
+    for slot in ["offset.0", "offset.1"] {
+        patch(&directory.path().join("orders/groups/workers").join(slot), |bytes| bytes[8] = 1);
+    }
+    let error = open(directory.path()).unwrap_err();
+    assert!(matches!(error, QueueError::OtherVersion { found: 1, supported: 2, .. }), "{error}");
+    assert!(error.to_string().contains("offset.") && error.to_string().contains("use the binary"), "{error}");
+}
+
 #[test]
 fn a_directory_that_cannot_be_made_says_so() {
     let directory = tempfile::tempdir().unwrap();

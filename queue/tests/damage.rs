@@ -195,3 +195,98 @@ fn a_group_beyond_the_end_is_damage() {
     disk.flip_bit(&segment, (last.0 + 200) * 8);
     check_corrupt(&disk, &segment, last.0, "finished but gone");
 }
+
+const CURRENT: &str = "/queue/orders/groups/workers/offset.1";
+
+/// A log of so many records, and a group that has finished all but the last, each with a change of its own in its journal.
+const FINISHED: usize = 4;
+
+fn group() -> SimulatedDisk {
+    let disk = SimulatedDisk::new(3, Faults::default());
+    life(&disk, &vec![vec![1; 10]; FINISHED + 1], true).unwrap();
+    disk.kill();
+    runtime().block_on(async {
+        let queue = Queue::open_disk(options(&disk), &mut Registry::default()).unwrap();
+        let mut group = queue.topic("orders").await.unwrap().group("workers", StartAt::Oldest).await.unwrap();
+        let messages = group.pull(FINISHED, std::time::Duration::ZERO).await.unwrap();
+        for message in messages {
+            group.ack(message.position).await.unwrap();
+        }
+    });
+    disk.kill();
+    disk
+}
+
+/// How many records the group has finished.
+fn finished(disk: &SimulatedDisk) -> Result<usize, QueueError> {
+    let finished = runtime().block_on(async {
+        let queue = Queue::open_disk(options(disk), &mut Registry::default())?;
+        let mut group = queue.topic("orders").await?.group("workers", StartAt::Oldest).await?;
+        let left = group.pull(100, std::time::Duration::ZERO).await?;
+        // It takes further changes.
+        group.ack(left[left.len() - 1].position).await?;
+        Ok(FINISHED + 1 - left.len())
+    });
+    disk.kill();
+    finished
+}
+
+fn check_group_corrupt(damaged: &SimulatedDisk, at: u64, what: &str) {
+    match finished(damaged) {
+        Err(QueueError::Corrupt { file, offset, .. }) => {
+            assert_eq!((file.as_path(), offset), (Path::new(CURRENT), at), "{what}: the place");
+        }
+        other => panic!("{what}: damage not noticed: {other:?}"),
+    }
+}
+
+/// A checkpoint, four batches of changes: what a later batch proves is damage, in the checkpoint too; the last batch may go whole.
+#[test]
+fn every_bit_flip_of_a_groups_checkpoint_and_journal() {
+    let disk = group();
+    let path = Path::new(CURRENT);
+    let contents = disk.contents(path);
+    let block = |number: u64| number * BLOCK;
+    let step = if std::env::var_os("FLOODGATE_LONG").is_some() { 1 } else { 7 };
+    assert_eq!(&contents[..8], b"FLGOFFST");
+    for number in 1..=FINISHED as u64 {
+        assert_eq!(&contents[block(number) as usize..][..8], b"FLGDELTA", "batch {number}");
+    }
+    assert_eq!(contents[block(FINISHED as u64 + 1) as usize..].iter().find(|byte| **byte != 0), None);
+    assert_eq!(finished(&disk.duplicate()).unwrap(), FINISHED);
+    for number in 0..=FINISHED as u64 {
+        let length = u64::from(contents[block(number) as usize + 40]);
+        for bit in (block(number) * 8..(block(number) + 48 + length) * 8).step_by(step) {
+            let what = format!("bit {bit} flipped in block {number}");
+            let damaged = disk.duplicate();
+            damaged.flip_bit(path, bit);
+            if number < FINISHED as u64 {
+                check_group_corrupt(&damaged, block(number), &what);
+            } else {
+                assert_eq!(finished(&damaged).unwrap(), FINISHED - 1, "{what}");
+                // Once reopened, and changed, it holds.
+                assert_eq!(finished(&damaged).unwrap(), FINISHED, "{what}: the second opening");
+            }
+        }
+    }
+    // The older file's bits matter to nobody.
+    let other = Path::new("/queue/orders/groups/workers/offset.0");
+    for bit in (0..(48 + u64::from(contents[40])) * 8).step_by(step) {
+        let damaged = disk.duplicate();
+        damaged.flip_bit(other, bit);
+        assert_eq!(finished(&damaged).unwrap(), FINISHED, "bit {bit} of the older file");
+    }
+}
+
+/// What was cut off is not proven by anything: the changes before it count.
+#[test]
+fn every_truncation_point_of_a_groups_journal() {
+    let disk = group();
+    for cut in (BLOCK..(FINISHED as u64 + 1) * BLOCK).step_by(61) {
+        let damaged = disk.duplicate();
+        damaged.zero_from(Path::new(CURRENT), cut);
+        let body = u64::from(disk.contents(Path::new(CURRENT))[(cut / BLOCK * BLOCK) as usize + 40]);
+        let whole = cut / BLOCK - 1 + u64::from(cut % BLOCK >= 48 + body);
+        assert_eq!(finished(&damaged).unwrap() as u64, whole, "cut at {cut}");
+    }
+}

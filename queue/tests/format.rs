@@ -125,6 +125,19 @@ fn verify_names_the_flipped_byte() {
     println!("{}", damage.found);
 }
 
+#[test]
+fn verify_names_the_flipped_byte_of_a_groups_journal() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy(&fixtures().join("v1"), scratch.path());
+    let journal = scratch.path().join("orders/groups/workers/offset.1");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    assert_eq!(bytes[4096..4104], *b"FLGDELTA");
+    bytes[4096 + 50] ^= 0x10;
+    std::fs::write(&journal, bytes).unwrap();
+    let damage = operator::verify(scratch.path()).unwrap().remove(0).damage.unwrap();
+    assert_eq!((damage.file, damage.offset), (journal, 4096), "{}", damage.found);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 

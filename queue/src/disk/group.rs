@@ -50,6 +50,8 @@ pub struct DiskGroup {
     rewriting: Rewriting,
     /// How far the cursor has to be for the next checkpoint on its account.
     checkpoint_at: u64,
+    /// What the topic was told last.
+    noted: Standing,
     /// The group's own clock never goes back.
     clock_ms: u64,
     dead: Option<dead_letters::DeadLetters>,
@@ -93,6 +95,7 @@ impl DiskGroup {
             delivered: BTreeSet::new(),
             rewriting: Rewriting::new(&topic.files),
             checkpoint_at: 0,
+            noted: Standing::of(&progress, true),
             slots,
             progress,
             clock_ms: 0,
@@ -161,6 +164,7 @@ impl DiskGroup {
         let mut looked = 0;
         while messages.len() < max {
             if looked == SCAN_RECORDS_MAX {
+                self.note();
                 return Ok((messages, true));
             }
             looked += 1;
@@ -197,6 +201,7 @@ impl DiskGroup {
             }
         }
         self.checkpoint_the_cursor();
+        self.note();
         Ok((messages, false))
     }
 
@@ -370,8 +375,17 @@ impl DiskGroup {
         if self.progress.looked() >= self.reader.next() {
             self.reader.seek(self.progress.looked() + 1);
         }
-        self.topic.note_group(&self.name, Standing::of(&self.progress, true));
+        self.note();
         Ok(())
+    }
+
+    /// Tells retention and backlog how far the group is. The cursor, too, moves it: over what is no record, and over copies.
+    fn note(&mut self) {
+        let standing = Standing::of(&self.progress, true);
+        if standing != self.noted {
+            self.noted = standing;
+            self.topic.note_group(&self.name, standing);
+        }
     }
 
     /// Makes a durable change in memory.

@@ -139,6 +139,8 @@ impl Rewriting {
     ) -> Result<Round, QueueError> {
         let durable = own.watermark.durable();
         let mut round = Round::default();
+        // Each may come to be alone in its block; half of the room is left to others.
+        let charge_max = own.reserve_bytes.max(own.room_bytes.load(Ordering::Relaxed) / 2);
         let oldest = progress.unfinished_since(0).take_while(|found| found.sequence < end);
         for found in oldest.take(ROUND_RECORDS_MAX) {
             if !waiting.contains((found.retry.due_at_ms, found.sequence)) {
@@ -146,7 +148,7 @@ impl Rewriting {
             }
             round.bytes += found.words * 8;
             round.charge += charge(found.words + 1);
-            let is_full = round.bytes > own.copy_bytes_max || round.charge > own.reserve_bytes;
+            let is_full = round.bytes > own.copy_bytes_max || round.charge > charge_max;
             if is_full && !round.records.is_empty() {
                 round.bytes -= found.words * 8;
                 break;

@@ -28,6 +28,7 @@ macro_rules! conformance {
         deliver_at_holds_a_record_back,
         nack_delivers_again_later_with_a_higher_attempt,
         a_nack_survives_a_reopen,
+        many_nacks_have_each_their_delay,
         a_dead_letter_is_kept_and_replayed,
         push_retries_and_gives_up,
         push_has_at_most_so_many_under_way,

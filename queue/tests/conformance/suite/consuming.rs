@@ -216,6 +216,27 @@ pub(crate) async fn a_nack_survives_a_reopen(fixture: Fixture) {
     assert_eq!((texts(&again), again[0].attempt), (vec![String::from("a")], 2));
 }
 
+pub(crate) async fn many_nacks_have_each_their_delay(fixture: Fixture) {
+    let queue = fixture.open();
+    let topic = queue.topic("orders").await.unwrap();
+    for text in ["a", "b", "c", "d"] {
+        append(&topic, text).await;
+    }
+    let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
+    let first = group.pull(10, AT_ONCE).await.unwrap();
+    group.ack(first[2].position).await.unwrap();
+    let delays = [30, 10, 20, 40].map(Duration::from_millis);
+    let refused: Vec<_> = first.iter().map(|message| message.position).zip(delays).collect();
+    group.nack_all(&refused).await.unwrap();
+    group.nack_all(&[]).await.unwrap();
+    for expected in ["b", "", "a", "d"] {
+        fixture.advance(10);
+        let again = group.pull(10, AT_ONCE).await.unwrap();
+        assert_eq!(texts(&again).concat(), expected, "what is finished stays so");
+        assert!(again.iter().all(|message| message.attempt == 2));
+    }
+}
+
 pub(crate) async fn a_dead_letter_is_kept_and_replayed(fixture: Fixture) {
     let queue = fixture.open();
     let topic = queue.topic("orders").await.unwrap();
