@@ -65,7 +65,7 @@ async fn nobody_opens_before_every_registered_log_is_merged() {
     let mut member = process.member(true);
     member.start().await.unwrap();
     let database = &process.world.database;
-    database.register_instance(99, "out of reach").await.unwrap();
+    database.register_instance(99, "out of reach", "disk", true).await.unwrap();
     begin_rebuild(database).await.unwrap();
     let (shutdown, down) = watch::channel(false);
     let running = tokio::spawn(async move { member.run(down).await });

@@ -4,9 +4,11 @@
 
 mod conformance;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
+use conformance::schema::{self, FoundTable};
 use conformance::{Fixture, START_MS, clock, order_id, reservation, sale_id, user_id};
 use order_worker::Database;
 use order_worker::database::{DatabaseError, Outcome, RejectReason, SchemaState, mysql_schema_sql};
@@ -71,6 +73,44 @@ async fn migration_is_asked_for_versioned_and_checked() {
     }
     let refused = Database::migrate_mysql(&url).await.unwrap_err();
     assert!(matches!(refused, DatabaseError::Schema(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn tables_of_an_untagged_build_are_refused_and_left_alone() {
+    let (name, url) = empty();
+    let old = "CREATE TABLE floodgate_meta (name VARCHAR(64) PRIMARY KEY, value VARCHAR(255) NOT NULL);
+               INSERT INTO floodgate_meta VALUES ('schema_version', '1')";
+    SERVER.sql(&name, old).unwrap();
+    assert_eq!(Database::check_mysql(&url).await.unwrap(), SchemaState::Untagged);
+    for refused in
+        [Database::open_mysql(&url).await.err().unwrap(), Database::migrate_mysql(&url).await.unwrap_err()]
+    {
+        assert!(matches!(refused, DatabaseError::Schema(_)), "{refused:?}");
+        assert!(refused.to_string().contains("orders.database_url"), "{refused}");
+    }
+    assert_eq!(SERVER.sql(&name, "SHOW TABLES").unwrap().trim(), "floodgate_meta");
+}
+
+#[tokio::test]
+async fn the_schema_is_the_list() {
+    let (name, url) = empty();
+    Database::migrate_mysql(&url).await.unwrap();
+    let mut found: BTreeMap<String, FoundTable> = BTreeMap::new();
+    let columns = "SELECT table_name, column_name, is_nullable FROM information_schema.columns WHERE table_schema = DATABASE()";
+    for line in SERVER.sql(&name, columns).unwrap().lines() {
+        let [table, column, nullable] = line.split('\t').collect::<Vec<_>>().try_into().unwrap();
+        let column = if nullable == "YES" { format!("{column}?") } else { column.to_owned() };
+        found.entry(table.to_owned()).or_default().columns.insert(column);
+    }
+    let indices = "SELECT table_name, LOWER(index_name), 1 - MIN(non_unique), GROUP_CONCAT(column_name ORDER BY seq_in_index)
+                   FROM information_schema.statistics WHERE table_schema = DATABASE() GROUP BY table_name, index_name";
+    for line in SERVER.sql(&name, indices).unwrap().lines() {
+        let [table, index, unique, columns] = line.split('\t').collect::<Vec<_>>().try_into().unwrap();
+        let columns: Vec<String> = columns.split(',').map(str::to_owned).collect();
+        let index = schema::index(index, unique == "1", &columns);
+        found.entry(table.to_owned()).or_default().indices.insert(index);
+    }
+    schema::must_be_the_schema(found);
 }
 
 /// DDL is no transaction: whatever a crash leaves, the next migration ends well, and keeps what is there.
@@ -355,6 +395,11 @@ async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
             "floodgate_orders_sale",
         ),
         (&format!("SELECT * FROM floodgate_orders WHERE order_id = '{}'", order_id(7)), "PRIMARY"),
+        (
+            "SELECT * FROM floodgate_orders FORCE INDEX (floodgate_orders_due)
+             WHERE status = 'unpaid' AND pay_by < '2026-11-11T12:00:00.000Z' ORDER BY pay_by LIMIT 9",
+            "floodgate_orders_due",
+        ),
     ] {
         let plan = SERVER.sql(name(&fixture), &format!("EXPLAIN FORMAT=TRADITIONAL {query}")).unwrap();
         assert!(
@@ -364,5 +409,5 @@ async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
     }
     let indexes = SERVER.sql(name(&fixture), "SELECT COUNT(DISTINCT index_name) FROM information_schema.statistics
                                               WHERE table_schema = DATABASE() AND table_name = 'floodgate_orders'");
-    assert_eq!(indexes.unwrap().trim(), "3");
+    assert_eq!(indexes.unwrap().trim(), "4");
 }

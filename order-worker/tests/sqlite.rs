@@ -4,9 +4,11 @@
 
 mod conformance;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use conformance::schema::{self, FoundTable};
 use conformance::{Fixture, START_MS, clock};
 use order_worker::database::{Database, DatabaseError, Executor, SchemaState, SharedConnection, schema_sql};
 
@@ -78,7 +80,7 @@ async fn migration_is_versioned_and_checked() {
     let url = format!("sqlite:{}", directory.path().join("orders.db").display());
     assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Missing);
     assert!(!directory.path().join("orders.db").exists(), "a check made the file");
-    assert_eq!(Database::migrate_sqlite(&url).unwrap(), [1, 2]);
+    assert_eq!(Database::migrate_sqlite(&url).unwrap(), [1]);
     assert_eq!(Database::migrate_sqlite(&url).unwrap(), [0u32; 0]);
     assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Current);
     assert!(schema_sql().contains("CREATE TABLE floodgate_orders"));
@@ -89,12 +91,79 @@ async fn migration_is_versioned_and_checked() {
         connection.with(|c| c.execute(update, [version])).unwrap();
     };
     let now = Arc::new(AtomicU64::new(START_MS));
-    record("3");
+    record("2");
     assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::NewerByOne);
     assert!(Database::open_sqlite(&url, Executor::Inline, clock(&now)).is_ok());
-    record("4");
+    record("3");
     let refused = Database::open_sqlite(&url, Executor::Inline, clock(&now)).err();
     assert!(matches!(refused, Some(DatabaseError::Schema(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn tables_of_an_untagged_build_are_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orders.db");
+    let url = path.display().to_string();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let old = SharedConnection::open(&path).unwrap();
+    old.with(|c| {
+        c.execute_batch(
+            "CREATE TABLE floodgate_meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+             INSERT INTO floodgate_meta VALUES ('schema_version', '2');
+             CREATE TABLE floodgate_orders (order_id TEXT NOT NULL PRIMARY KEY)",
+        )
+        .unwrap();
+    });
+    assert_eq!(Database::check_sqlite(&url).unwrap(), SchemaState::Untagged);
+    for refused in [
+        Database::open_sqlite(&url, Executor::Thread, clock(&now)).err().unwrap(),
+        Database::migrate_sqlite(&url).unwrap_err(),
+    ] {
+        assert!(matches!(refused, DatabaseError::Schema(_)), "{refused:?}");
+        assert!(refused.to_string().contains("orders.database_url"), "{refused}");
+    }
+    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table'";
+    assert_eq!(old.with(|c| c.query_row(tables, [], |row| row.get::<_, u32>(0))).unwrap(), 2);
+}
+
+/// The rows that a query about the schema has, each column as text.
+fn texts(connection: &SharedConnection, query: &str, of: &str) -> Vec<Vec<String>> {
+    connection.with(|c| {
+        let mut statement = c.prepare(query).unwrap();
+        let columns = statement.column_count();
+        let rows = statement.query_map([of], |row| (0..columns).map(|n| row.get(n)).collect()).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    })
+}
+
+#[test]
+fn the_schema_is_the_list() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let _database = Database::over_connection(connection.clone(), Arc::new(|| START_MS)).unwrap();
+    let mut found = BTreeMap::new();
+    let names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE ?1";
+    for table in texts(&connection, names, "floodgate%").concat() {
+        let mut columns = BTreeSet::new();
+        let mut primary = BTreeMap::new();
+        let info = "SELECT name, CAST([notnull] AS TEXT), CAST(pk AS TEXT) FROM pragma_table_info(?1)";
+        for column in texts(&connection, info, &table) {
+            let [name, not_null, place] = column.try_into().unwrap();
+            if place != "0" {
+                primary.insert(place, name.clone());
+            }
+            columns.insert(if not_null == "1" { name } else { format!("{name}?") });
+        }
+        let primary: Vec<String> = primary.into_values().collect();
+        let mut indices = BTreeSet::from([schema::index("primary", true, &primary)]);
+        let list = "SELECT name, CAST([unique] AS TEXT) FROM pragma_index_list(?1) WHERE origin <> 'pk'";
+        for index in texts(&connection, list, &table) {
+            let columns = "SELECT name FROM pragma_index_info(?1) ORDER BY seqno";
+            let columns = texts(&connection, columns, &index[0]).concat();
+            indices.insert(schema::index(&index[0], index[1] == "1", &columns));
+        }
+        found.insert(table, FoundTable { columns, indices });
+    }
+    schema::must_be_the_schema(found);
 }
 
 #[tokio::test]
@@ -181,7 +250,7 @@ async fn the_public_tables_read_as_documented() {
 }
 
 #[tokio::test]
-async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
+async fn each_index_serves_a_query_and_no_query_scans() {
     let connection = SharedConnection::open(":memory:").unwrap();
     let now = Arc::new(AtomicU64::new(START_MS));
     let _database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
@@ -195,6 +264,43 @@ async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
             "floodgate_orders_sale",
         ),
         ("SELECT * FROM floodgate_orders WHERE order_id = ?", "sqlite_autoindex_floodgate_orders_1"),
+        (
+            "SELECT * FROM floodgate_orders WHERE status = 'unpaid' AND pay_by < ? ORDER BY pay_by LIMIT 9",
+            "floodgate_orders_due",
+        ),
+        (
+            "SELECT * FROM floodgate_events WHERE relayed_log IS NULL ORDER BY order_id, version LIMIT 9",
+            "floodgate_events_log",
+        ),
+        (
+            "SELECT * FROM floodgate_outbox WHERE kind = 'timeout' ORDER BY order_id LIMIT 9",
+            "floodgate_outbox_order",
+        ),
+        (
+            "SELECT * FROM floodgate_outbox WHERE sale_id = ? AND kind IN ('swap', 'confirm')",
+            "floodgate_outbox_sale",
+        ),
+        ("SELECT * FROM floodgate_payments WHERE order_id = ?", "floodgate_payments_order"),
+        (
+            "SELECT * FROM floodgate_payments WHERE disposition = 'unmatched' AND received_at < ? ORDER BY received_at LIMIT 9",
+            "floodgate_payments_disposition",
+        ),
+        (
+            "SELECT * FROM floodgate_refunds WHERE next_try_at < ? ORDER BY next_try_at LIMIT 9",
+            "floodgate_refunds_due",
+        ),
+        (
+            "SELECT sum(amount) FROM floodgate_refunds WHERE provider = ? AND payment_id = ?",
+            "floodgate_refunds_payment",
+        ),
+        (
+            "SELECT * FROM floodgate_waiting WHERE sale_id = ? AND state = 'waiting' ORDER BY place LIMIT 9",
+            "floodgate_waiting_head",
+        ),
+        (
+            "SELECT * FROM floodgate_order_keys WHERE sale_id = ? AND limit_key = ?",
+            "floodgate_order_keys_sale",
+        ),
     ] {
         let plan = connection.with(|c| {
             let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();

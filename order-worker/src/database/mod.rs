@@ -42,7 +42,7 @@ pub use intake::{Outcome, RejectReason, Settled};
 pub use life::{CancelOutcome, OrderRow, Standing};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
-pub use registry::Instance;
+pub use registry::{ENGINE_DISK, Instance};
 pub use sales::{Published, SaleRow};
 pub use schema::SchemaState;
 pub use shares::{Beat, Share};

@@ -1,10 +1,13 @@
-//! The deployment's id, the ledger's epoch and the registry of instances whose logs may hold promises.
+//! The deployment's id, the ledger's epoch and the registry of instances, each of which is a log.
 
 use stock::{DeploymentId, Owner, Timestamp};
 
 use super::{Database, DatabaseError, adapter};
 
-/// A log directory that may hold promises.
+/// [`Instance::engine`] of a directory of ours.
+pub const ENGINE_DISK: &str = "disk";
+
+/// A log: a directory, or a slot on a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     /// The log's id.
@@ -15,6 +18,10 @@ pub struct Instance {
     pub registered_at: Timestamp,
     /// The latest epoch of the ledger that holds what this log had promised before it; 0: none yet.
     pub merged_epoch: u64,
+    /// What keeps it: `disk`, `rocketmq`.
+    pub engine: String,
+    /// Whether it may hold promises. A log that never does keeps no rebuild waiting.
+    pub holds_promises: bool,
 }
 
 impl Database {
@@ -27,7 +34,7 @@ impl Database {
         adapter!(self, database => database.deployment(candidate).await)
     }
 
-    /// The same, without making one: a database that no process of this version has used has none.
+    /// The same, without making one: a database that no process has used yet has none.
     ///
     /// # Errors
     /// See [`DatabaseError`].
@@ -60,12 +67,20 @@ impl Database {
         adapter!(self, database => database.next_epoch_after(current).await)
     }
 
-    /// Registers an instance before its log takes the first promise; again with a new place after a move. What it merged stays recorded.
+    /// Registers an instance before its log takes the first record; again with a new place after a move. What it merged stays
+    /// recorded; place, engine and whether it holds promises are those given last.
     ///
     /// # Errors
     /// See [`DatabaseError`].
-    pub async fn register_instance(&self, instance: u64, place: &str) -> Result<(), DatabaseError> {
-        adapter!(self, database => database.register_instance(Owner(instance), place.to_owned()).await)
+    pub async fn register_instance(
+        &self,
+        instance: u64,
+        place: &str,
+        engine: &str,
+        holds_promises: bool,
+    ) -> Result<(), DatabaseError> {
+        let (place, engine) = (place.to_owned(), engine.to_owned());
+        adapter!(self, database => database.register_instance(Owner(instance), place, engine, holds_promises).await)
     }
 
     /// Records that the ledger of `epoch` holds what this log had promised before it. An older epoch, or an instance that is

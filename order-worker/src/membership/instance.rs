@@ -153,7 +153,7 @@ impl Instance {
             return Err(self.parts.foreign(Mismatch::Everything));
         }
         let was_registered = self.registered().await?.0;
-        database.register_instance(self.owner.0, place).await?;
+        database.register_instance(self.owner.0, place, crate::database::ENGINE_DISK, true).await?;
         if *outliving || !*shared {
             return Ok(());
         }

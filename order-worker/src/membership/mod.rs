@@ -54,7 +54,7 @@ use stock::{Owner, Seat, Stock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::database::{Database, Instance};
+use crate::database::{Database, ENGINE_DISK, Instance};
 use crate::metrics::MembershipMetrics;
 use merge::RebuildError;
 use round::{Standing, View};
@@ -164,7 +164,7 @@ impl Member {
         if !*is_joined {
             if let Some(own) = &self.own {
                 // Before its first promise; a crash after it leaves an instance whose log is empty or drained.
-                self.database.register_instance(own.owner.0, &own.place).await?;
+                self.database.register_instance(own.owner.0, &own.place, ENGINE_DISK, true).await?;
             }
             if !self.outliving {
                 // Nothing of it can have survived, not even a sale that was installed and never opened.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Member;
 use super::merge::{RebuildError, merge_log, merge_rows};
-use crate::database::{Instance, SaleRow};
+use crate::database::{ENGINE_DISK, Instance, SaleRow};
 use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
@@ -261,7 +261,7 @@ impl Member {
             Some(instance) => instance.merged_epoch >= epoch,
             None => {
                 // Forgotten, but alive: from here on a rebuild waits for us again.
-                self.database.register_instance(own.owner.0, &own.place).await?;
+                self.database.register_instance(own.owner.0, &own.place, ENGINE_DISK, true).await?;
                 false
             }
         };

@@ -7,6 +7,7 @@ mod life;
 mod sales;
 #[path = "../samples/mod.rs"]
 mod samples;
+pub(crate) mod schema;
 mod shares;
 
 use std::any::Any;

@@ -129,7 +129,7 @@ pub(crate) async fn a_sale_settles_only_when_nothing_is_outstanding(fixture: Fix
 
 pub(crate) async fn a_database_is_one_deployment(fixture: Fixture) {
     let database = &fixture.database;
-    assert_eq!(database.known_deployment().await.unwrap(), None, "as an older version leaves it");
+    assert_eq!(database.known_deployment().await.unwrap(), None, "no process has used it yet");
     let (one, two, three) = tokio::join!(
         database.deployment(DeploymentId(1)),
         database.deployment(DeploymentId(2)),
@@ -172,8 +172,8 @@ pub(crate) async fn what_a_log_has_merged_is_remembered(fixture: Fixture) {
         let instances = database.instances().await.unwrap();
         instances.iter().map(|instance| instance.merged_epoch).collect::<Vec<_>>()
     };
-    database.register_instance(7, "a").await.unwrap();
-    database.register_instance(8, "b").await.unwrap();
+    database.register_instance(7, "a", "disk", true).await.unwrap();
+    database.register_instance(8, "b", "disk", true).await.unwrap();
     assert_eq!(merged().await, [0, 0]);
     for (epoch, remembered) in [(3, 3), (3, 3), (2, 3), (4, 4)] {
         database.report_merged(7, epoch).await.unwrap();
@@ -181,10 +181,10 @@ pub(crate) async fn what_a_log_has_merged_is_remembered(fixture: Fixture) {
     }
     database.report_merged(9, 4).await.unwrap();
     assert_eq!(merged().await, [4, 0], "who is not registered is not made so");
-    database.register_instance(7, "moved").await.unwrap();
+    database.register_instance(7, "moved", "disk", true).await.unwrap();
     assert_eq!(merged().await, [4, 0], "a move changes nothing of it");
     database.deregister_instance(7).await.unwrap();
-    database.register_instance(7, "back").await.unwrap();
+    database.register_instance(7, "back", "disk", true).await.unwrap();
     assert_eq!(merged().await, [0, 0], "a forgotten instance comes back as a new one");
 }
 
@@ -207,11 +207,13 @@ pub(crate) async fn one_caller_may_install_a_sale_at_an_epoch(fixture: Fixture) 
 
 pub(crate) async fn instances_are_registered_by_id(fixture: Fixture) {
     let database = &fixture.database;
-    database.register_instance(u64::MAX, "data/queue").await.unwrap();
-    database.register_instance(7, "host-7:/queue").await.unwrap();
+    database.register_instance(u64::MAX, "data/queue", "disk", true).await.unwrap();
+    database.register_instance(7, "host-7:/queue", "disk", true).await.unwrap();
     fixture.advance(5);
-    database.register_instance(u64::MAX, "elsewhere").await.unwrap();
+    database.register_instance(u64::MAX, "elsewhere", "rocketmq", false).await.unwrap();
     let instances = database.instances().await.unwrap();
+    let kinds: Vec<_> = instances.iter().map(|i| (i.engine.as_str(), i.holds_promises)).collect();
+    assert_eq!(kinds, [("disk", true), ("rocketmq", false)], "as given last");
     let seen: Vec<_> = instances.iter().map(|i| (i.owner, i.place.as_str(), i.registered_at.0)).collect();
     assert_eq!(seen, [(Owner(7), "host-7:/queue", START_MS), (Owner(u64::MAX), "elsewhere", START_MS + 5)]);
     database.deregister_instance(7).await.unwrap();

@@ -81,13 +81,16 @@ impl MysqlDatabase {
         &self,
         owner: Owner,
         place: String,
+        engine: String,
+        holds_promises: bool,
     ) -> Result<(), DatabaseError> {
         self.write(async move |session| {
             let now = now(&mut session.transact(NOW).await?)?;
-            let place = Text(&place);
+            let (place, engine, holds) = (Text(&place), Text(&engine), u8::from(holds_promises));
             let register = format!(
-                "INSERT INTO floodgate_instances (instance_id, place, registered_at) VALUES ('{owner}', {place}, '{now}')
-                 ON DUPLICATE KEY UPDATE place = {place}, registered_at = '{now}';"
+                "INSERT INTO floodgate_instances (instance_id, place, registered_at, engine, holds_promises)
+                 VALUES ('{owner}', {place}, '{now}', {engine}, {holds})
+                 ON DUPLICATE KEY UPDATE place = {place}, registered_at = '{now}', engine = {engine}, holds_promises = {holds};"
             );
             session.transact(&register).await?;
             session.commit_found().await
@@ -106,8 +109,8 @@ impl MysqlDatabase {
 
     pub(in crate::database) async fn instances(&self) -> Result<Vec<Instance>, DatabaseError> {
         self.read(async |session| {
-            let all = "SELECT instance_id, place, registered_at, merged_epoch FROM floodgate_instances
-                       ORDER BY instance_id;";
+            let all = "SELECT instance_id, place, registered_at, merged_epoch, engine, holds_promises
+                       FROM floodgate_instances ORDER BY instance_id;";
             let instances = session.ask(all).await?.rest().map(|mut row| {
                 let row = &mut row;
                 let id: String = get(row, 0)?;
@@ -118,6 +121,8 @@ impl MysqlDatabase {
                     place: get(row, 1)?,
                     registered_at: parsed(row, 2)?,
                     merged_epoch: get(row, 3)?,
+                    engine: get(row, 4)?,
+                    holds_promises: get(row, 5)?,
                 })
             });
             instances.collect()

@@ -5,6 +5,7 @@ use mysql_async::Row;
 use super::fault::Fault;
 use super::session::{Purpose, Server, Session};
 use super::sql::{get, parsed};
+use crate::database::schema::{Found, MARK};
 use crate::database::{DatabaseError, SchemaState};
 
 /// Every version's statements, the first one first. A version that was released is never changed: add the next. Each
@@ -58,10 +59,17 @@ pub(super) async fn verify(server: &Server) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-async fn found(session: &mut Session) -> Result<Option<u32>, Fault> {
-    let version = "SELECT value FROM floodgate_meta WHERE name = 'schema_version';";
-    match session.ask(version).await {
-        Ok(mut answers) => answers.row().map(|mut row| parsed(&mut row, 0)).transpose(),
+async fn found(session: &mut Session) -> Result<Option<Found>, Fault> {
+    let ask = format!(
+        "SELECT value, EXISTS (SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{MARK}')
+         FROM floodgate_meta WHERE name = 'schema_version';"
+    );
+    match session.ask(&ask).await {
+        Ok(mut answers) => {
+            let found =
+                |mut row: Row| Ok(Found { version: parsed(&mut row, 0)?, is_marked: get(&mut row, 1)? });
+            answers.row().map(found).transpose()
+        }
         Err(Fault::Final(DatabaseError::Schema(_))) => Ok(None),
         Err(fault) => Err(fault),
     }
@@ -87,9 +95,10 @@ async fn apply(session: &mut Session) -> Result<Vec<u32>, Fault> {
         let text = format!("another migration of it has been under way for {LOCK_S} s");
         return Err(DatabaseError::Unavailable(text).into());
     }
+    SchemaState::of(found(session).await?, SCHEMA_VERSION).may_migrate()?;
     let mut applied = Vec::new();
     for (version, statements) in (1u32..).zip(VERSIONS) {
-        if found(session).await?.unwrap_or(0) >= version {
+        if found(session).await?.is_some_and(|found| found.version >= version) {
             continue;
         }
         session.ask(statements).await?;
@@ -100,8 +109,5 @@ async fn apply(session: &mut Session) -> Result<Vec<u32>, Fault> {
         session.ask(&record).await?;
         applied.push(version);
     }
-    match SchemaState::of(found(session).await?, SCHEMA_VERSION) {
-        state @ SchemaState::TooNew { .. } => Err(DatabaseError::Schema(state.to_string()).into()),
-        _ => Ok(applied),
-    }
+    Ok(applied)
 }

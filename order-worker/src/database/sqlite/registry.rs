@@ -67,13 +67,17 @@ impl SqliteDatabase {
         &self,
         owner: Owner,
         place: String,
+        engine: String,
+        holds_promises: bool,
     ) -> Result<(), DatabaseError> {
         self.write(move |transaction, now| {
             transaction.execute(
-                "INSERT INTO floodgate_instances (instance_id, place, registered_at) VALUES (?1, ?2, ?3)
+                "INSERT INTO floodgate_instances (instance_id, place, registered_at, engine, holds_promises)
+                 VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (instance_id)
-                 DO UPDATE SET place = excluded.place, registered_at = excluded.registered_at",
-                params![owner.to_string(), place, now.to_string()],
+                 DO UPDATE SET place = excluded.place, registered_at = excluded.registered_at, engine = excluded.engine,
+                               holds_promises = excluded.holds_promises",
+                params![owner.to_string(), place, now.to_string(), engine, holds_promises],
             )?;
             Ok(())
         })
@@ -92,8 +96,8 @@ impl SqliteDatabase {
     pub(in crate::database) async fn instances(&self) -> Result<Vec<Instance>, DatabaseError> {
         self.read(|transaction| {
             let mut statement = transaction.prepare_cached(
-                "SELECT instance_id, place, registered_at, merged_epoch FROM floodgate_instances
-                 ORDER BY instance_id",
+                "SELECT instance_id, place, registered_at, merged_epoch, engine, holds_promises
+                 FROM floodgate_instances ORDER BY instance_id",
             )?;
             let rows = statement.query_map([], |row| {
                 let id: String = row.get(0)?;
@@ -105,6 +109,8 @@ impl SqliteDatabase {
                     place: row.get(1)?,
                     registered_at: parsed(row, 2)?,
                     merged_epoch: unsigned(row, 3)?,
+                    engine: row.get(4)?,
+                    holds_promises: row.get(5)?,
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -114,11 +120,8 @@ impl SqliteDatabase {
 }
 
 fn begin(transaction: &Transaction<'_>, epoch: u64) -> Result<u64, DatabaseError> {
-    transaction.execute(
-        "INSERT INTO floodgate_meta (name, value) VALUES ('epoch', ?1)
-         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        params![epoch.to_string()],
-    )?;
+    transaction
+        .execute("UPDATE floodgate_meta SET value = ?1 WHERE name = 'epoch'", params![epoch.to_string()])?;
     Ok(epoch)
 }
 
@@ -131,9 +134,8 @@ fn deployment(transaction: &Transaction<'_>) -> Result<Option<DeploymentId>, Dat
 }
 
 fn epoch(transaction: &Transaction<'_>) -> Result<u64, DatabaseError> {
-    let value: Option<String> = transaction
-        .query_row("SELECT value FROM floodgate_meta WHERE name = 'epoch'", [], |row| row.get(0))
-        .optional()?;
-    let epoch = value.map_or(Ok(0), |value| value.parse());
-    epoch.map_err(|_| DatabaseError::Broken("the recorded epoch is not a number".into()))
+    let value: String =
+        transaction
+            .query_row("SELECT value FROM floodgate_meta WHERE name = 'epoch'", [], |row| row.get(0))?;
+    value.parse().map_err(|_| DatabaseError::Broken("the recorded epoch is not a number".into()))
 }
