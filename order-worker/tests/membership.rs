@@ -87,6 +87,41 @@ async fn nobody_opens_before_every_registered_log_is_merged() {
     process.end().await;
 }
 
+/// A worker's log holds none: dead, out of reach, for ever, it keeps no rebuild waiting, has no lease to end, and nobody is asked
+/// to go on without it.
+#[tokio::test]
+async fn a_dead_log_without_promises_keeps_no_rebuild_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 10, 10).await;
+    let process = Process::start_closed(world, directory.path()).await;
+    let seat = Arc::new(Seat::new());
+    let mut member = process.member_on(seat.clone(), true);
+    member.start().await.unwrap();
+    process.promise(&sale, 1, "u", 2).await.unwrap();
+    let database = &process.world.database;
+    database.register_instance(99, "a worker's, out of reach", "disk", false).await.unwrap();
+    assert_eq!(begin_rebuild(database).await.unwrap(), 2);
+    let (shutdown, down) = watch::channel(false);
+    let running = tokio::spawn(async move { member.run(down).await });
+    timeout(PATIENCE, opened(&process, &sale, 2)).await.expect("it waits for a log that holds no promises");
+    assert_eq!(process.world.units(&sale).await, (8, 2, 0));
+    let shown = status(database, Some(&process.world.stock)).await.unwrap();
+    assert_eq!((shown.instances.len(), shown.waiting_for), (2, Vec::new()));
+    let worker = shown.instances.iter().find(|instance| instance.owner == Owner(99).to_string()).unwrap();
+    assert_eq!((worker.holds_promises, worker.merged_epoch, worker.lease_left_ms), (false, 0, None));
+
+    // Forgetting it pauses nothing: the ledger's life goes on.
+    let nothing = AtRisk { orders: Some(0), units: Some(0) };
+    assert_eq!(forget_instance(database, Some(&process.world.stock), Owner(99)).await.unwrap(), nothing);
+    assert_eq!(database.epoch().await.unwrap(), 2);
+    assert_eq!(database.instances().await.unwrap().len(), 1);
+    assert!(process.world.snapshot(&sale).await.open);
+    shutdown.send_replace(true);
+    running.await.unwrap();
+    process.end().await;
+}
+
 /// The log was left out, and its promises were sold again meanwhile: when it comes back they are known, and the rows decide.
 #[tokio::test]
 async fn an_instance_that_was_left_out_comes_back_and_nothing_is_lost_or_oversold() {

@@ -150,8 +150,9 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
         }
         lines.push(Line { rows, running, shared_ledger: counted, logs: logs.clone() });
     }
+    let promising = logs.iter().filter(|log| log.holds_promises);
     let out_of_reach: Vec<_> =
-        logs.iter().filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect();
+        promising.filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect();
     let mut gaps = Vec::new();
     if !closed.is_empty() {
         gaps.push(format!(

@@ -24,7 +24,7 @@ pub(crate) enum LedgerCommand {
     ///
     /// In Redis they are counted entry by entry, by another client than the one that sells; no process need run.
     Show(#[command(flatten)] Json),
-    /// List the registered instances: logs that may hold promises, how far each is merged, and who has a lease
+    /// List the registered instances: all logs, whether they may hold promises, how far each is merged, and who has a lease
     Instances(#[command(flatten)] Json),
     /// Rebuild a shared ledger from database and logs: no unit is sold meanwhile
     ///
@@ -35,7 +35,8 @@ pub(crate) enum LedgerCommand {
     /// blocks the rebuild until it is left out.
     Rebuild {
         /// Leave out the log of this instance, as `ledger instances` lists it: its undrained promises are lost, and their units
-        /// sold again; says how many are known. Refused while the instance lives
+        /// sold again; says how many are known. Refused while the instance lives. A worker's log, which holds no promises, is only
+        /// taken off the registry: nothing is rebuilt
         #[arg(long, value_name = "LOG", value_parser = log_id)]
         without: Option<Owner>,
     },
@@ -197,15 +198,16 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
     output::list(
         json,
         &lines,
-        ["INSTANCE", "PLACE", "BACKLOG", "MERGED EPOCH", "LEASE MS", "AWAITED", "TROUBLE"],
+        ["INSTANCE", "PLACE", "PROMISES", "BACKLOG", "MERGED EPOCH", "LEASE MS", "AWAITED", "TROUBLE"],
         |line| {
             let number =
                 |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
             [
                 line.log.instance.clone(),
                 line.log.place.clone(),
+                yes(line.log.holds_promises),
                 number(line.log.backlog),
-                line.merged_epoch.to_string(),
+                if line.log.holds_promises { line.merged_epoch.to_string() } else { "-".to_owned() },
                 number(line.lease_left_ms),
                 yes(line.awaited),
                 line.log.trouble.clone().unwrap_or_default(),

@@ -1,4 +1,5 @@
-//! The registered logs as far as they are on this machine: what is promised there and not yet in the database.
+//! The registered logs as far as they are on this machine: what waits there. Only what is promised and not yet in the database
+//! says whether a shop is at rest: a log without promises holds up nothing.
 
 use order_worker::database::Instance;
 use order_worker::membership::log_at;
@@ -15,7 +16,10 @@ pub(super) struct Log {
     /// Its id, hexadecimal: what `ledger rebuild --without` takes.
     pub(super) instance: String,
     pub(super) place: String,
-    /// Promised orders that are not rows yet; none when the log is out of reach.
+    /// Whether it may hold promises; a worker's log never does.
+    pub(super) holds_promises: bool,
+    /// Records that wait: promised orders that are not rows yet, or what else a worker keeps there; none when the log is out of
+    /// reach.
     pub(super) backlog: Option<u64>,
     /// Why it is.
     pub(super) trouble: Option<String>,
@@ -30,15 +34,16 @@ pub(super) async fn registered(database: &Database) -> Result<Vec<Log>, Failure>
     Ok(logs)
 }
 
-/// The sum, if every log could be read.
+/// The sum of what is promised, if every log that may hold promises could be read.
 pub(super) fn backlog(logs: &[Log]) -> Option<u64> {
-    logs.iter().map(|log| log.backlog).sum()
+    logs.iter().filter(|log| log.holds_promises).map(|log| log.backlog).sum()
 }
 
 async fn look_at(instance: Instance) -> Log {
     let read = read(&instance).await;
     Log {
         instance: instance.owner.to_string(),
+        holds_promises: instance.holds_promises,
         place: instance.place,
         backlog: read.as_ref().ok().copied(),
         trouble: read.err(),
@@ -52,6 +57,10 @@ async fn read(instance: &Instance) -> Result<u64, String> {
         .map_err(|error| format!("out of reach from here: {error}"))?;
     if queue.instance() != instance.owner.0 {
         return Err("another log is in its directory now".into());
+    }
+    if !instance.holds_promises {
+        let lags = queue::operator::groups(&queue).await.map_err(|error| error.to_string())?;
+        return Ok(lags.iter().map(|group| group.lag.records).sum());
     }
     let lag = async { queue.topic(ORDERS_TOPIC).await?.lag(DRAIN_GROUP).await };
     match lag.await {

@@ -24,6 +24,14 @@ pub struct Instance {
     pub holds_promises: bool,
 }
 
+impl Instance {
+    /// Whether the ledger of `epoch` may lack promises of this log.
+    #[must_use]
+    pub fn is_awaited(&self, epoch: u64) -> bool {
+        self.holds_promises && self.merged_epoch < epoch
+    }
+}
+
 impl Database {
     /// The id of this database, which ties a shared ledger to it: `candidate`, if it has none yet. Of several that ask at once one
     /// decides. May be repeated.

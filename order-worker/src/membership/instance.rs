@@ -170,12 +170,12 @@ impl Instance {
         Err(InstanceError::SecondLedger { database, other: other.owner, place: other.place })
     }
 
-    /// Whether this instance is in the registry, and one of the others.
+    /// Whether this instance is in the registry, and one of the others that may hold promises.
     async fn registered(&self) -> Result<(bool, Option<database::Instance>), InstanceError> {
         let instances = self.parts.database.instances().await?;
         let (own, others): (Vec<_>, Vec<_>) =
             instances.into_iter().partition(|instance| instance.owner == self.owner);
-        Ok((!own.is_empty(), others.into_iter().next()))
+        Ok((!own.is_empty(), others.into_iter().find(|other| other.holds_promises)))
     }
 
     /// As a member of those on its ledger knows it.

@@ -56,7 +56,9 @@ async fn look(
     stock.renew_lease(own.owner, LEASE_MS).await?;
     let (_, leases) = stock.leases().await?;
     let is_leased = |owner: Owner| leases.iter().any(|(leased, _)| *leased == owner);
-    let registered: Vec<Owner> = database.instances().await?.iter().map(|instance| instance.owner).collect();
+    // A log without promises belongs to nobody who reserves: it has no lease, and nothing of it is to be looked after.
+    let registered = database.instances().await?.into_iter().filter(|instance| instance.holds_promises);
+    let registered: Vec<Owner> = registered.map(|instance| instance.owner).collect();
     if !registered.contains(&own.owner) {
         return Ok(None);
     }

@@ -45,6 +45,8 @@ pub struct InstanceStatus {
     pub place: String,
     /// The latest epoch that holds what it promised before.
     pub merged_epoch: u64,
+    /// Whether it may hold promises. A log that never does is never waited for.
+    pub holds_promises: bool,
     /// Until its lease ends; `None`: it has none, or the ledger cannot be asked.
     pub lease_left_ms: Option<u64>,
 }
@@ -80,15 +82,17 @@ pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status
         let (_, until_ms) = leases.iter().find(|(leased, _)| *leased == owner)?;
         Some(until_ms.saturating_sub(*now_ms))
     };
-    let instances = database.instances().await?.into_iter().map(|instance| InstanceStatus {
+    let registered = database.instances().await?;
+    let awaited = registered.iter().filter(|instance| instance.is_awaited(epoch));
+    let waiting_for = awaited.map(|instance| instance.owner.to_string()).collect();
+    let instances = registered.into_iter().map(|instance| InstanceStatus {
         lease_left_ms: lease_left_ms(instance.owner),
         owner: instance.owner.to_string(),
         place: instance.place,
         merged_epoch: instance.merged_epoch,
+        holds_promises: instance.holds_promises,
     });
-    let instances: Vec<InstanceStatus> = instances.collect();
-    let lagging = instances.iter().filter(|instance| instance.merged_epoch < epoch);
-    let waiting_for = lagging.map(|instance| instance.owner.clone()).collect();
+    let instances = instances.collect();
     Ok(Status { epoch, sales, instances, waiting_for })
 }
 
@@ -147,7 +151,8 @@ pub async fn at_risk(
 }
 
 /// Forgets an instance whose log is out of reach, and begins a new life of the ledger without it. What its log promised and
-/// nobody drained may be sold again; should it come back, it is merged like any other.
+/// nobody drained may be sold again; should it come back, it is merged like any other. One that holds no promises leaves the
+/// registry, and the ledger lives on: nothing is at risk.
 ///
 /// The new epoch comes first: a crash after it leaves a rebuild that waits for this instance, and the call is repeated.
 ///
@@ -158,8 +163,13 @@ pub async fn forget_instance(
     stock: Option<&Stock>,
     owner: Owner,
 ) -> Result<AtRisk, RebuildError> {
-    if !database.instances().await?.iter().any(|instance| instance.owner == owner) {
+    let registered = database.instances().await?;
+    let Some(instance) = registered.iter().find(|instance| instance.owner == owner) else {
         return Err(RebuildError::UnknownInstance(owner));
+    };
+    if !instance.holds_promises {
+        database.deregister_instance(owner.0).await?;
+        return Ok(AtRisk { orders: Some(0), units: Some(0) });
     }
     if let Some(stock) = stock
         && let Ok((_, leases)) = stock.ledger().leases().await

@@ -292,7 +292,7 @@ impl Member {
     async fn merge_dead(&mut self) -> Result<Vec<Instance>, RebuildError> {
         let epoch = self.view.epoch;
         let mut waiting_for = self.database.instances().await?;
-        waiting_for.retain(|instance| instance.merged_epoch < epoch);
+        waiting_for.retain(|instance| instance.is_awaited(epoch));
         if waiting_for.is_empty() {
             return Ok(waiting_for);
         }
