@@ -7,9 +7,9 @@ use gateway::books::{
     SaleView,
 };
 use gateway::catalog::{Catalog, CatalogSale};
-use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
+use order_worker::database::{By, CancelOutcome, OrderRow, Published, SaleRow};
 use order_worker::membership::operator;
-use order_worker::{AuditError, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
+use order_worker::{AuditError, Author, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
 use queue::Topic;
 use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId};
 
@@ -20,14 +20,22 @@ pub(crate) struct RootBooks {
     orders: Topic,
     /// Says which life of the ledger purchases may name.
     seat: Arc<Seat>,
+    /// Whoever holds the operator's token: in this name the journal has what the operator changes.
+    operator: Author,
     /// The gateway's, which is made after these books.
     catalog: OnceLock<Arc<Catalog>>,
 }
 
 impl RootBooks {
     /// Books that are offered nowhere yet.
-    pub(crate) fn new(database: Database, stock: Arc<Stock>, orders: Topic, seat: Arc<Seat>) -> Self {
-        Self { database, stock, orders, seat, catalog: OnceLock::new() }
+    pub(crate) fn new(
+        database: Database,
+        stock: Arc<Stock>,
+        orders: Topic,
+        seat: Arc<Seat>,
+        operator: Author,
+    ) -> Self {
+        Self { database, stock, orders, seat, operator, catalog: OnceLock::new() }
     }
 
     /// From now on changes show in `catalog`.
@@ -77,7 +85,8 @@ impl Books for RootBooks {
 
     fn cancel(&self, order_id: OrderId, user: Option<UserId>) -> BooksFuture<'_, Cancelled> {
         Box::pin(async move {
-            Ok(match self.database.cancel(order_id, user.as_ref()).await.map_err(refused)? {
+            let by = user.as_ref().map_or(By::Operator(&self.operator), By::User);
+            Ok(match self.database.cancel(order_id, by).await.map_err(refused)? {
                 CancelOutcome::Cancelled(row) => Cancelled::Done(order_view(row)),
                 CancelOutcome::WrongState(status) => Cancelled::WrongState(order_status(status)),
                 CancelOutcome::NotFound => Cancelled::NotFound,
@@ -100,7 +109,7 @@ impl Books for RootBooks {
     fn publish(&self, definition: SaleDefinition) -> BooksFuture<'_, SaleView> {
         Box::pin(async move {
             definition.validate().map_err(|e| BooksError::Invalid(e.to_string()))?;
-            match self.database.publish(&definition).await.map_err(refused)? {
+            match self.database.publish(&definition, &self.operator).await.map_err(refused)? {
                 Published::Differs(difference) => return Err(BooksError::Differs(difference)),
                 Published::New | Published::Unchanged => {}
             }
@@ -112,10 +121,10 @@ impl Books for RootBooks {
     fn change(&self, sale: SaleId, change: SaleChange) -> BooksFuture<'_, SaleView> {
         Box::pin(async move {
             let row = match change {
-                SaleChange::Pause { by } => self.database.pause(&sale, &by).await,
-                SaleChange::Resume => self.database.resume(&sale).await,
+                SaleChange::Pause { by } => self.database.pause(&sale, &by, &self.operator).await,
+                SaleChange::Resume => self.database.resume(&sale, &self.operator).await,
                 SaleChange::Restock { restock_id, units } => {
-                    self.database.restock(&sale, &restock_id, units).await
+                    self.database.restock(&sale, &restock_id, units, &self.operator).await
                 }
             };
             self.changed(row.map_err(refused)?).await
@@ -162,9 +171,12 @@ impl Books for RootBooks {
             }
             let mut begun = RebuildBegun { epoch: 0, orders_at_risk: None, units_at_risk: None };
             match without {
-                None => _ = operator::begin_rebuild(&self.database).await.map_err(not_begun)?,
+                None => {
+                    _ = operator::begin_rebuild(&self.database, &self.operator).await.map_err(not_begun)?
+                }
                 Some(owner) => {
-                    let at_risk = operator::forget_instance(&self.database, Some(&self.stock), owner);
+                    let (database, stock) = (&self.database, Some(&*self.stock));
+                    let at_risk = operator::forget_instance(database, stock, owner, &self.operator);
                     let at_risk = at_risk.await.map_err(not_begun)?;
                     (begun.orders_at_risk, begun.units_at_risk) = (at_risk.orders, at_risk.units);
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
-use order_worker::DRAIN_GROUP;
+use order_worker::{DRAIN_GROUP, JournalKey};
 use prometheus_client::registry::Registry;
 use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
@@ -16,6 +16,8 @@ use crate::books::RootBooks;
 use crate::config::{Config, ConfigError};
 use crate::stdout;
 
+/// As the journal names whoever holds the operator's token.
+const OPERATOR: &str = "admin";
 /// How often the gateway's memory of the sales is compared with their rows.
 const CATALOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,11 +34,13 @@ impl Buyers {
         config: &Config,
         foundation: &Foundation,
         instance: &Instance,
+        journal: &JournalKey,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let Foundation { now, database, stock } = foundation.clone();
         let (orders, seat) = (instance.orders.clone(), instance.seat.clone());
-        let books = Arc::new(RootBooks::new(database, stock.clone(), orders, seat.clone()));
+        let operator = journal.operator(OPERATOR);
+        let books = Arc::new(RootBooks::new(database, stock.clone(), orders, seat.clone(), operator));
         let parts = GatewayParts {
             gateway: config.gateway.clone(),
             admin: config.admin.clone(),
