@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use gateway::config::{AuthMode, PassSecret, SECRET_BYTES_MIN, Secret};
+use order_worker::JournalKey;
 use serde::{Deserialize, Serialize};
 use stock::SaleDefinition;
 use toml::{Table, Value};
@@ -136,6 +137,18 @@ impl Config {
         }
         auth.validate().map_err(|e| wrong(&e))?;
         gate.validate().map_err(|e| wrong(&e))
+    }
+
+    /// The key of the operators' journal. Where no secret is configured one is made once, beside the operator's token: who shares
+    /// that shares this.
+    pub(crate) fn journal_key(&self) -> Result<JournalKey, ConfigError> {
+        if let Some(secret) = &self.admin.journal_secret {
+            return Ok(JournalKey::new(secret.expose().as_bytes()));
+        }
+        let defaults = gateway::config::AdminConfig::default();
+        let token_file = self.admin.token_file.as_deref().or(defaults.token_file.as_deref());
+        let made = token_file.unwrap_or(Path::new("")).with_file_name("journal.secret");
+        Ok(JournalKey::new(data_directory::secret_at(&made)?.as_bytes()))
     }
 
     /// Puts a secret that was made once where none is configured, and checks what depends on secrets.

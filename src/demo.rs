@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use order_worker::{Database, DatabaseError};
+use order_worker::{Author, Database, DatabaseError};
 use stock::{IdError, SaleDefinition, Timestamp};
 
 const OPENS_AFTER_MS: u64 = 20_000;
@@ -10,10 +10,15 @@ const LASTS_MS: u64 = 3_600_000;
 const LABEL: &str = "demo";
 
 /// Ends the demo sales of earlier starts (their orders still resolve) and gives the definition of a new one.
-pub(crate) async fn fresh_sale(database: &Database, now_ms: u64) -> Result<SaleDefinition, DatabaseError> {
+pub(crate) async fn fresh_sale(
+    database: &Database,
+    now_ms: u64,
+    author: &Author,
+) -> Result<SaleDefinition, DatabaseError> {
+    let author = author.clone().because("each start has a demo sale of its own");
     for row in database.sales().await? {
         if row.definition.labels.contains_key(LABEL) && row.ends_at.0 > now_ms {
-            database.end_now(&row.definition.id).await?;
+            database.end_now(&row.definition.id, &author).await?;
         }
     }
     Ok(definition(now_ms).unwrap_or_else(|e| unreachable!("digits and letters are a sale id: {e}")))

@@ -7,9 +7,9 @@ use gateway::ports::{
     Cancelled, Figures, Operator, OrderView, Orders, PortError, PortFuture, RebuildBegun, SaleChange,
     SaleView,
 };
-use order_worker::database::{CancelOutcome, OrderRow, Published, SaleRow};
+use order_worker::database::{By, CancelOutcome, OrderRow, Published, SaleRow};
 use order_worker::membership::operator;
-use order_worker::{AuditError, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
+use order_worker::{AuditError, Author, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
 use queue::Topic;
 use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId};
 
@@ -23,14 +23,22 @@ pub(crate) struct RootOperator {
     orders: Topic,
     /// Says which life of the ledger purchases may name.
     seat: Arc<Seat>,
+    /// The operator's token's holder: in this name the journal has what the operator changes.
+    author: Author,
     /// The gateway's, which is made after this.
     catalog: OnceLock<Arc<Catalog>>,
 }
 
 impl RootOperator {
     /// Its sales are offered nowhere yet.
-    pub(crate) fn new(database: Database, stock: Arc<Stock>, orders: Topic, seat: Arc<Seat>) -> Self {
-        Self { database, stock, orders, seat, catalog: OnceLock::new() }
+    pub(crate) fn new(
+        database: Database,
+        stock: Arc<Stock>,
+        orders: Topic,
+        seat: Arc<Seat>,
+        author: Author,
+    ) -> Self {
+        Self { database, stock, orders, seat, author, catalog: OnceLock::new() }
     }
 
     /// From now on changes show in `catalog`.
@@ -79,7 +87,7 @@ impl Orders for RootOrders {
     }
 
     fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled> {
-        Box::pin(async move { cancel(&self.0, order_id, Some(&user)).await })
+        Box::pin(async move { cancel(&self.0, order_id, By::User(&user)).await })
     }
 
     fn reachable(&self) -> PortFuture<'_, ()> {
@@ -87,12 +95,8 @@ impl Orders for RootOrders {
     }
 }
 
-async fn cancel(
-    database: &Database,
-    order_id: OrderId,
-    user: Option<&UserId>,
-) -> Result<Cancelled, PortError> {
-    Ok(match database.cancel(order_id, user).await.map_err(refused)? {
+async fn cancel(database: &Database, order_id: OrderId, by: By<'_>) -> Result<Cancelled, PortError> {
+    Ok(match database.cancel(order_id, by).await.map_err(refused)? {
         CancelOutcome::Cancelled(row) => Cancelled::Done(order_view(row)),
         CancelOutcome::WrongState(status) => Cancelled::WrongState(status),
         CancelOutcome::NotFound => Cancelled::NotFound,
@@ -111,7 +115,7 @@ impl Operator for RootOperator {
     fn publish(&self, definition: SaleDefinition) -> PortFuture<'_, SaleView> {
         Box::pin(async move {
             definition.validate().map_err(|e| PortError::Invalid(e.to_string()))?;
-            match self.database.publish(&definition).await.map_err(refused)? {
+            match self.database.publish(&definition, &self.author).await.map_err(refused)? {
                 Published::Differs(difference) => return Err(PortError::Differs(difference)),
                 Published::New | Published::Unchanged => {}
             }
@@ -123,10 +127,10 @@ impl Operator for RootOperator {
     fn change(&self, sale: SaleId, change: SaleChange) -> PortFuture<'_, SaleView> {
         Box::pin(async move {
             let row = match change {
-                SaleChange::Pause { by } => self.database.pause(&sale, &by).await,
-                SaleChange::Resume => self.database.resume(&sale).await,
+                SaleChange::Pause { by } => self.database.pause(&sale, &by, &self.author).await,
+                SaleChange::Resume => self.database.resume(&sale, &self.author).await,
                 SaleChange::Restock { restock_id, units } => {
-                    self.database.restock(&sale, &restock_id, units).await
+                    self.database.restock(&sale, &restock_id, units, &self.author).await
                 }
             };
             self.changed(row.map_err(refused)?).await
@@ -164,7 +168,7 @@ impl Operator for RootOperator {
     }
 
     fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled> {
-        Box::pin(async move { cancel(&self.database, order_id, None).await })
+        Box::pin(async move { cancel(&self.database, order_id, By::Operator(&self.author)).await })
     }
 
     fn rebuild(&self, without: Option<Owner>) -> PortFuture<'_, RebuildBegun> {
@@ -177,9 +181,10 @@ impl Operator for RootOperator {
             }
             let mut begun = RebuildBegun { epoch: 0, orders_at_risk: None, units_at_risk: None };
             match without {
-                None => _ = operator::begin_rebuild(&self.database).await.map_err(not_begun)?,
+                None => _ = operator::begin_rebuild(&self.database, &self.author).await.map_err(not_begun)?,
                 Some(owner) => {
-                    let at_risk = operator::forget_instance(&self.database, Some(&self.stock), owner);
+                    let (database, stock) = (&self.database, Some(&*self.stock));
+                    let at_risk = operator::forget_instance(database, stock, owner, &self.author);
                     let at_risk = at_risk.await.map_err(not_begun)?;
                     (begun.orders_at_risk, begun.units_at_risk) = (at_risk.orders, at_risk.units);
                 }

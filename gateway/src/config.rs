@@ -144,6 +144,10 @@ pub struct AdminConfig {
     pub token: Option<Secret>,
     /// Holds the token; made at first start, mode 0600.
     pub token_file: Option<PathBuf>,
+    /// The key under which the operators' journal is chained; at least 32 bytes. Made at first start, and not of this crate's concern.
+    pub journal_secret: Option<Secret>,
+    /// Holds that key.
+    pub journal_secret_file: Option<PathBuf>,
 }
 
 impl Default for AdminConfig {
@@ -152,6 +156,8 @@ impl Default for AdminConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             token: None,
             token_file: Some(PathBuf::from("data/admin.token")),
+            journal_secret: None,
+            journal_secret_file: None,
         }
     }
 }
@@ -172,6 +178,12 @@ impl AdminConfig {
             return Err(wrong(
                 "admin.token_file",
                 "is empty: write a file's name, such as \"data/admin.token\"",
+            ));
+        }
+        if self.journal_secret.as_ref().is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN) {
+            return Err(wrong(
+                "admin.journal_secret",
+                format!("needs at least {SECRET_BYTES_MIN} bytes: `openssl rand -hex 32` gives them"),
             ));
         }
         Ok(())

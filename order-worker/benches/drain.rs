@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crowd::{NO_LIMIT, START_MS, definition, directory, reservation, sale};
+use crowd::{NO_LIMIT, START_MS, author, definition, directory, reservation, sale};
 use order_worker::{Database, Executor};
 use stock::Now;
 
@@ -45,7 +45,7 @@ async fn database(directory: &Path) -> Database {
     let now: Now = Arc::new(|| START_MS);
     let url = directory.join("orders.db");
     let database = Database::open_sqlite(url.to_str().unwrap(), Executor::Thread, now).unwrap();
-    database.publish(&definition()).await.unwrap();
+    database.publish(&definition(), &author()).await.unwrap();
     database
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crowd::{NO_LIMIT, START_MS, definition, reservation, sale};
+use crowd::{NO_LIMIT, START_MS, author, definition, reservation, sale};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use order_worker::Database;
@@ -161,7 +161,7 @@ impl<'s> Orders<'s> {
         let url = server.url(&name).unwrap();
         Database::migrate_mysql(&url).await.unwrap();
         let database = Database::open_mysql(&url).await.unwrap();
-        database.publish(&definition()).await.unwrap();
+        database.publish(&definition(), &author()).await.unwrap();
         Self { server, name, url, database }
     }
 }

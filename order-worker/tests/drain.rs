@@ -6,12 +6,13 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use order_worker::database::By;
 use order_worker::{BacklogMetrics, DRAIN_GROUP, DrainError, DrainState, RebuildError, bring};
 use queue::{GroupWatch, StartAt};
 use stock::ledger::ReserveOutcome;
 use stock::{OrderStatus, Reservation};
 use world::process::Process;
-use world::{World, order_id};
+use world::{World, author, order_id};
 
 /// Nothing here takes longer on a machine that is merely busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -340,7 +341,7 @@ async fn everything_at_once_ends_with_equal_books() {
             (process.world.database.clone(), process.world.stock.clone(), sale.clone());
         async move {
             for n in 0..10 {
-                database.restock(&sale, &format!("r{}", n / 2), 20).await.unwrap();
+                database.restock(&sale, &format!("r{}", n / 2), 20, &author()).await.unwrap();
                 bring(&database, &stock, &sale).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -350,7 +351,7 @@ async fn everything_at_once_ends_with_equal_books() {
         let database = process.world.database.clone();
         async move {
             for n in 0..2_000u64 {
-                let _ = database.cancel(order_id(n * 7 % 2_000), None).await.unwrap();
+                let _ = database.cancel(order_id(n * 7 % 2_000), By::Operator(&author())).await.unwrap();
                 tokio::task::yield_now().await;
             }
         }

@@ -12,7 +12,7 @@ use stock::{LedgerError, Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use world::process::Process;
-use world::{World, order_id};
+use world::{World, author, order_id};
 
 /// Long enough for a rebuild that does not wait; a machine that is slower only makes these tests weaker.
 const HASTE: Duration = Duration::from_millis(600);
@@ -42,7 +42,7 @@ async fn a_log_is_merged_behind_its_barrier() {
     // Reserved, and its record on its way while the ledger's next life begins.
     let late = process.world.reserve(&sale, 1, "u", 2).await.unwrap();
     let under_way = seat.enter(1).unwrap();
-    assert_eq!(begin_rebuild(&process.world.database).await.unwrap(), 2);
+    assert_eq!(begin_rebuild(&process.world.database, &author()).await.unwrap(), 2);
     let (shutdown, down) = watch::channel(false);
     let running = tokio::spawn(async move { member.run(down).await });
     assert!(timeout(HASTE, opened(&process, &sale, 2)).await.is_err(), "it did not wait");
@@ -66,7 +66,7 @@ async fn nobody_opens_before_every_registered_log_is_merged() {
     member.start().await.unwrap();
     let database = &process.world.database;
     database.register_instance(99, "out of reach", "disk", true).await.unwrap();
-    begin_rebuild(database).await.unwrap();
+    begin_rebuild(database, &author()).await.unwrap();
     let (shutdown, down) = watch::channel(false);
     let running = tokio::spawn(async move { member.run(down).await });
     assert!(timeout(HASTE, opened(&process, &sale, 2)).await.is_err(), "it did not wait");
@@ -75,12 +75,15 @@ async fn nobody_opens_before_every_registered_log_is_merged() {
 
     // The operator goes on without it.
     let unknown = AtRisk { orders: None, units: None };
-    assert_eq!(forget_instance(database, Some(&process.world.stock), Owner(99)).await.unwrap(), unknown);
+    assert_eq!(
+        forget_instance(database, Some(&process.world.stock), Owner(99), &author()).await.unwrap(),
+        unknown
+    );
     timeout(PATIENCE, opened(&process, &sale, 3)).await.unwrap();
-    let known = forget_instance(database, Some(&process.world.stock), Owner(99)).await;
+    let known = forget_instance(database, Some(&process.world.stock), Owner(99), &author()).await;
     assert!(known.is_err(), "it is forgotten already: {known:?}");
     let own = Owner(process.queue.instance());
-    let alive = forget_instance(database, Some(&process.world.stock), own).await;
+    let alive = forget_instance(database, Some(&process.world.stock), own, &author()).await;
     assert!(alive.is_err(), "its lease lasts: {alive:?}");
     shutdown.send_replace(true);
     running.await.unwrap();
@@ -101,7 +104,7 @@ async fn a_dead_log_without_promises_keeps_no_rebuild_waiting() {
     process.promise(&sale, 1, "u", 2).await.unwrap();
     let database = &process.world.database;
     database.register_instance(99, "a worker's, out of reach", "disk", false).await.unwrap();
-    assert_eq!(begin_rebuild(database).await.unwrap(), 2);
+    assert_eq!(begin_rebuild(database, &author()).await.unwrap(), 2);
     let (shutdown, down) = watch::channel(false);
     let running = tokio::spawn(async move { member.run(down).await });
     timeout(PATIENCE, opened(&process, &sale, 2)).await.expect("it waits for a log that holds no promises");
@@ -113,7 +116,10 @@ async fn a_dead_log_without_promises_keeps_no_rebuild_waiting() {
 
     // Forgetting it pauses nothing: the ledger's life goes on.
     let nothing = AtRisk { orders: Some(0), units: Some(0) };
-    assert_eq!(forget_instance(database, Some(&process.world.stock), Owner(99)).await.unwrap(), nothing);
+    assert_eq!(
+        forget_instance(database, Some(&process.world.stock), Owner(99), &author()).await.unwrap(),
+        nothing
+    );
     assert_eq!(database.epoch().await.unwrap(), 2);
     assert_eq!(database.instances().await.unwrap().len(), 1);
     assert!(process.world.snapshot(&sale).await.open);
@@ -146,7 +152,7 @@ async fn an_instance_that_was_left_out_comes_back_and_nothing_is_lost_or_oversol
     let owner = Owner(gone.queue.instance());
     let elsewhere = gone.end().await;
     stays.world.stock.ledger().end_lease(owner).await.unwrap();
-    forget_instance(&stays.world.database, Some(&stays.world.stock), owner).await.unwrap();
+    forget_instance(&stays.world.database, Some(&stays.world.stock), owner, &author()).await.unwrap();
     timeout(PATIENCE, opened(&stays, &sale, 2)).await.unwrap();
     assert_eq!(stays.world.units(&sale).await, (8, 2, 0), "three promises are forgotten");
     for n in 20..28 {
@@ -209,7 +215,7 @@ async fn nobody_installs_at_an_epoch_that_another_has_claimed() {
     let mut member = process.member(true);
     member.start().await.unwrap();
     let World { database, stock, .. } = &process.world;
-    assert_eq!(begin_rebuild(database).await.unwrap(), 2);
+    assert_eq!(begin_rebuild(database, &author()).await.unwrap(), 2);
     // Another process took the right to install; its call is on its way, or was never sent.
     assert!(database.claim_install(&sale, 2).await.unwrap());
     let (shutdown, down) = watch::channel(false);
@@ -307,15 +313,15 @@ mod deployments {
         new.world.publish("s", 3, 10).await;
         is_foreign(new.member(true).start().await);
         let World { database, stock, .. } = &new.world;
-        let refused = adopt(database, stock).await;
+        let refused = adopt(database, stock, &author()).await;
         assert!(matches!(refused, Err(RebuildError::OtherAlive(alive)) if alive == owner), "{refused:?}");
         assert_eq!(gone.world.units(&sale).await, (8, 2, 0));
 
         gone.world.stock.end_lease(owner).await.unwrap();
         let held = gone.world.snapshot(&sale).await.epoch;
-        let adopted = adopt(database, stock).await.unwrap();
+        let adopted = adopt(database, stock, &author()).await.unwrap();
         assert_eq!(adopted, Adopted { sales: vec![sale.clone()], epoch: held + 1 });
-        let again = adopt(database, stock).await.unwrap();
+        let again = adopt(database, stock, &author()).await.unwrap();
         assert_eq!(again, Adopted { sales: Vec::new(), epoch: held + 1 }, "a repeat changes nothing");
         new.member(true).start().await.unwrap();
         assert_eq!(new.world.units(&sale).await, (3, 0, 0), "built from its own rows");

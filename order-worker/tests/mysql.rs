@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use conformance::schema::{self, FoundTable};
-use conformance::{Fixture, START_MS, clock, order_id, reservation, sale_id, user_id};
+use conformance::{Fixture, START_MS, author, clock, journal_key, order_id, reservation, sale_id, user_id};
 use order_worker::Database;
-use order_worker::database::{DatabaseError, Outcome, RejectReason, SchemaState, mysql_schema_sql};
+use order_worker::database::{By, DatabaseError, Outcome, RejectReason, SchemaState, mysql_schema_sql};
+use order_worker::journal::{Broken, verify_chain};
 use stock::Reservation;
 use testbed::MariaDb;
 
@@ -113,6 +114,30 @@ async fn the_schema_is_the_list() {
     schema::must_be_the_schema(found);
 }
 
+#[tokio::test]
+async fn what_is_done_to_the_journal_by_hand_shows() {
+    let fixture = open().await;
+    for sale in ["a", "b", "c", "d"] {
+        fixture.publish(sale, 1, 1).await;
+    }
+    let by_hand = |sql: &str| SERVER.sql(name(&fixture), sql).unwrap();
+    let (head, _) = fixture.database.journal_head().await.unwrap();
+    let judged = async || {
+        let rows = fixture.database.journal(0, 10).await.unwrap();
+        verify_chain(&journal_key(), &rows, &[head])
+    };
+    assert_eq!(judged().await, Ok(head));
+    by_hand("UPDATE floodgate_journal SET `before` = '' WHERE seq = 1");
+    assert_eq!(judged().await, Err(Broken::Changed { seq: 1 }));
+    by_hand("UPDATE floodgate_journal SET `before` = NULL WHERE seq = 1");
+    by_hand("DELETE FROM floodgate_journal WHERE seq = 3");
+    assert_eq!(judged().await, Err(Broken::Missing { expected: 3, found: 4 }));
+    by_hand("DELETE FROM floodgate_journal WHERE seq = 4");
+    assert_eq!(judged().await, Err(Broken::CutOff { found: 2, known: 4 }));
+    let (kept, last_row) = fixture.database.journal_head().await.unwrap();
+    assert_eq!((kept, last_row.seq), (head, 2));
+}
+
 /// DDL is no transaction: whatever a crash leaves, the next migration ends well, and keeps what is there.
 #[tokio::test]
 async fn a_migration_that_crashed_anywhere_is_repeated() {
@@ -201,7 +226,7 @@ async fn a_failure_of_any_statement_of_a_batch_undoes_all_of_it() {
         let fixture = open().await;
         fixture.publish("s", 1, 1).await;
         fixture.settle_one(reservation("s", 9, "z", 1)).await;
-        fixture.database.cancel(order_id(9), None).await.unwrap();
+        fixture.database.cancel(order_id(9), By::Operator(&author())).await.unwrap();
         let before = fixture.database.books(None).await.unwrap();
         let refuse = format!(
             "CREATE TRIGGER refuse BEFORE {event} ON floodgate_{table} FOR EACH ROW
@@ -258,8 +283,8 @@ async fn what_people_name_is_compared_byte_for_byte() {
 
     let s = sale_id("s");
     for id in ["r", "R", "r ", "r\0", "ŕ"] {
-        fixture.database.restock(&s, id, 1).await.unwrap();
-        fixture.database.restock(&s, id, 1).await.unwrap();
+        fixture.database.restock(&s, id, 1, &author()).await.unwrap();
+        fixture.database.restock(&s, id, 1, &author()).await.unwrap();
     }
     assert_eq!(fixture.database.sale(&s).await.unwrap().unwrap().total, 105);
 }
@@ -302,12 +327,12 @@ async fn a_sale_published_anew_has_its_own_terms() {
     let gone = fixture.settle_one(reservation("s", 2, "a", 1)).await;
     assert_eq!(gone.outcome, Outcome::Rejected(RejectReason::UnknownSale));
 
-    fixture.database.publish(&definition).await.unwrap();
+    fixture.database.publish(&definition, &author()).await.unwrap();
     fixture.settle_one(reservation("s", 3, "a", 1)).await;
     SERVER.sql(name(&fixture), forget).unwrap();
     fixture.advance(1);
     (definition.price, definition.per_user_limit) = (7, 2);
-    fixture.database.publish(&definition).await.unwrap();
+    fixture.database.publish(&definition, &author()).await.unwrap();
     for n in [4, 5] {
         assert_eq!(fixture.settle_one(reservation("s", n, "a", 1)).await.outcome, Outcome::Inserted);
         assert_eq!(fixture.database.order(order_id(n)).await.unwrap().unwrap().amount, 7);
@@ -349,7 +374,7 @@ async fn any_text_comes_back_from_a_database_in_latin1() {
     SERVER.sql("", &format!("ALTER DATABASE {name} CHARACTER SET latin1")).unwrap();
     Database::migrate_mysql(&url).await.unwrap();
     let database = Database::open_mysql(&url).await.unwrap();
-    database.publish(&conformance::definition("s", 10, 1)).await.unwrap();
+    database.publish(&conformance::definition("s", 10, 1), &author()).await.unwrap();
     for (n, text) in (0..).zip(["小明 👩‍👩‍👧", "\\u0041\"'\\", "\0\u{1}\t\n\u{7f}", "[\"x\",null]", "a "])
     {
         let order = Reservation {
@@ -369,7 +394,7 @@ async fn times_are_the_servers() {
     let (name, url) = empty();
     Database::migrate_mysql(&url).await.unwrap();
     let database = Database::open_mysql(&url).await.unwrap();
-    database.publish(&conformance::definition("s", 1, 1)).await.unwrap();
+    database.publish(&conformance::definition("s", 1, 1), &author()).await.unwrap();
     let off =
         "SELECT ABS(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), REPLACE(REPLACE(created_at, 'T', ' '), 'Z', '')))
                FROM floodgate_sales";

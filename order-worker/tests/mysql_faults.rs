@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use order_worker::database::{CancelOutcome, Outcome, Settled};
+use order_worker::database::{By, CancelOutcome, Outcome, Settled};
+use order_worker::journal::verify_chain;
 use order_worker::{Database, DatabaseError};
 use parking_lot::Mutex;
-use samples::{definition, order_id, reservation, sale_id};
+use samples::{author, definition, journal_key, order_id, reservation, sale_id, user_id};
 use stock::{OrderId, OrderStatus, Reservation};
 use testbed::{MariaDb, Proxy};
 
@@ -117,7 +118,9 @@ async fn write_all(database: Database, told: Arc<Told>, writer: u64) {
             let batch: Arc<[Reservation]> = numbers.iter().map(mirrored).map(order).collect();
             told.settled(insist("settle", async || database.settle(batch.clone()).await).await);
             for n in numbers.iter().map(mirrored).filter(|n| n % 7 == writer) {
-                let outcome = insist("cancel", async || database.cancel(order_id(n), None).await).await;
+                let outcome =
+                    insist("cancel", async || database.cancel(order_id(n), By::Operator(&author())).await)
+                        .await;
                 if matches!(outcome, CancelOutcome::Cancelled(_)) {
                     told.cancelled.lock().push(order_id(n));
                 }
@@ -132,8 +135,8 @@ async fn kills_in_the_middle_of_overlapping_batches_lose_and_double_nothing() {
     let server = Arc::new(MariaDb::start().unwrap());
     let (url, one) = orders_on(&server).await;
     let other = Database::open_mysql(&url).await.unwrap();
-    one.publish(&definition("s", 400, 3)).await.unwrap();
-    one.publish(&definition("t", 350, 3)).await.unwrap();
+    one.publish(&definition("s", 400, 3), &author()).await.unwrap();
+    one.publish(&definition("t", 350, 3), &author()).await.unwrap();
     let told = Arc::new(Told::default());
     // Each in a runtime of its own, as gateways and workers call.
     let writers: Vec<_> = (0..4)
@@ -198,13 +201,28 @@ async fn kills_in_the_middle_of_overlapping_batches_lose_and_double_nothing() {
     }
     assert_eq!(one.releases_outstanding().await.unwrap(), released, "each that holds none has a release");
     assert!(one.releases_outstanding().await.unwrap() > 0, "nothing was fought over");
+
+    // Each cancellation and its row in the journal are one, whatever was killed in between.
+    let rows = one.journal(0, usize::MAX / 2).await.unwrap();
+    verify_chain(&journal_key(), &rows, &[one.journal_head().await.unwrap().0]).unwrap();
+    let mut closed: Vec<String> = Vec::new();
+    for sale in ["s", "t"] {
+        let page = one.orders(&sale_id(sale), None, ORDERS as usize).await.unwrap();
+        let page = page.into_iter().filter(|row| row.status == OrderStatus::Closed);
+        closed.extend(page.map(|row| row.order_id.to_string()));
+    }
+    let mut journalled: Vec<_> =
+        rows.into_iter().filter(|row| row.action == "order cancel").map(|row| row.subject).collect();
+    closed.sort();
+    journalled.sort();
+    assert_eq!(journalled, closed);
 }
 
 #[tokio::test]
 async fn a_frozen_server_is_given_up_and_what_it_does_late_is_found() {
     let server = MariaDb::start().unwrap();
     let (url, database) = orders_on(&server).await;
-    database.publish(&definition("s", 10, 1)).await.unwrap();
+    database.publish(&definition("s", 10, 1), &author()).await.unwrap();
     database.settle(vec![reservation("s", 1, "a", 1)]).await.unwrap();
     assert!(database.order(order_id(1)).await.unwrap().is_some());
     server.freeze().unwrap();
@@ -224,8 +242,8 @@ async fn a_frozen_server_is_given_up_and_what_it_does_late_is_found() {
 async fn a_deadlock_is_repeated_as_a_whole_batch() {
     let server = MariaDb::start().unwrap();
     let (url, database) = orders_on(&server).await;
-    database.publish(&definition("s", 10, 1)).await.unwrap();
-    database.publish(&definition("t", 10, 1)).await.unwrap();
+    database.publish(&definition("s", 10, 1), &author()).await.unwrap();
+    database.publish(&definition("t", 10, 1), &author()).await.unwrap();
     // The heavier of two transactions survives: this one has written more.
     let mut other = Conn::from_url(&url).await.unwrap();
     other.query_drop("CREATE TABLE weight (n INT PRIMARY KEY)").await.unwrap();
@@ -250,8 +268,8 @@ async fn a_deadlock_is_repeated_as_a_whole_batch() {
 async fn a_lock_that_is_held_too_long_is_waited_for_again_and_given_up_at_last() {
     let server = MariaDb::start().unwrap();
     let (url, database) = orders_on(&server).await;
-    database.publish(&definition("s", 10, 1)).await.unwrap();
-    database.publish(&definition("t", 10, 1)).await.unwrap();
+    database.publish(&definition("s", 10, 1), &author()).await.unwrap();
+    database.publish(&definition("t", 10, 1), &author()).await.unwrap();
     let mut other = Conn::from_url(&url).await.unwrap();
     let hold = "BEGIN; SELECT * FROM floodgate_sales WHERE sale_id = 's' FOR UPDATE";
     other.query_drop(hold).await.unwrap();
@@ -289,7 +307,7 @@ async fn too_many_connections_are_worth_a_repeat() {
     let server = MariaDb::start_with(&["--max-connections=10"]).unwrap();
     let (url, database) = orders_on(&server).await;
     server.sql("", "REVOKE /*M!100502 CONNECTION ADMIN, */ SUPER /*!80000 , CONNECTION_ADMIN */ ON *.* FROM floodgate@127.0.0.1").unwrap();
-    database.publish(&definition("s", 10, 1)).await.unwrap();
+    database.publish(&definition("s", 10, 1), &author()).await.unwrap();
     let mut crowd = Vec::new();
     // One that had ended before may have left its place a moment later.
     until("the crowd holds every place", async || {
@@ -321,7 +339,7 @@ async fn a_lost_answer_is_resolved_by_the_repetition() {
     let url = url.replace(&format!(":{}/", server.port()), &format!(":{}/", proxy.port()));
     let database = Database::open_mysql(&url).await.unwrap();
     let s = sale_id("s");
-    direct.publish(&definition("s", 10, 1)).await.unwrap();
+    direct.publish(&definition("s", 10, 1), &author()).await.unwrap();
     let slow = "CREATE TRIGGER slow BEFORE UPDATE ON floodgate_sales FOR EACH ROW SET @slept = SLEEP(0.3)";
     server.sql("orders", slow).unwrap();
     let swallowed = AtomicU32::new(0);
@@ -351,13 +369,21 @@ async fn a_lost_answer_is_resolved_by_the_repetition() {
     let again = insist("settle", async || database.settle(order()).await).await;
     assert_eq!((again[0].outcome, again[0].units_held), (Outcome::Duplicate, 1), "it had been carried out");
 
+    // This time it is the packet with COMMIT that is slow.
+    let slow_journal =
+        slow.replace("slow BEFORE UPDATE ON floodgate_sales", "slow BEFORE INSERT ON floodgate_journal");
+    server.sql("orders", &format!("DROP TRIGGER slow; {slow_journal}")).unwrap();
     lose(Box::pin({
         let (database, s) = (database.clone(), s.clone());
-        async move { database.restock(&s, "r", 5).await.map(|row| format!("{row:?}")) }
+        async move { database.restock(&s, "r", 5, &author()).await.map(|row| format!("{row:?}")) }
     }))
     .await;
-    let row = insist("restock", async || database.restock(&s, "r", 5).await).await;
+    let row = insist("restock", async || database.restock(&s, "r", 5, &author()).await).await;
     assert_eq!((row.total, row.version), (15, 2), "once");
+    let rows = direct.journal(0, 10).await.unwrap();
+    assert_eq!(verify_chain(&journal_key(), &rows, &[]).unwrap().seq, 2, "once, like its version");
+    assert!(direct.sale_version(&s, 2).await.unwrap().is_some());
+    server.sql("orders", &format!("DROP TRIGGER slow; {slow}")).unwrap();
 
     lose(Box::pin({
         let (database, s) = (database.clone(), s.clone());
@@ -369,10 +395,13 @@ async fn a_lost_answer_is_resolved_by_the_repetition() {
 
     lose(Box::pin({
         let database = database.clone();
-        async move { database.cancel(order_id(1), None).await.map(|outcome| format!("{outcome:?}")) }
+        async move {
+            database.cancel(order_id(1), By::User(&user_id("a"))).await.map(|outcome| format!("{outcome:?}"))
+        }
     }))
     .await;
-    let outcome = insist("cancel", async || database.cancel(order_id(1), None).await).await;
+    let outcome =
+        insist("cancel", async || database.cancel(order_id(1), By::User(&user_id("a"))).await).await;
     assert!(matches!(outcome, CancelOutcome::Cancelled(row) if row.version == 2), "once");
     assert_eq!(direct.releases_outstanding().await.unwrap(), 1);
     assert!(proxy.swallowed() >= u64::from(swallowed.load(Ordering::SeqCst)), "an answer came through");
@@ -383,7 +412,7 @@ async fn a_lost_answer_is_resolved_by_the_repetition() {
 async fn connections_that_died_while_idle_are_not_noticed() {
     let server = MariaDb::start().unwrap();
     let (_, database) = orders_on(&server).await;
-    database.publish(&definition("s", 100, 100)).await.unwrap();
+    database.publish(&definition("s", 100, 100), &author()).await.unwrap();
     let all_at_once = async |first: u64| {
         let batches: Vec<_> = (first..first + 8)
             .map(|n| {
@@ -407,11 +436,14 @@ async fn connections_that_died_while_idle_are_not_noticed() {
 async fn no_crash_takes_back_a_release_that_was_handed_out() {
     let server = MariaDb::start_with(&["--innodb-flush-log-at-timeout=2700"]).unwrap();
     let (_, database) = orders_on(&server).await;
-    database.publish(&definition("s", 10, 1)).await.unwrap();
+    database.publish(&definition("s", 10, 1), &author()).await.unwrap();
     database.settle(vec![reservation("s", 1, "a", 1)]).await.unwrap();
     // A commit is seen a moment before it is on disk: here the moment lasts.
     server.sql("", "SET GLOBAL innodb_flush_log_at_trx_commit = 0").unwrap();
-    assert!(matches!(database.cancel(order_id(1), None).await.unwrap(), CancelOutcome::Cancelled(_)));
+    assert!(matches!(
+        database.cancel(order_id(1), By::Operator(&author())).await.unwrap(),
+        CancelOutcome::Cancelled(_)
+    ));
     server.sql("", "SET GLOBAL innodb_flush_log_at_trx_commit = 1").unwrap();
     assert_eq!(database.releases(None, 10).await.unwrap().len(), 1);
     // The ledger hears of it now, and sells the unit again.
@@ -426,7 +458,7 @@ async fn no_crash_takes_back_a_release_that_was_handed_out() {
 async fn a_dropped_caller_breaks_no_transaction_and_spoils_no_connection() {
     let server = MariaDb::start().unwrap();
     let (_, database) = orders_on(&server).await;
-    database.publish(&definition("s", 10_000, 10_000)).await.unwrap();
+    database.publish(&definition("s", 10_000, 10_000), &author()).await.unwrap();
     let batch = |n: u64| (0..4).map(|i| reservation("s", n * 4 + i, "u", 1)).collect::<Vec<_>>();
     for n in 0..50 {
         let settle = database.settle(batch(n));

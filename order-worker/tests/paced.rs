@@ -16,7 +16,7 @@ use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, StartA
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Owner, Reservation, Stock, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use world::{START_MS, definition, order_id, sale_id};
+use world::{START_MS, author, definition, order_id, sale_id};
 
 /// How long a standing backlog is drained.
 const SECONDS: u64 = 15;
@@ -45,7 +45,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     let now: Now = Arc::new(move || START_MS + begun.elapsed().as_millis() as u64);
     let connection = SharedConnection::open(":memory:").unwrap();
     let database = Database::over_connection(connection.clone(), now.clone()).unwrap();
-    database.publish(&definition("s", 1_000_000, 1)).await.unwrap();
+    database.publish(&definition("s", 1_000_000, 1), &author()).await.unwrap();
     let mut registry = Registry::default();
     let mut options = DiskOptions::new("queue", now.clone());
     options.storage = Storage::Simulated(SimulatedDisk::new(1, Faults::default()));

@@ -6,13 +6,13 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::database::{DatabaseError, Outcome, RejectReason};
+use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
 use order_worker::{ReconcileError, Relay, audit, bring};
 use prometheus_client::registry::Registry;
 use stock::ledger::{IdState, ReserveOutcome, Settlement};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
 use tokio::sync::watch;
-use world::{World, order_id, sale_id};
+use world::{World, author, order_id, sale_id};
 
 #[tokio::test]
 async fn a_cancelled_order_gives_its_units_back_and_lifts_the_flag() {
@@ -21,7 +21,7 @@ async fn a_cancelled_order_gives_its_units_back_and_lifts_the_flag() {
     let order = world.reserve(&sale, 1, "u", 2).await.unwrap();
     world.database.settle(vec![order.clone()]).await.unwrap();
     assert!(world.stock.flag().cell(&sale).read().unwrap().sold_out);
-    world.database.cancel(order_id(1), None).await.unwrap();
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     world.relay().pass().await.unwrap();
     assert_eq!(world.units(&sale).await, (2, 0, 0));
     assert!(!world.stock.flag().cell(&sale).read().unwrap().sold_out);
@@ -41,7 +41,7 @@ async fn the_running_relay_is_woken_by_a_release_and_stopped_by_shutdown() {
     let relay = tokio::spawn(world.relay().run(down));
     // Paused time goes on when everybody waits: the relay has looked, and would look again much later.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    world.database.cancel(order_id(1), None).await.unwrap();
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(world.units(&sale).await, (1, 0, 0), "not within a tenth of its interval");
     shutdown.send_replace(true);
@@ -59,8 +59,8 @@ async fn a_release_that_the_ledger_does_not_take_stays_and_holds_up_no_other() {
         other
     });
     world.database.settle(vec![first, second]).await.unwrap();
-    world.database.cancel(order_id(1), None).await.unwrap();
-    world.database.cancel(order_id(2), None).await.unwrap();
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
+    world.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     world.relay().pass().await.unwrap();
     let left = world.database.releases(None, 10).await.unwrap();
     assert_eq!(left.len(), 1);
@@ -98,7 +98,7 @@ async fn a_release_that_only_a_replaced_ledger_has_heard_stays() {
     present.install(&row.ledger_version(), 2).await.unwrap();
     let held = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 2 };
     present.confirm(&sale, &[held]).await.unwrap();
-    world.database.cancel(order_id(1), None).await.unwrap();
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     world.relay().pass().await.unwrap();
     assert_eq!(
         world.database.releases_outstanding().await.unwrap(),
@@ -120,7 +120,7 @@ async fn a_relay_that_fails_at_any_step_repeats_without_harm() {
             let order = world.reserve(&sale, n, "u", 1).await.unwrap();
             world.database.settle(vec![order]).await.unwrap();
         }
-        world.database.cancel(order_id(1), None).await.unwrap();
+        world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
         {
             let _hook = world::fail(step, 1);
             let _ = world.relay().pass().await;
@@ -212,18 +212,18 @@ async fn rows_are_brought_to_the_ledger_until_equal() {
     assert!(world.database.sale(&sale).await.unwrap().unwrap().was_opened());
 
     world.reserve(&sale, 1, "u", 2).await.unwrap();
-    world.database.restock(&sale, "r", 3).await.unwrap();
+    world.database.restock(&sale, "r", 3, &author()).await.unwrap();
     world.reconciler().pass().await.unwrap();
     assert_eq!(world.units(&sale).await, (3, 2, 0));
     assert!(!world.stock.flag().cell(&sale).read().unwrap().sold_out, "a restock lifts the flag");
 
-    world.database.pause(&sale, "alice").await.unwrap();
+    world.database.pause(&sale, "alice", &author()).await.unwrap();
     bring(&world.database, &world.stock, &sale).await.unwrap();
     assert_eq!(world.reserve(&sale, 2, "v", 1).await, Err(ReserveOutcome::Paused));
-    world.database.resume(&sale).await.unwrap();
+    world.database.resume(&sale, &author()).await.unwrap();
     bring(&world.database, &world.stock, &sale).await.unwrap();
     world.reserve(&sale, 2, "v", 1).await.unwrap();
-    world.database.end_now(&sale).await.unwrap();
+    world.database.end_now(&sale, &author()).await.unwrap();
     bring(&world.database, &world.stock, &sale).await.unwrap();
     assert_eq!(world.reserve(&sale, 3, "w", 1).await, Err(ReserveOutcome::Ended));
 
@@ -284,7 +284,7 @@ async fn an_ended_sale_settles_once_nothing_is_outstanding_and_is_forgotten() {
     world.database.settle(vec![order]).await.unwrap();
     world.reconciler().pass().await.unwrap();
     assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "an order is unpaid");
-    world.database.cancel(order_id(1), None).await.unwrap();
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     world.reconciler().pass().await.unwrap();
     assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "a release is owed");
     world.relay().pass().await.unwrap();

@@ -5,11 +5,12 @@ mod world;
 
 use std::time::Duration;
 
+use order_worker::database::By;
 use order_worker::{DRAIN_GROUP, FAILPOINTS};
 use stock::SaleId;
 use stock::ledger::ReserveOutcome;
 use world::process::Process;
-use world::{World, order_id};
+use world::{World, author, order_id};
 
 #[tokio::test]
 async fn a_restart_knows_what_was_promised_sold_and_given_back() {
@@ -22,7 +23,7 @@ async fn a_restart_knows_what_was_promised_sold_and_given_back() {
     let worker = process.drain().await;
     process.drained(&sale).await;
     for n in 0..10 {
-        process.world.database.cancel(order_id(n), None).await.unwrap();
+        process.world.database.cancel(order_id(n), By::Operator(&author())).await.unwrap();
     }
     let world = {
         process.shutdown.send_replace(true);
@@ -119,7 +120,7 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
                     while passes < 5 || topic.lag(DRAIN_GROUP).await.unwrap().records > 0 {
                         passes += 1;
                         tokio::time::sleep(Duration::from_millis(4)).await;
-                        let _ = database.cancel(order_id(3), None).await;
+                        let _ = database.cancel(order_id(3), By::Operator(&author())).await;
                         let _ = relay.pass().await;
                         now_ms.fetch_add(5_000, std::sync::atomic::Ordering::SeqCst);
                         let _ = reconciler.pass().await;

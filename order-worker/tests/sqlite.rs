@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use conformance::schema::{self, FoundTable};
-use conformance::{Fixture, START_MS, clock};
-use order_worker::database::{Database, DatabaseError, Executor, SchemaState, SharedConnection, schema_sql};
+use conformance::{Fixture, START_MS, author, clock, journal_key, order_id, whole_journal};
+use order_worker::database::{
+    By, Database, DatabaseError, Executor, LedgerChange, SchemaState, SharedConnection, schema_sql,
+};
+use order_worker::journal::{Broken, HeadWatch, Seen, verify_chain};
 
 fn open(executor: Executor) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
@@ -124,6 +127,91 @@ async fn tables_of_an_untagged_build_are_refused_and_left_alone() {
     }
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table'";
     assert_eq!(old.with(|c| c.query_row(tables, [], |row| row.get::<_, u32>(0))).unwrap(), 2);
+}
+
+/// A change, its version and its row in the journal: killed before the commit there is none of them, after it all, and the
+/// repetition adds nothing.
+#[tokio::test]
+async fn an_operators_change_is_never_half() {
+    for (killed_at, is_made) in
+        [("database.begin", false), ("database.commit", false), ("database.committed", true)]
+    {
+        let fixture = open(Executor::Inline);
+        let id = fixture.publish("s", 10, 1).await.id;
+        fixture.settle_one(conformance::reservation("s", 1, "u", 1)).await;
+        let database = &fixture.database;
+        let change = async |n: usize| match n {
+            0 => database.restock(&id, "r", 5, &author()).await.map(|_| ()),
+            1 => database.pause(&id, "alice", &author()).await.map(|_| ()),
+            2 => database.resume(&id, &author()).await.map(|_| ()),
+            3 => database.cancel(order_id(1), By::Operator(&author())).await.map(|_| ()),
+            4 => database.change_ledger(0, LedgerChange::Rebuild, &author()).await.map(|_| ()),
+            5 => database.publish(&conformance::definition("t", 1, 1), &author()).await.map(|_| ()),
+            _ => database.end_now(&id, &author()).await.map(|_| ()),
+        };
+        let state = async || {
+            let versions = match database.sale(&id).await.unwrap() {
+                Some(row) => database.sale_version(&id, row.version).await.unwrap(),
+                None => None,
+            };
+            let (sales, order) =
+                (database.sales().await.unwrap(), database.order(order_id(1)).await.unwrap());
+            (sales, order, versions, database.epoch().await.unwrap(), whole_journal(database).await)
+        };
+        for n in 0..7 {
+            let before = state().await;
+            queue::failpoint::set_hook(Some(Box::new(move |hit| hit == killed_at)));
+            let killed = change(n).await;
+            queue::failpoint::set_hook(None);
+            assert!(killed.unwrap_err().is_retryable());
+            assert_eq!(state().await == before, !is_made, "change {n} killed at {killed_at}");
+            change(n).await.unwrap();
+            let after = state().await;
+            assert_eq!(after.4.len(), before.4.len() + 1, "change {n} killed at {killed_at}");
+            change(n).await.unwrap();
+            assert_eq!(state().await, after);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_to_the_journal_by_hand_shows() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    let fixture = Fixture { database, now, keep: Box::new(()) };
+    let mut watch = HeadWatch::new(fixture.database.clone(), clock(&fixture.now));
+    for sale in ["a", "b", "c", "d"] {
+        fixture.publish(sale, 1, 1).await;
+    }
+    let by_hand = |sql: &str| connection.with(|c| c.execute_batch(sql)).unwrap();
+    let (head, _) = fixture.database.journal_head().await.unwrap();
+    let judged = async || {
+        let rows = fixture.database.journal(0, 10).await.unwrap();
+        verify_chain(&journal_key(), &rows, &[head])
+    };
+    assert_eq!((judged().await, watch.look().await), (Ok(head), Ok(Seen::Head(head))));
+    let look_later = async |watch: &mut HeadWatch| {
+        fixture.advance(3_600_000);
+        watch.look().await.unwrap()
+    };
+    by_hand("UPDATE floodgate_journal SET subject = 'x' WHERE seq = 2");
+    assert_eq!(judged().await, Err(Broken::Changed { seq: 2 }));
+    by_hand("UPDATE floodgate_journal SET subject = 'b' WHERE seq = 2");
+    assert_eq!(judged().await, Ok(head));
+    by_hand("DELETE FROM floodgate_journal WHERE seq = 4");
+    assert_eq!(judged().await, Err(Broken::CutOff { found: 3, known: 4 }));
+    assert_eq!(look_later(&mut watch).await, Seen::Damaged(head), "the end is kept, the row is gone");
+    by_hand(
+        "UPDATE floodgate_meta SET value = (SELECT seq || ' ' || hash FROM floodgate_journal WHERE seq = 3)
+                                         || substr(value, -17) WHERE name = 'journal'",
+    );
+    let (cut_off, _) = fixture.database.journal_head().await.unwrap();
+    assert_eq!(cut_off.seq, 3);
+    assert_eq!(look_later(&mut watch).await, Seen::Damaged(cut_off), "it had been further");
+    by_hand("UPDATE floodgate_meta SET value = 'nonsense' WHERE name = 'journal'");
+    let refused = fixture.database.pause(&conformance::sale_id("a"), "me", &author()).await.unwrap_err();
+    assert!(refused.to_string().contains("docs/mysql.md"), "{refused}");
 }
 
 /// The rows that a query about the schema has, each column as text.

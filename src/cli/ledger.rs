@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use hyper::Method;
-use order_worker::RebuildError;
 use order_worker::membership::operator;
+use order_worker::{Author, RebuildError};
 use serde::Serialize;
 use serde_json::json;
 use stock::config::StockBackend;
@@ -241,7 +241,7 @@ async fn rebuild(config: &Config, without: Option<Owner>) -> Result<(), Failure>
 async fn leave_out(config: &Config, log: Owner) -> Result<(), Failure> {
     let database = engines::open_database_to_read(config).await?;
     let _claim = engines::claim_database(config)?;
-    operator::forget_instance(&database, None, log).await?;
+    operator::forget_instance(&database, None, log, &author(config)?).await?;
     Ok(stdout::line(format_args!(
         "{log} is left out: what it promised and nobody drained is lost. Start `floodgate` again."
     ))?)
@@ -255,9 +255,9 @@ async fn adopt(config: &Config) -> Result<(), Failure> {
     }
     let database = engines::open_database_to_read(config).await?;
     let stock = engines::open_stock_aside(config, engines::deployment(&database).await?).await?;
-    let until = Instant::now() + LEASE_MAX;
+    let (until, author) = (Instant::now() + LEASE_MAX, author(config)?);
     let adopted = loop {
-        match operator::adopt(&database, &stock).await {
+        match operator::adopt(&database, &stock, &author).await {
             // Stopped a moment ago, or killed: its lease ends by itself.
             Err(RebuildError::OtherAlive(_)) if Instant::now() < until => sleep(LEASE_LOOK).await,
             adopted => break adopted?,
@@ -274,6 +274,11 @@ async fn adopt(config: &Config) -> Result<(), Failure> {
         sales.join(", "),
         adopted.epoch
     ))?)
+}
+
+/// Who runs a command that changes the database itself, as the journal names them.
+fn author(config: &Config) -> Result<Author, Failure> {
+    Ok(config.journal_key()?.operator("command line"))
 }
 
 fn yes(yes: bool) -> String {

@@ -9,6 +9,7 @@ use super::ConfigError;
 /// Where a secret may stand, as (section, key); each may be given as `<key>_file` instead.
 /// `admin.token` is not among them: its file is made at the first start of a server, not required of every command.
 const SECRETS: &[(&str, &str)] = &[
+    ("admin", "journal_secret"),
     ("auth", "hs256_secret"),
     ("gate.pass_secrets", "secret"),
     ("orders", "database_url"),

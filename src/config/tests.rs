@@ -101,6 +101,7 @@ fn a_hidden_secret_is_none() {
         (format!("[auth]\nhs256_secret = \"{SECRET}\"\n"), "hs256_secret"),
         (format!("[gate]\npass_secrets = [{{ id = \"k1\", secret = \"{SECRET}\" }}]\n"), "secret"),
         ("[admin]\ntoken = \"open\"\n".to_owned(), "token"),
+        (format!("[admin]\njournal_secret = \"{SECRET}\"\n"), "journal_secret"),
         ("[sold_out]\nzookeeper = \"me:word@127.0.0.1:2181/f\"\n".to_owned(), "zookeeper"),
         ("[stock]\nredis_urls = [\"redis://me:word@127.0.0.1:6379\"]\n".to_owned(), "redis_urls"),
     ] {
@@ -127,6 +128,21 @@ fn a_secret_in_the_environment_goes_before_its_file() {
     assert!(error.contains("keep one"), "{error}");
     let error = load("[auth]\nhs256_secret_file = \"\"\n", &[]).expect_err("no name");
     assert!(error.contains("name of a file"), "{error}");
+}
+
+#[test]
+fn the_journals_secret_is_made_once_beside_the_operators_token() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (token, queue) = (directory.path().join("deep/admin.token"), directory.path().join("queue"));
+    let toml = format!("[admin]\ntoken_file = {token:?}\n[queue]\ndirectory = {queue:?}\n");
+    let made = load(&toml, &[]).expect("valid").journal_key().expect("made");
+    let other_log = load(&toml.replace("queue\"", "other\""), &[]).expect("valid");
+    assert_eq!(other_log.journal_key().expect("kept").id(), made.id(), "who shares the token shares it");
+    let kept = std::fs::read_to_string(directory.path().join("deep/journal.secret")).expect("there");
+    let same = load(&format!("[admin]\njournal_secret = {kept:?}\n"), &[]).expect("valid");
+    assert_eq!(same.journal_key().expect("given").id(), made.id());
+    let printed = same.print().expect("printable");
+    assert!(!printed.contains(&kept) && !format!("{same:?}{made:?}").contains(&kept), "{printed}");
 }
 
 #[test]
@@ -191,6 +207,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[gateway]\nevent_streams_max = 99999999999", "gateway.event_streams_max", "at most"),
     ("[gateway]\nlisten = 8080", "gateway.listen", "127.0.0.1:8080"),
     ("[admin]\ntoken = \"\"", "admin.token", "is empty"),
+    ("[admin]\njournal_secret = 12345678", "admin.journal_secret", "a text, in quotes"),
+    ("[admin]\njournal_secret = \"short\"", "admin.journal_secret", "32 bytes"),
     ("[admin]\ntoken_file = \"\"", "admin.token_file", "is empty"),
     ("[auth]\nmode = 1", "auth.mode", "a text, in quotes"),
     ("[auth]\nmode = {}", "auth.mode", "a text, in quotes"),

@@ -27,7 +27,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let instance = open_instance(&config, &now, &database, &mut registry).await?;
     let group = instance.orders.group(DRAIN_GROUP, StartAt::Oldest).await?;
     instance.register().await?;
-    let demo_sale = publish::configured_sales(&config, &database, Some(now())).await?;
+    let journal = publish::journal(&config, &database).await?;
+    let demo_sale = publish::configured_sales(&config, &database, &journal.config(), Some(now())).await?;
 
     // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
     let deployment = engines::deployment(&database).await?;
@@ -39,7 +40,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 3. The drain and what follows it, on a thread of their own: its commits block.
     let metrics = WorkerMetrics::new(&mut registry);
-    let buyers = Buyers::new(&config, &foundation, &instance, &mut registry).await?;
+    let buyers = Buyers::new(&config, &foundation, &instance, &journal, &mut registry).await?;
     let (stop, stopping) = watch::channel(false);
     let pace = Arc::new(Pace::new(&config.drain));
     let worker = WorkerParts {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
-use order_worker::Instance;
+use order_worker::{Instance, JournalKey};
 use prometheus_client::registry::Registry;
 use stock::{SaleId, Seat};
 use tokio::task::JoinHandle;
@@ -16,6 +16,8 @@ use crate::entropy::random;
 use crate::gateway_ports::{RootOperator, RootOrders};
 use crate::stdout;
 
+/// The journal's name for the holder of the operator's token.
+const OPERATOR: &str = "admin";
 /// How often the gateway's memory of the sales is compared with their rows.
 const CATALOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,12 +34,14 @@ impl Buyers {
         config: &Config,
         foundation: &Foundation,
         instance: &Instance,
+        journal: &JournalKey,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let Foundation { now, database, stock } = foundation.clone();
         let (orders, seat) = (instance.orders.clone(), instance.seat.clone());
         let rows = Arc::new(RootOrders(database.clone()));
-        let operator = Arc::new(RootOperator::new(database, stock.clone(), orders, seat.clone()));
+        let author = journal.operator(OPERATOR);
+        let operator = Arc::new(RootOperator::new(database, stock.clone(), orders, seat.clone(), author));
         let parts = GatewayParts {
             gateway: config.gateway.clone(),
             admin: config.admin.clone(),

@@ -22,7 +22,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let instance = open_instance(&config, &now, &database, &mut registry).await?;
     instance.prepare_for_workers().await?;
     instance.register().await?;
-    publish::configured_sales(&config, &database, None).await?;
+    let journal = publish::journal(&config, &database).await?;
+    publish::configured_sales(&config, &database, &journal.config(), None).await?;
 
     // 2. The ledger, which others may have completed long ago.
     let deployment = engines::deployment(&database).await?;
@@ -35,7 +36,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let membership = tokio::spawn(async move { member.run(stopping).await });
 
     // 3. The buyers.
-    let buyers = Buyers::new(&config, &foundation, &instance, &mut registry).await?;
+    let buyers = Buyers::new(&config, &foundation, &instance, &journal, &mut registry).await?;
     let running = buyers.start(registry)?;
     buyers.greet(&config, &running, None);
     let ended = tokio::select! {

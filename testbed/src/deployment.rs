@@ -105,7 +105,8 @@ impl Deployment {
         directory.write("admin.token", &format!("{SECRET}\n"))?;
         directory.write("jwt.secret", SECRET)?;
         directory.write("pass.secret", &format!("passes-{SECRET}"))?;
-        private(&at, &["admin.token", "jwt.secret", "pass.secret"])?;
+        directory.write("journal.secret", &format!("journal-{SECRET}"))?;
+        private(&at, &["admin.token", "jwt.secret", "pass.secret", "journal.secret"])?;
         directory.write("floodgate.toml", &options.toml)?;
         let sources: Vec<String> =
             logs.iter().map(|log| format!("{:?}", log.display().to_string())).collect();
@@ -310,6 +311,7 @@ fn shared_environment(directory: &Path) -> BTreeMap<String, String> {
     let file = |name: &str| directory.join(name).display().to_string();
     BTreeMap::from([
         ("FLOODGATE_ADMIN__TOKEN_FILE".into(), file("admin.token")),
+        ("FLOODGATE_ADMIN__JOURNAL_SECRET_FILE".into(), file("journal.secret")),
         ("FLOODGATE_AUTH__HS256_SECRET_FILE".into(), file("jwt.secret")),
         (
             "FLOODGATE_GATE__PASS_SECRETS".into(),

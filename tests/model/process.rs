@@ -18,8 +18,8 @@ use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleVie
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
-    DRAIN_GROUP, Database, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC,
-    OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
+    DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MembershipMetrics,
+    ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{
@@ -132,6 +132,11 @@ pub(crate) async fn run(
     }
 }
 
+/// The same in every process, as all on one database must have it.
+pub(crate) fn journal() -> JournalKey {
+    JournalKey::new(&[7; 32])
+}
+
 /// Small, so that segments are used up and recycled.
 const SEGMENT_BYTES: u64 = 64 * 1024;
 const RING_BYTES: usize = 64 * 1024;
@@ -165,7 +170,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let group = topic.group(DRAIN_GROUP, StartAt::Oldest).await.map_err(text)?;
     let owner = Owner(queue.instance());
     world.saw_log(instance, owner);
-    database.publish(&world.sale).await.map_err(text)?;
+    database.publish(&world.sale, &journal().config()).await.map_err(text)?;
 
     // 2. The ledger's memory.
     let ledger = match world.mode {
@@ -189,7 +194,13 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     }
 
     // 3. The gateway and the drain.
-    let operator = Arc::new(RootOperator::new(database.clone(), stock.clone(), topic.clone(), seat.clone()));
+    let operator = Arc::new(RootOperator::new(
+        database.clone(),
+        stock.clone(),
+        topic.clone(),
+        seat.clone(),
+        journal().operator("admin"),
+    ));
     let ports = (Arc::new(RootOrders(database.clone())), operator.clone());
     let drain = DrainConfig {
         batch_size_max: 16,

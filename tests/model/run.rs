@@ -16,7 +16,7 @@ use crate::checks;
 use crate::claims::Claims;
 use crate::machine::{Fate, Machine};
 use crate::operator::{Operator, promised_letters};
-use crate::process::PASS_TTL_MS;
+use crate::process::{PASS_TTL_MS, journal};
 use crate::random::Random;
 use crate::strikes::{Counts, Strikes};
 use crate::world::World;
@@ -223,7 +223,8 @@ async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
         }
         world.census.saw(WITHOUT_LOG);
         for owner in lost {
-            let forgotten = operator::forget_instance(&database, None, owner).await;
+            let forgotten =
+                operator::forget_instance(&database, None, owner, &journal().operator("admin")).await;
             world.trace.say(format_args!("the operator goes on without {owner}: {forgotten:?}"));
         }
     }

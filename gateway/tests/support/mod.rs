@@ -140,6 +140,7 @@ impl Site {
                 listen: ([127, 0, 0, 1], 0).into(),
                 token: Some(Secret::new(ADMIN_TOKEN)),
                 token_file: None,
+                ..AdminConfig::default()
             },
             auth: options.auth,
             gate: options.gate,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use order_worker::{
-    DRAIN_GROUP, Database, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC,
-    OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
+    Author, DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts,
+    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue, StartAt, Topic};
@@ -42,6 +42,11 @@ pub(crate) fn definition() -> SaleDefinition {
         rehearsal: false,
         labels: [].into(),
     }
+}
+
+/// Who publishes it.
+pub(crate) fn author() -> Author {
+    JournalKey::new(&[7; 32]).config()
 }
 
 /// Orders as a crowd makes them: ids close to time order, users at random.

@@ -3,9 +3,11 @@
 use std::str::FromStr;
 
 use serde::Serialize;
+use serde_json::json;
 use stock::{OrderId, OrderStatus, SaleId, Timestamp, UnknownOrderStatus, UserId};
 
 use super::{Database, DatabaseError, adapter};
+use crate::journal::{Action, Author, Change};
 
 /// The status in a row: any but `queued`, which is no row yet.
 pub(super) struct RowStatus(pub(super) OrderStatus);
@@ -61,6 +63,8 @@ pub struct OrderRow {
     pub pay_by: Option<Timestamp>,
     /// 1 at first, one more with every change.
     pub version: u64,
+    /// Of a practice run.
+    pub rehearsal: bool,
 }
 
 /// What became of a cancellation.
@@ -72,6 +76,49 @@ pub enum CancelOutcome {
     WrongState(OrderStatus),
     /// No such order, or another user's.
     NotFound,
+}
+
+/// On whose word an order is closed.
+#[derive(Debug, Clone, Copy)]
+pub enum By<'a> {
+    /// Its buyer's: another user's order is as good as none.
+    User(&'a UserId),
+    /// An operator's.
+    Operator(&'a Author),
+}
+
+/// The same, for a transaction that outlives its caller.
+#[derive(Debug, Clone)]
+pub(super) enum Canceller {
+    User(UserId),
+    Operator(Author),
+}
+
+impl Canceller {
+    /// Whether this order is none of theirs.
+    pub(super) fn is_stranger_to(&self, row: &OrderRow) -> bool {
+        matches!(self, Self::User(user) if *user != row.user_id)
+    }
+}
+
+impl From<By<'_>> for Canceller {
+    fn from(by: By<'_>) -> Self {
+        match by {
+            By::User(user) => Self::User(user.clone()),
+            By::Operator(author) => Self::Operator(author.clone()),
+        }
+    }
+}
+
+/// What the journal says of a cancellation: nothing of the buyer.
+pub(super) fn cancelled(before: &OrderRow, after: &OrderRow) -> Change {
+    let state = |row: &OrderRow| json!({ "status": row.status, "reason": row.reason, "units_held": row.units_held, "version": row.version });
+    Change {
+        action: Action::OrderCancel,
+        subject: before.order_id.to_string(),
+        before: Some(state(before)),
+        after: Some(state(after)),
+    }
 }
 
 /// What the ledger must be told of an order.
@@ -106,17 +153,13 @@ impl Database {
     }
 
     // ## Unpaid => Closed (reason `cancelled`)
-    /// Closes an unpaid order and gives its units back, exactly once, by compare-and-set under the sale's row. With a
-    /// user, only that user's; without, on the operator's word.
+    /// Closes an unpaid order and gives its units back, exactly once, by compare-and-set under the sale's row. An operator's word
+    /// stands in the journal.
     ///
     /// # Errors
     /// See [`DatabaseError`].
-    pub async fn cancel(
-        &self,
-        order: OrderId,
-        user: Option<&UserId>,
-    ) -> Result<CancelOutcome, DatabaseError> {
-        adapter!(self, database => database.cancel(order, user.cloned()).await)
+    pub async fn cancel(&self, order: OrderId, by: By<'_>) -> Result<CancelOutcome, DatabaseError> {
+        adapter!(self, database => database.cancel(order, by.into()).await)
     }
 
     /// Where each of the orders stands, in the order given; `None` without a row.

@@ -1,7 +1,7 @@
 //! The orders database: the final truth of what was sold. Four ports by purpose and the registry beside them.
 //!
 //! [`sales`] what is on offer · [`intake`] promised orders become rows · [`life`] what happens to an order later ·
-//! [`outbox`] what the ledger still has to hear · [`registry`] epoch and instances · [`shares`] who drains · [`books`] sums for the audit.
+//! [`outbox`] what the ledger still has to hear · [`journal`] who changed what · [`registry`] epoch and instances · [`shares`] who drains · [`books`] sums for the audit.
 //!
 //! Every adapter
 //! - MUST carry out each method as one transaction: all of it or nothing; no transaction handle leaves the method;
@@ -13,8 +13,10 @@
 //!   that has a row is never written again, whatever its content;
 //! - MUST write an outbox row `release` in the very transaction that lowers `units_held` or inserts a rejected order, and
 //!   delete it only through [`Database::releases_done`];
-//! - MUST bump a sale's version with publish, restock, pause, resume and a changed end, never with `sold`; and an
-//!   order's version with every change of its row;
+//! - MUST bump a sale's version with publish, restock, pause, resume and a changed end, never with `sold`, and write with each bump,
+//!   in its transaction, the row of `floodgate_sale_versions` that says what the sale offers from then on; and MUST bump an order's
+//!   version with every change of its row;
+//! - MUST write an operator's change and its row in the [`journal`] in one transaction;
 //! - MUST compare a published definition with the one first published, which restocks do not change;
 //! - MUST take every written time, `pay_by` above all, from the database's own clock;
 //! - MUST write ids and times as text (RFC 3339, UTC, milliseconds) and money in minor units;
@@ -23,6 +25,7 @@
 
 pub mod books;
 pub mod intake;
+pub mod journal;
 pub mod life;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -39,11 +42,11 @@ use stock::{Now, SaleId};
 
 pub use books::SaleBooks;
 pub use intake::{Outcome, RejectReason, Settled};
-pub use life::{CancelOutcome, OrderRow, Standing};
+pub use life::{By, CancelOutcome, OrderRow, Standing};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
-pub use registry::{ENGINE_DISK, Instance};
-pub use sales::{Published, SaleRow};
+pub use registry::{ENGINE_DISK, Instance, LedgerChange};
+pub use sales::{Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
 pub use shares::{Beat, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};

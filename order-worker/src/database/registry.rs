@@ -1,8 +1,10 @@
 //! The deployment's id, the ledger's epoch and the registry of instances, each of which is a log.
 
-use stock::{DeploymentId, Owner, Timestamp};
+use serde_json::json;
+use stock::{DeploymentId, Owner, SaleId, Timestamp};
 
 use super::{Database, DatabaseError, adapter};
+use crate::journal::{Action, Author, Change};
 
 /// [`Instance::engine`] of a directory of ours.
 pub const ENGINE_DISK: &str = "disk";
@@ -29,6 +31,37 @@ impl Instance {
     #[must_use]
     pub fn is_awaited(&self, epoch: u64) -> bool {
         self.holds_promises && self.merged_epoch < epoch
+    }
+}
+
+/// Why an operator begins a new life of the ledger.
+#[derive(Debug, Clone)]
+pub enum LedgerChange {
+    /// The present one is not trusted.
+    Rebuild,
+    /// This log is out of reach for good: its instance is forgotten with the life that waits for it.
+    Forget(Owner),
+    /// These sales were another deployment's.
+    Adopt(Vec<SaleId>),
+}
+
+impl LedgerChange {
+    /// What the journal says of it; `place` is the forgotten log's.
+    pub(super) fn entry(&self, before: u64, after: u64, place: Option<String>) -> Change {
+        let (action, subject) = match self {
+            Self::Rebuild => (Action::LedgerRebuild, "ledger".to_owned()),
+            Self::Forget(owner) => (Action::LedgerForget, owner.to_string()),
+            Self::Adopt(_) => (Action::LedgerAdopt, "ledger".to_owned()),
+        };
+        let mut now = json!({ "epoch": after });
+        if let Self::Adopt(sales) = self {
+            now["sales"] = sales.iter().map(ToString::to_string).collect();
+        }
+        let mut was = json!({ "epoch": before });
+        if let Some(place) = place {
+            was["place"] = place.into();
+        }
+        Change { action, subject, before: Some(was), after: Some(now) }
     }
 }
 
@@ -73,6 +106,20 @@ impl Database {
     /// See [`DatabaseError`].
     pub async fn next_epoch_after(&self, current: u64) -> Result<u64, DatabaseError> {
         adapter!(self, database => database.next_epoch_after(current).await)
+    }
+
+    /// Begins, on an operator's word, a life of the ledger beyond `beyond`, unless the present one is beyond it already, and answers
+    /// with the epoch that is in force afterwards. What the change forgets goes in the same transaction. May be repeated.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn change_ledger(
+        &self,
+        beyond: u64,
+        change: LedgerChange,
+        author: &Author,
+    ) -> Result<u64, DatabaseError> {
+        adapter!(self, database => database.change_ledger(beyond, change, author.clone()).await)
     }
 
     /// Registers an instance before its log takes the first record; again with a new place after a move. What it merged stays

@@ -1,8 +1,10 @@
 //! The sales port: what is on offer, versioned, so that anyone may push it to the ledger until both are equal.
 
+use serde_json::{Value, json};
 use stock::{SaleDefinition, SaleId, SaleVersion, Timestamp};
 
 use super::{Database, DatabaseError, adapter};
+use crate::journal::{Action, Author, Change};
 
 /// A row of `floodgate_sales`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,23 @@ impl SaleRow {
     }
 }
 
+/// What a sale offered from one of its versions on: a row of `floodgate_sale_versions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaleVersionRow {
+    /// Which version.
+    pub version: u64,
+    /// Whole, with total and window as they then were.
+    pub definition: SaleDefinition,
+    /// Who had paused it then.
+    pub paused_by: Option<String>,
+    /// Whose change made it.
+    pub by_whom: String,
+    /// When.
+    pub at: Timestamp,
+    /// What for.
+    pub reason: Option<String>,
+}
+
 /// What became of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Published {
@@ -66,8 +85,15 @@ impl Database {
     ///
     /// # Errors
     /// [`DatabaseError::Invalid`] for a definition that [`SaleDefinition::validate`] refuses.
-    pub async fn publish(&self, definition: &SaleDefinition) -> Result<Published, DatabaseError> {
-        adapter!(self, database => database.publish(definition.clone()).await)
+    pub async fn publish(
+        &self,
+        definition: &SaleDefinition,
+        author: &Author,
+    ) -> Result<Published, DatabaseError> {
+        if let Err(fault) = definition.validate() {
+            return Err(DatabaseError::Invalid(format!("sale {}: {fault}", definition.id)));
+        }
+        adapter!(self, database => database.publish(definition.clone(), author.clone()).await)
     }
 
     /// All sales, by id.
@@ -86,6 +112,18 @@ impl Database {
         adapter!(self, database => database.sale(sale.clone()).await)
     }
 
+    /// What the sale offered from this version on; `None` if it has no such version.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn sale_version(
+        &self,
+        sale: &SaleId,
+        version: u64,
+    ) -> Result<Option<SaleVersionRow>, DatabaseError> {
+        adapter!(self, database => database.sale_version(sale.clone(), version).await)
+    }
+
     /// Raises the total by `units`, once for each restock id of the sale; the same call again answers with the row as it is.
     ///
     /// # Errors
@@ -96,32 +134,37 @@ impl Database {
         sale: &SaleId,
         restock_id: &str,
         units: u32,
+        author: &Author,
     ) -> Result<SaleRow, DatabaseError> {
-        adapter!(self, database => database.restock(sale.clone(), restock_id.to_owned(), units).await)
+        if units == 0 {
+            return Err(DatabaseError::Invalid("a restock brings at least 1 unit".into()));
+        }
+        let (sale, restock_id, author) = (sale.clone(), restock_id.to_owned(), author.clone());
+        adapter!(self, database => database.restock(sale, restock_id, units, author).await)
     }
 
-    /// Pauses a sale in somebody's name. A paused sale stays as it is, with the first name.
+    /// Pauses a sale; `by` is shown to other operators. A paused sale stays as it is, with the first name.
     ///
     /// # Errors
     /// [`DatabaseError::UnknownSale`].
-    pub async fn pause(&self, sale: &SaleId, by: &str) -> Result<SaleRow, DatabaseError> {
-        adapter!(self, database => database.pause(sale.clone(), by.to_owned()).await)
+    pub async fn pause(&self, sale: &SaleId, by: &str, author: &Author) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.pause(sale.clone(), by.to_owned(), author.clone()).await)
     }
 
     /// Lifts a pause, whoever made it. A running sale stays as it is.
     ///
     /// # Errors
     /// [`DatabaseError::UnknownSale`].
-    pub async fn resume(&self, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
-        adapter!(self, database => database.resume(sale.clone()).await)
+    pub async fn resume(&self, sale: &SaleId, author: &Author) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.resume(sale.clone(), author.clone()).await)
     }
 
     /// Ends a sale now, unless it has ended already. A sale that has not begun never will: its start moves along.
     ///
     /// # Errors
     /// [`DatabaseError::UnknownSale`].
-    pub async fn end_now(&self, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
-        adapter!(self, database => database.end_now(sale.clone()).await)
+    pub async fn end_now(&self, sale: &SaleId, author: &Author) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.end_now(sale.clone(), author.clone()).await)
     }
 
     /// Records that this epoch's ledger holds all that it must of this sale and is about to open: whoever finds it closed may
@@ -151,6 +194,91 @@ impl Database {
     pub async fn mark_settled(&self, sale: &SaleId) -> Result<bool, DatabaseError> {
         adapter!(self, database => database.mark_settled(sale.clone()).await)
     }
+}
+
+/// A restock, as long as it has been checked against the row that it is for.
+pub(super) fn restocked_total(
+    row: &SaleRow,
+    restock_id: &str,
+    recorded: Option<u32>,
+    units: u32,
+) -> Result<Option<u32>, DatabaseError> {
+    let sale = &row.definition.id;
+    match recorded {
+        Some(recorded) if recorded == units => return Ok(None),
+        Some(recorded) => {
+            let (sale, restock_id) = (sale.clone(), restock_id.to_owned());
+            return Err(DatabaseError::RestockDiffers { sale, restock_id, recorded, asked: units });
+        }
+        None if row.settled => {
+            return Err(DatabaseError::Invalid(format!("sale {sale} is settled: publish a new one")));
+        }
+        None => {}
+    }
+    let total = row.total.checked_add(units).ok_or_else(|| {
+        DatabaseError::Invalid(format!("sale {sale} would offer more than {} units", u32::MAX))
+    })?;
+    Ok(Some(total))
+}
+
+/// The row of a sale that has just been published.
+pub(super) fn published(definition: SaleDefinition) -> SaleRow {
+    SaleRow {
+        version: 1,
+        total: definition.total,
+        sold: 0,
+        paused_by: None,
+        opened_epoch: None,
+        installed_epoch: None,
+        settled: false,
+        ends_at: definition.ends_at,
+        definition,
+    }
+}
+
+/// `definition` of the row's version: whole, with total, window and pause as the row has them.
+pub(super) fn offered(row: &SaleRow) -> Result<Value, DatabaseError> {
+    let definition = SaleDefinition { total: row.total, ..row.definition.clone() };
+    let mut offered = serde_json::to_value(definition).map_err(broken)?;
+    if let Value::Object(fields) = &mut offered {
+        fields.insert(PAUSED_BY.to_owned(), json!(row.paused_by));
+    }
+    Ok(offered)
+}
+
+/// The one field that a version has beside the definition's.
+const PAUSED_BY: &str = "paused_by";
+
+/// What [`offered`] wrote.
+pub(super) fn read_offered(text: &str) -> Result<(SaleDefinition, Option<String>), serde_json::Error> {
+    let mut offered: Value = serde_json::from_str(text)?;
+    let paused_by = offered.as_object_mut().and_then(|fields| fields.remove(PAUSED_BY));
+    Ok((serde_json::from_value(offered)?, serde_json::from_value(paused_by.unwrap_or_default())?))
+}
+
+/// What the journal says of a new version: of the first one all, of others what versions differ in, and what `with` adds.
+pub(super) fn changed(
+    action: Action,
+    before: Option<&SaleRow>,
+    after: &SaleRow,
+    with: &[(&str, Value)],
+) -> Result<Change, DatabaseError> {
+    let state = |row: &SaleRow| {
+        json!({
+            "version": row.version, "total": row.total, "starts_at": row.definition.starts_at, "ends_at": row.ends_at,
+            PAUSED_BY: row.paused_by,
+        })
+    };
+    let mut now = if before.is_some() { state(after) } else { offered(after)? };
+    if let Value::Object(fields) = &mut now {
+        fields.extend(with.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    }
+    let subject = after.definition.id.to_string();
+    Ok(Change { action, subject, before: before.map(state), after: Some(now) })
+}
+
+pub(super) fn broken(error: serde_json::Error) -> DatabaseError {
+    DatabaseError::Broken(format!("a sale's definition: {error}"))
 }
 
 /// The fields in which two definitions differ, one line each.
@@ -184,6 +312,14 @@ mod tests {
             r#"{"id":"s","price":100,"total":5,"starts_at":"2026-01-01T00:00:00Z","ends_at":"2026-01-02T00:00:00Z"}"#,
         )
         .unwrap()
+    }
+
+    #[test]
+    fn what_a_version_offered_comes_back() {
+        let mut row = published(definition());
+        (row.total, row.paused_by) = (9, Some("alice".into()));
+        let (offered, paused_by) = read_offered(&offered(&row).unwrap().to_string()).unwrap();
+        assert_eq!((offered, paused_by), (SaleDefinition { total: 9, ..definition() }, row.paused_by));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use stock::ledger::BATCH_MAX;
 use stock::{LedgerError, Owner, SaleId, Stock};
 
 use super::merge::RebuildError;
-use crate::database::{Database, SaleRow};
+use crate::database::{Database, LedgerChange, SaleRow};
+use crate::journal::Author;
 
 /// The ledger's life and everybody's part in it.
 #[derive(Debug, Clone, Serialize)]
@@ -100,9 +101,9 @@ pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status
 ///
 /// # Errors
 /// The database's.
-pub async fn begin_rebuild(database: &Database) -> Result<u64, RebuildError> {
+pub async fn begin_rebuild(database: &Database, author: &Author) -> Result<u64, RebuildError> {
     let epoch = database.epoch().await?;
-    Ok(database.next_epoch_after(epoch).await?)
+    Ok(database.change_ledger(epoch, LedgerChange::Rebuild, author).await?)
 }
 
 /// What is given up with an instance's log. `None`: unknown, since the ledger has forgotten it or cannot be asked.
@@ -154,7 +155,7 @@ pub async fn at_risk(
 /// nobody drained may be sold again; should it come back, it is merged like any other. One that holds no promises leaves the
 /// registry, and the ledger lives on: nothing is at risk.
 ///
-/// The new epoch comes first: a crash after it leaves a rebuild that waits for this instance, and the call is repeated.
+/// The new epoch, the instance's end and the journal's row are one transaction: a crash leaves all of them or none.
 ///
 /// # Errors
 /// [`RebuildError::Alive`] while its lease lasts; [`RebuildError::UnknownInstance`]; the database's.
@@ -162,6 +163,7 @@ pub async fn forget_instance(
     database: &Database,
     stock: Option<&Stock>,
     owner: Owner,
+    author: &Author,
 ) -> Result<AtRisk, RebuildError> {
     let registered = database.instances().await?;
     let Some(instance) = registered.iter().find(|instance| instance.owner == owner) else {
@@ -178,8 +180,8 @@ pub async fn forget_instance(
         return Err(RebuildError::Alive(owner));
     }
     let at_risk = at_risk(database, stock, owner).await?;
-    begin_rebuild(database).await?;
-    database.deregister_instance(owner.0).await?;
+    let epoch = database.epoch().await?;
+    database.change_ledger(epoch, LedgerChange::Forget(owner), author).await?;
     Ok(at_risk)
 }
 
@@ -200,26 +202,27 @@ pub struct Adopted {
 ///
 /// # Errors
 /// [`RebuildError::OtherAlive`] while an instance that this database does not know has a lease; the database's; the ledger's.
-pub async fn adopt(database: &Database, stock: &Stock) -> Result<Adopted, RebuildError> {
+pub async fn adopt(database: &Database, stock: &Stock, author: &Author) -> Result<Adopted, RebuildError> {
     let registered = database.instances().await?;
     let is_ours = |owner: Owner| registered.iter().any(|instance| instance.owner == owner);
     let (_, leases) = stock.leases().await?;
     if let Some((other, _)) = leases.into_iter().find(|(owner, _)| !is_ours(*owner)) {
         return Err(RebuildError::OtherAlive(other));
     }
-    let (mut sales, mut highest) = (Vec::new(), None);
+    let (mut sales, mut highest) = (Vec::new(), 0);
     for row in unsettled(database).await? {
         let sale = row.definition.id;
         if let Some(epoch) = stock.adopt(&sale).await? {
             tracing::warn!(%sale, epoch, "the sale is taken over from another deployment");
-            highest = highest.max(Some(epoch));
+            highest = highest.max(epoch);
             sales.push(sale);
         }
     }
     let mut epoch = database.epoch().await?;
-    // Beyond every life that the ledger has had: its flags carry them.
-    while highest.is_some_and(|highest| epoch <= highest) {
-        epoch = database.next_epoch_after(epoch).await?;
+    if !sales.is_empty() {
+        // Beyond every life that the ledger has had: its flags carry them.
+        let change = LedgerChange::Adopt(sales.clone());
+        epoch = database.change_ledger(highest.max(epoch), change, author).await?;
     }
     Ok(Adopted { sales, epoch })
 }

@@ -14,6 +14,7 @@ use stock::{LedgerError, Now, OrderId, SaleId, Stock};
 use tokio::sync::watch;
 
 use crate::database::{Database, DatabaseError, SaleRow};
+use crate::journal::HeadWatch;
 use crate::metrics::{Found, WorkerMetrics};
 
 /// How often it goes through everything.
@@ -53,18 +54,23 @@ pub struct Reconciler {
     metrics: WorkerMetrics,
     /// Orders without a row, by sale, as last looked up.
     without_row: Mutex<BTreeMap<SaleId, i64>>,
+    journal: HeadWatch,
 }
 
 impl Reconciler {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(database: Database, stock: Arc<Stock>, now: Now, metrics: WorkerMetrics) -> Self {
-        Self { database, stock, now, metrics, without_row: Mutex::default() }
+        let journal = HeadWatch::new(database.clone(), now.clone());
+        Self { database, stock, now, metrics, without_row: Mutex::default(), journal }
     }
 
-    /// Goes through all sales every second until `shutdown` is true or its sender gone.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+    /// Goes through all sales every second until `shutdown` is true or its sender gone, and keeps the journal's head in the log.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         loop {
+            if let Err(error) = self.journal.look().await {
+                tracing::debug!(%error, "the journal's head is looked at later");
+            }
             tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|down| *down) => return,

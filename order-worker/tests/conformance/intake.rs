@@ -1,6 +1,6 @@
 //! Promised orders become rows.
 
-use order_worker::database::{Outcome, RejectReason};
+use order_worker::database::{By, Outcome, RejectReason};
 use stock::{OrderStatus, Timestamp};
 
 use super::*;
@@ -23,6 +23,21 @@ pub(crate) async fn settle_writes_the_whole_row(fixture: Fixture) {
     assert_eq!((row.created_at, row.updated_at), (written, written), "the database's clock");
     assert_eq!(row.pay_by, Some(Timestamp(written.0 + 900_000)));
     assert_eq!(fixture.database.sale(&sale_id("s")).await.unwrap().unwrap().sold, 3);
+}
+
+pub(crate) async fn rows_of_a_rehearsal_are_marked(fixture: Fixture) {
+    fixture.publish("s", 10, 2).await;
+    let rehearsal = SaleDefinition { rehearsal: true, ..definition("r", 1, 2) };
+    fixture.database.publish(&rehearsal, &author()).await.unwrap();
+    let one = |n, sale| reservation(sale, n, &format!("u{n}"), 1);
+    fixture.database.settle(vec![one(1, "r"), one(2, "s")]).await.unwrap();
+    // Too many, and what could not be written: rejected ones are marked as well.
+    fixture.database.settle(vec![one(3, "r"), one(4, "s")]).await.unwrap();
+    fixture.database.reject(&one(5, "r"), RejectReason::Unwritable).await.unwrap();
+    fixture.database.reject(&one(6, "nowhere"), RejectReason::UnknownSale).await.unwrap();
+    for (n, is_marked) in [(1, true), (2, false), (3, true), (4, false), (5, true), (6, false)] {
+        assert_eq!(fixture.database.order(order_id(n)).await.unwrap().unwrap().rehearsal, is_marked, "{n}");
+    }
 }
 
 pub(crate) async fn settle_tells_inserts_from_duplicates(fixture: Fixture) {
@@ -75,7 +90,7 @@ pub(crate) async fn settle_keeps_the_per_user_limit_over_batches(fixture: Fixtur
         Outcome::Inserted,
         "another sale"
     );
-    fixture.database.cancel(order_id(1), None).await.unwrap();
+    fixture.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     let again = fixture.settle_one(reservation("s", 7, "u", 1)).await;
     assert_eq!(again.outcome, Outcome::Inserted, "only units held count");
 }
@@ -91,7 +106,7 @@ pub(crate) async fn settle_rejects_an_unknown_sale(fixture: Fixture) {
 pub(crate) async fn settle_writes_the_largest_amount(fixture: Fixture) {
     let mut dear = definition("s", 100, 1);
     dear.price = i64::MAX as u64;
-    fixture.database.publish(&dear).await.unwrap();
+    fixture.database.publish(&dear, &author()).await.unwrap();
     assert_eq!(fixture.settle_one(reservation("s", 1, "u", 1)).await.outcome, Outcome::Inserted);
     let settled = fixture.settle_one(reservation("s", 2, "v", 2)).await;
     assert_eq!(settled.outcome, Outcome::Rejected(RejectReason::LimitReached));
@@ -116,7 +131,7 @@ pub(crate) async fn settle_of_nothing_is_nothing(fixture: Fixture) {
 pub(crate) async fn a_duplicate_is_never_written_again(fixture: Fixture) {
     fixture.publish("s", 3, 3).await;
     fixture.settle_one(reservation("s", 1, "u", 1)).await;
-    fixture.database.cancel(order_id(1), None).await.unwrap();
+    fixture.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     let before = fixture.database.order(order_id(1)).await.unwrap();
     let mut other = reservation("s", 1, "somebody else", 3);
     other.metadata = None;
@@ -166,9 +181,9 @@ pub(crate) async fn restocks_race_with_intake(fixture: Fixture) {
     let restocks = (0..10).map(|n| {
         let database = fixture.database.clone();
         // Each twice: the operator's client repeats.
-        tokio::spawn(
-            async move { database.restock(&sale_id("s"), &format!("r{}", n / 2), 10).await.unwrap() },
-        )
+        tokio::spawn(async move {
+            database.restock(&sale_id("s"), &format!("r{}", n / 2), 10, &author()).await.unwrap()
+        })
     });
     let restocks: Vec<_> = restocks.collect();
     for n in 0..100 {

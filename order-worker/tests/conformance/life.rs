@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use order_worker::database::{CancelOutcome, DatabaseError, Outcome, RejectReason, SaleBooks, Standing};
+use order_worker::database::{By, CancelOutcome, DatabaseError, Outcome, RejectReason, SaleBooks, Standing};
 use stock::OrderStatus;
 
 use super::*;
@@ -12,7 +12,7 @@ pub(crate) async fn cancel_gives_units_back_once(fixture: Fixture) {
     fixture.settle_one(reservation("s", 1, "u", 2)).await;
     fixture.advance(50);
     let user = user_id("u");
-    let first = fixture.database.cancel(order_id(1), Some(&user)).await.unwrap();
+    let first = fixture.database.cancel(order_id(1), By::User(&user)).await.unwrap();
     let CancelOutcome::Cancelled(row) = &first else { panic!("{first:?}") };
     assert_eq!(
         (row.status, row.reason.as_deref(), row.units_held),
@@ -24,7 +24,7 @@ pub(crate) async fn cancel_gives_units_back_once(fixture: Fixture) {
     assert_eq!((releases.len(), releases[0].1.quantity, &releases[0].1.user), (1, 2, &user));
     fixture.database.releases_done(&[order_id(1)]).await.unwrap();
     fixture.advance(50);
-    let second = fixture.database.cancel(order_id(1), Some(&user)).await.unwrap();
+    let second = fixture.database.cancel(order_id(1), By::User(&user)).await.unwrap();
     assert_eq!(second, first, "the same answer, nothing changed");
     assert!(fixture.database.releases(None, 10).await.unwrap().is_empty());
     assert_eq!(fixture.database.sale(&sale_id("s")).await.unwrap().unwrap().sold, 0);
@@ -34,18 +34,27 @@ pub(crate) async fn cancel_minds_its_owner(fixture: Fixture) {
     fixture.publish("s", 10, 5).await;
     fixture.settle_one(reservation("s", 1, "u", 2)).await;
     let other = user_id("other");
-    assert_eq!(fixture.database.cancel(order_id(1), Some(&other)).await.unwrap(), CancelOutcome::NotFound);
-    assert_eq!(fixture.database.cancel(order_id(2), None).await.unwrap(), CancelOutcome::NotFound);
+    assert_eq!(
+        fixture.database.cancel(order_id(1), By::User(&other)).await.unwrap(),
+        CancelOutcome::NotFound
+    );
+    assert_eq!(
+        fixture.database.cancel(order_id(2), By::Operator(&author())).await.unwrap(),
+        CancelOutcome::NotFound
+    );
     assert_eq!(fixture.database.order(order_id(1)).await.unwrap().unwrap().version, 1);
-    let by_operator = fixture.database.cancel(order_id(1), None).await.unwrap();
+    let by_operator = fixture.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     assert!(matches!(by_operator, CancelOutcome::Cancelled(_)));
-    assert_eq!(fixture.database.cancel(order_id(1), Some(&other)).await.unwrap(), CancelOutcome::NotFound);
+    assert_eq!(
+        fixture.database.cancel(order_id(1), By::User(&other)).await.unwrap(),
+        CancelOutcome::NotFound
+    );
 }
 
 pub(crate) async fn cancel_of_a_rejected_order_is_refused(fixture: Fixture) {
     fixture.publish("s", 1, 5).await;
     fixture.settle_one(reservation("s", 1, "u", 2)).await;
-    let outcome = fixture.database.cancel(order_id(1), Some(&user_id("u"))).await.unwrap();
+    let outcome = fixture.database.cancel(order_id(1), By::User(&user_id("u"))).await.unwrap();
     assert_eq!(outcome, CancelOutcome::WrongState(OrderStatus::Rejected));
 }
 
@@ -54,7 +63,7 @@ pub(crate) async fn a_cancelled_unit_can_be_sold_again(fixture: Fixture) {
     for n in 0..5 {
         let settled = fixture.settle_one(reservation("s", n, "u", 1)).await;
         assert_eq!(settled.outcome, Outcome::Inserted);
-        fixture.database.cancel(order_id(n), None).await.unwrap();
+        fixture.database.cancel(order_id(n), By::Operator(&author())).await.unwrap();
     }
     assert_eq!(fixture.database.releases(None, 10).await.unwrap().len(), 5);
 }
@@ -64,7 +73,7 @@ pub(crate) async fn concurrent_cancels_release_once(fixture: Fixture) {
     fixture.settle_one(reservation("s", 1, "u", 3)).await;
     let cancels = (0..10).map(|_| {
         let database = fixture.database.clone();
-        tokio::spawn(async move { database.cancel(order_id(1), None).await.unwrap() })
+        tokio::spawn(async move { database.cancel(order_id(1), By::Operator(&author())).await.unwrap() })
     });
     for cancel in cancels.collect::<Vec<_>>() {
         assert!(matches!(cancel.await.unwrap(), CancelOutcome::Cancelled(row) if row.version == 2));
@@ -96,7 +105,7 @@ pub(crate) async fn statuses_answer_in_order(fixture: Fixture) {
     fixture.publish("s", 2, 2).await;
     let batch = vec![reservation("s", 1, "a", 1), reservation("s", 2, "b", 2), reservation("s", 3, "c", 1)];
     fixture.database.settle(batch).await.unwrap();
-    fixture.database.cancel(order_id(3), None).await.unwrap();
+    fixture.database.cancel(order_id(3), By::Operator(&author())).await.unwrap();
     let asked = [order_id(3), order_id(9), order_id(2), order_id(1)];
     let standing = |status, units_held| Some(Standing { status, units_held });
     let expected = [
@@ -130,7 +139,7 @@ pub(crate) async fn a_written_release_wakes_the_relay(fixture: Fixture) {
     let woken = || woken_within(Duration::from_secs(60));
     fixture.settle_one(reservation("s", 1, "u", 1)).await;
     assert!(woken_within(Duration::from_millis(20)).await.is_err(), "nothing was released");
-    fixture.database.cancel(order_id(1), None).await.unwrap();
+    fixture.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     assert!(woken().await.is_ok());
     fixture.settle_one(reservation("s", 2, "u", 2)).await;
     assert!(woken().await.is_ok());
@@ -146,7 +155,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
         reservation("nowhere", 4, "c", 1),
     ];
     fixture.database.settle(batch).await.unwrap();
-    fixture.database.cancel(order_id(2), None).await.unwrap();
+    fixture.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     let empty = SaleBooks {
         sale: sale_id("t"),
         total: Some(4),
@@ -200,7 +209,7 @@ pub(crate) async fn a_row_with_another_word_is_an_error_that_names_it(
             database.order(order).await.map(drop),
             database.statuses(&[order]).await.map(drop),
             database.orders(&sale_id("s"), None, 10).await.map(drop),
-            database.cancel(order, None).await.map(drop),
+            database.cancel(order, By::Operator(&author())).await.map(drop),
             database.settle(again).await.map(drop),
         ];
         for error in errors {

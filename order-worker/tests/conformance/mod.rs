@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 mod intake;
+mod journal;
 mod life;
 mod sales;
 #[path = "../samples/mod.rs"]
@@ -19,6 +20,7 @@ use order_worker::database::{Published, Settled};
 use stock::{Reservation, SaleDefinition};
 
 pub(crate) use intake::*;
+pub(crate) use journal::*;
 pub(crate) use life::*;
 pub(crate) use sales::*;
 pub(crate) use samples::*;
@@ -34,7 +36,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) async fn publish(&self, id: &str, total: u32, per_user_limit: u32) -> SaleDefinition {
         let definition = definition(id, total, per_user_limit);
-        assert_eq!(self.database.publish(&definition).await.unwrap(), Published::New);
+        assert_eq!(self.database.publish(&definition, &author()).await.unwrap(), Published::New);
         definition
     }
 
@@ -71,6 +73,7 @@ macro_rules! database_suite {
             beats_race_without_exceeding_the_whole,
             unknown_sales_are_named,
             settle_writes_the_whole_row,
+            rows_of_a_rehearsal_are_marked,
             settle_tells_inserts_from_duplicates,
             settle_fits_first_in_log_order,
             settle_keeps_the_per_user_limit_over_batches,
@@ -93,6 +96,12 @@ macro_rules! database_suite {
             releases_come_in_pages_until_done,
             a_written_release_wakes_the_relay,
             books_sum_the_orders,
+            every_version_is_kept_as_it_was_offered,
+            a_change_has_its_row_in_the_journal_and_no_change_none,
+            changes_of_the_ledger_are_in_the_journal,
+            another_secret_forks_no_chain,
+            changers_at_once_write_one_chain,
+            the_head_is_looked_at_every_hour,
         );
     };
     (@cases $open:expr, $($case:ident),* $(,)?) => {$(

@@ -1,13 +1,13 @@
 //! Sales, epoch and instances.
 
-use order_worker::database::{DatabaseError, Published, RejectReason};
+use order_worker::database::{By, DatabaseError, Published, RejectReason};
 use stock::{DeploymentId, Owner, Timestamp};
 
 use super::*;
 
 pub(crate) async fn publish_is_insert_if_absent(fixture: Fixture) {
     let definition = fixture.publish("s", 100, 2).await;
-    assert_eq!(fixture.database.publish(&definition).await.unwrap(), Published::Unchanged);
+    assert_eq!(fixture.database.publish(&definition, &author()).await.unwrap(), Published::Unchanged);
     let row = fixture.database.sale(&definition.id).await.unwrap().unwrap();
     assert_eq!(row.definition, definition);
     assert_eq!((row.version, row.total, row.sold), (1, 100, 0));
@@ -22,13 +22,13 @@ pub(crate) async fn publish_is_insert_if_absent(fixture: Fixture) {
 
 pub(crate) async fn publish_compares_with_the_first_definition(fixture: Fixture) {
     let definition = fixture.publish("s", 100, 1).await;
-    fixture.database.restock(&definition.id, "r", 50).await.unwrap();
-    fixture.database.end_now(&definition.id).await.unwrap();
-    assert_eq!(fixture.database.publish(&definition).await.unwrap(), Published::Unchanged);
+    fixture.database.restock(&definition.id, "r", 50, &author()).await.unwrap();
+    fixture.database.end_now(&definition.id, &author()).await.unwrap();
+    assert_eq!(fixture.database.publish(&definition, &author()).await.unwrap(), Published::Unchanged);
     let mut other = definition.clone();
     other.price = 1;
     other.total = 150;
-    let Published::Differs(difference) = fixture.database.publish(&other).await.unwrap() else {
+    let Published::Differs(difference) = fixture.database.publish(&other, &author()).await.unwrap() else {
         panic!("a different definition was not noticed")
     };
     assert_eq!(difference, "price: 206640 → 1\ntotal: 100 → 150");
@@ -41,7 +41,7 @@ pub(crate) async fn publish_refuses_what_can_never_work(fixture: Fixture) {
     {
         let mut bad = definition("s", 1, 1);
         spoil(&mut bad);
-        let error = fixture.database.publish(&bad).await.unwrap_err();
+        let error = fixture.database.publish(&bad, &author()).await.unwrap_err();
         assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
     }
     assert!(fixture.database.sales().await.unwrap().is_empty());
@@ -50,15 +50,15 @@ pub(crate) async fn publish_refuses_what_can_never_work(fixture: Fixture) {
 pub(crate) async fn sale_changes_bump_the_version(fixture: Fixture) {
     let id = fixture.publish("s", 100, 1).await.id;
     let database = &fixture.database;
-    let row = database.pause(&id, "alice").await.unwrap();
+    let row = database.pause(&id, "alice", &author()).await.unwrap();
     assert_eq!((row.version, row.paused_by.as_deref()), (2, Some("alice")));
     assert!(row.ledger_version().paused);
-    let row = database.pause(&id, "bob").await.unwrap();
+    let row = database.pause(&id, "bob", &author()).await.unwrap();
     assert_eq!((row.version, row.paused_by.as_deref()), (2, Some("alice")), "the first name stays");
-    let row = database.resume(&id).await.unwrap();
+    let row = database.resume(&id, &author()).await.unwrap();
     assert_eq!((row.version, row.paused_by), (3, None));
-    assert_eq!(database.resume(&id).await.unwrap().version, 3);
-    assert_eq!(database.restock(&id, "r", 5).await.unwrap().version, 4);
+    assert_eq!(database.resume(&id, &author()).await.unwrap().version, 3);
+    assert_eq!(database.restock(&id, "r", 5, &author()).await.unwrap().version, 4);
     fixture.settle_one(reservation("s", 1, "u", 1)).await;
     assert_eq!(database.sale(&id).await.unwrap().unwrap().version, 4, "sold is not part of the version");
 }
@@ -67,37 +67,41 @@ pub(crate) async fn restock_is_idempotent_by_its_id(fixture: Fixture) {
     let id = fixture.publish("s", 100, 1).await.id;
     let other = fixture.publish("t", 100, 1).await.id;
     let database = &fixture.database;
-    assert_eq!(database.restock(&id, "r1", 50).await.unwrap().total, 150);
-    let again = database.restock(&id, "r1", 50).await.unwrap();
+    assert_eq!(database.restock(&id, "r1", 50, &author()).await.unwrap().total, 150);
+    let again = database.restock(&id, "r1", 50, &author()).await.unwrap();
     assert_eq!((again.total, again.version), (150, 2));
-    let error = database.restock(&id, "r1", 51).await.unwrap_err();
+    let error = database.restock(&id, "r1", 51, &author()).await.unwrap_err();
     let differs = matches!(&error, DatabaseError::RestockDiffers { recorded: 50, asked: 51, .. });
     assert!(differs, "{error:?}");
-    assert_eq!(database.restock(&id, "r2", 1).await.unwrap().total, 151);
-    assert_eq!(database.restock(&other, "r1", 7).await.unwrap().total, 107, "ids are a sale's own");
+    assert_eq!(database.restock(&id, "r2", 1, &author()).await.unwrap().total, 151);
+    assert_eq!(
+        database.restock(&other, "r1", 7, &author()).await.unwrap().total,
+        107,
+        "ids are a sale's own"
+    );
 }
 
 pub(crate) async fn restock_is_bounded(fixture: Fixture) {
     let id = fixture.publish("s", 100, 1).await.id;
     for units in [0, u32::MAX] {
-        let error = fixture.database.restock(&id, "r", units).await.unwrap_err();
+        let error = fixture.database.restock(&id, "r", units, &author()).await.unwrap_err();
         assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
     }
-    let row = fixture.database.restock(&id, "r", u32::MAX - 100).await.unwrap();
+    let row = fixture.database.restock(&id, "r", u32::MAX - 100, &author()).await.unwrap();
     assert_eq!((row.total, row.version), (u32::MAX, 2), "a refused restock left its id behind");
 }
 
 pub(crate) async fn end_now_moves_the_window(fixture: Fixture) {
     let id = fixture.publish("s", 1, 1).await.id;
-    let row = fixture.database.end_now(&id).await.unwrap();
+    let row = fixture.database.end_now(&id, &author()).await.unwrap();
     assert_eq!((row.ends_at, row.version), (Timestamp(START_MS), 2));
     assert_eq!(row.definition.ends_at, row.ends_at);
     fixture.advance(10);
-    assert_eq!(fixture.database.end_now(&id).await.unwrap(), row, "an ended sale stays as it is");
+    assert_eq!(fixture.database.end_now(&id, &author()).await.unwrap(), row, "an ended sale stays as it is");
     let mut future = definition("f", 1, 1);
     future.starts_at = Timestamp(START_MS + 60_000);
-    fixture.database.publish(&future).await.unwrap();
-    let row = fixture.database.end_now(&future.id).await.unwrap();
+    fixture.database.publish(&future, &author()).await.unwrap();
+    let row = fixture.database.end_now(&future.id, &author()).await.unwrap();
     assert!(row.ledger_version().starts_at_ms <= row.ledger_version().ends_at_ms);
 }
 
@@ -112,7 +116,7 @@ pub(crate) async fn opened_and_settled_are_remembered(fixture: Fixture) {
     assert!(fixture.database.mark_settled(&id).await.unwrap());
     let row = fixture.database.sale(&id).await.unwrap().unwrap();
     assert_eq!((row.opened_epoch, row.settled, row.version), (Some(3), true, 1));
-    let error = fixture.database.restock(&id, "r", 1).await.unwrap_err();
+    let error = fixture.database.restock(&id, "r", 1, &author()).await.unwrap_err();
     assert!(matches!(error, DatabaseError::Invalid(_)), "{error:?}");
 }
 
@@ -121,7 +125,7 @@ pub(crate) async fn a_sale_settles_only_when_nothing_is_outstanding(fixture: Fix
     fixture.settle_one(reservation("s", 1, "u", 1)).await;
     fixture.advance(3_600_000);
     assert!(!fixture.database.mark_settled(&id).await.unwrap(), "an order is unpaid");
-    fixture.database.cancel(order_id(1), None).await.unwrap();
+    fixture.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     assert!(!fixture.database.mark_settled(&id).await.unwrap(), "a release is owed");
     fixture.database.releases_done(&[order_id(1)]).await.unwrap();
     assert!(fixture.database.mark_settled(&id).await.unwrap());
@@ -225,10 +229,10 @@ pub(crate) async fn unknown_sales_are_named(fixture: Fixture) {
     let id = sale_id("nowhere");
     let database = &fixture.database;
     let unknown = Err(DatabaseError::UnknownSale(id.clone()));
-    assert_eq!(database.restock(&id, "r", 1).await, unknown);
-    assert_eq!(database.pause(&id, "a").await, unknown);
-    assert_eq!(database.resume(&id).await, unknown);
-    assert_eq!(database.end_now(&id).await, unknown);
+    assert_eq!(database.restock(&id, "r", 1, &author()).await, unknown);
+    assert_eq!(database.pause(&id, "a", &author()).await, unknown);
+    assert_eq!(database.resume(&id, &author()).await, unknown);
+    assert_eq!(database.end_now(&id, &author()).await, unknown);
     assert_eq!(database.mark_opened(&id, 1).await, Err(DatabaseError::UnknownSale(id.clone())));
     assert_eq!(database.mark_settled(&id).await, Err(DatabaseError::UnknownSale(id)));
     assert_eq!(RejectReason::UnknownSale.to_string(), "unknown-sale");

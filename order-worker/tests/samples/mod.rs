@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use order_worker::{Author, JournalKey};
 use stock::{Now, OrderId, Reservation, SaleDefinition, SaleId, Timestamp, UserId};
 
 /// 2026-11-11T12:00:00Z: when every test's clock starts, and its sales have begun.
@@ -33,6 +34,16 @@ pub(crate) fn definition(id: &str, total: u32, per_user_limit: u32) -> SaleDefin
         rehearsal: false,
         labels: [("colour".to_owned(), "red".to_owned())].into(),
     }
+}
+
+/// The secret that every process on a test's database has.
+pub(crate) fn journal_key() -> JournalKey {
+    JournalKey::new(&[7; 32])
+}
+
+/// In whose name tests change things.
+pub(crate) fn author() -> Author {
+    journal_key().operator("小明")
 }
 
 pub(crate) fn sale_id(id: &str) -> SaleId {

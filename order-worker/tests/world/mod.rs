@@ -86,7 +86,7 @@ impl World {
 
     pub(crate) async fn publish(&self, id: &str, total: u32, per_user_limit: u32) -> SaleId {
         let definition = definition(id, total, per_user_limit);
-        assert_eq!(self.database.publish(&definition).await.unwrap(), Published::New);
+        assert_eq!(self.database.publish(&definition, &author()).await.unwrap(), Published::New);
         definition.id
     }
 

@@ -251,12 +251,13 @@ impl<'b> Plan<'b> {
         // Writing into a String does not fail.
         let _ = write!(
             self.orders,
-            "{}({identity},{units_held},{},{},'{status}',{},{metadata},'{now}','{now}',{},1)",
+            "{}({identity},{units_held},{},{},'{status}',{},{metadata},'{now}','{now}',{},1,{})",
             if self.orders.is_empty() { "" } else { "," },
             amount.unwrap_or(0),
             Text(definition.map_or(NO_CURRENCY, |definition| &definition.currency)),
             TextOrNull(verdict.err().map(RejectReason::as_str)),
             TextOrNull(sale.filter(|_| verdict.is_ok()).map(|sale| sale.pay_by.as_str())),
+            u8::from(definition.is_some_and(|definition| definition.rehearsal)),
         );
         if verdict.is_err() {
             let comma = if self.releases.is_empty() { "" } else { "," };
@@ -277,7 +278,7 @@ impl<'b> Plan<'b> {
     fn statements(&self, now: &str) -> String {
         let mut statements = format!(
             "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason,
-                                           metadata, created_at, updated_at, pay_by, version)
+                                           metadata, created_at, updated_at, pay_by, version, rehearsal)
              VALUES {};",
             self.orders
         );

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 
 use mysql_async::Row;
-use stock::{OrderId, OrderStatus, SaleId, UserId};
+use stock::{OrderId, OrderStatus, SaleId};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Text, get, ids, parsed, parsed_option};
-use super::{MysqlDatabase, intake, sales};
-use crate::database::life::RowStatus;
+use super::{MysqlDatabase, intake, journal, sales};
+use crate::database::life::{Canceller, RowStatus, cancelled};
 use crate::database::{CancelOutcome, DatabaseError, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
-                       created_at, updated_at, pay_by, version";
+                       created_at, updated_at, pay_by, version, rehearsal";
 
 /// Why an order is closed that somebody cancelled.
 const CANCELLED: &str = "cancelled";
@@ -47,9 +47,9 @@ impl MysqlDatabase {
     pub(in crate::database) async fn cancel(
         &self,
         order: OrderId,
-        user: Option<UserId>,
+        by: Canceller,
     ) -> Result<CancelOutcome, DatabaseError> {
-        let outcome = self.write(async move |session| cancel(session, order, user.as_ref()).await).await?;
+        let outcome = self.write(async move |session| cancel(session, order, &by).await).await?;
         if matches!(outcome, CancelOutcome::Cancelled(_)) {
             self.release_written.notify_one();
         }
@@ -82,16 +82,12 @@ impl MysqlDatabase {
     }
 }
 
-async fn cancel(
-    session: &mut Session,
-    order: OrderId,
-    user: Option<&UserId>,
-) -> Result<CancelOutcome, Fault> {
+async fn cancel(session: &mut Session, order: OrderId, by: &Canceller) -> Result<CancelOutcome, Fault> {
     // 1. The sale's row comes first, always: which sale it is never changes, so that can be asked without a lock.
     let Some(seen) = session.transact(&select(order, "")).await?.row().map(order_row).transpose()? else {
         return Ok(CancelOutcome::NotFound);
     };
-    if user.is_some_and(|user| *user != seen.user_id) {
+    if by.is_stranger_to(&seen) {
         return Ok(CancelOutcome::NotFound);
     }
     let lock = sales::lock(&seen.sale_id) + NOW + &select(order, " FOR UPDATE");
@@ -112,7 +108,7 @@ async fn cancel(
         return Ok(CancelOutcome::WrongState(row.status));
     }
 
-    // 3. … and set: order, sale and outbox at once. A crash before COMMIT leaves the order unpaid, one after it the release behind, which
+    // 3. … and set: order, sale and outbox at once, and the journal on an operator's word. A crash before COMMIT leaves the order unpaid, one after it the release behind, which
     // the relay finds.
     let (sale_id, user_id) = (Text(row.sale_id.as_str()), Text(row.user_id.as_str()));
     let statements = format!(
@@ -123,15 +119,21 @@ async fn cancel(
         sales::update(&row.sale_id, &now.to_string(), &format!("sold = sold - {}", row.units_held)),
         intake::release(&format!("('{order}', {sale_id}, {user_id}, {}, '{now}')", row.quantity)),
     );
-    session.commit(statements).await?;
-    Ok(CancelOutcome::Cancelled(OrderRow {
+    let closed = OrderRow {
         status: OrderStatus::Closed,
         reason: Some(CANCELLED.to_owned()),
         units_held: 0,
         version: row.version + 1,
         updated_at: now,
-        ..row
-    }))
+        ..row.clone()
+    };
+    match by {
+        Canceller::User(_) => session.commit(statements).await?,
+        Canceller::Operator(author) => {
+            journal::commit(session, &statements, author, now, cancelled(&row, &closed)).await?;
+        }
+    }
+    Ok(CancelOutcome::Cancelled(closed))
 }
 
 fn select(order: OrderId, lock: &str) -> String {
@@ -155,5 +157,6 @@ fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
         updated_at: parsed(row, 11)?,
         pay_by: parsed_option(row, 12)?,
         version: get(row, 13)?,
+        rehearsal: get(row, 14)?,
     })
 }

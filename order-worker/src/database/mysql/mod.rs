@@ -8,6 +8,7 @@
 mod books;
 mod fault;
 mod intake;
+mod journal;
 mod life;
 mod outbox;
 mod pool;

@@ -36,6 +36,7 @@ struct Terms {
     currency: String,
     per_user_limit: u32,
     pay_within_s: u32,
+    rehearsal: bool,
     /// Tells its row from another one under the same name.
     created_at: String,
 }
@@ -67,6 +68,7 @@ impl Known {
                 currency: definition.currency,
                 per_user_limit: definition.per_user_limit,
                 pay_within_s: definition.pay_within_s,
+                rehearsal: definition.rehearsal,
                 created_at: get(&mut row, 1)?,
             };
             let mut known = self.0.lock();
@@ -175,7 +177,7 @@ impl<'b> Part<'b> {
     /// TEXT column into a shorter one without looking, but no expression: hence `CONCAT`. The character set is named, for else it is
     /// the database's, which may have a `?` for what it cannot say.
     fn insert(&self, sale: &SaleId, statements: &mut String) {
-        let Terms { price, currency, pay_within_s, .. } = &self.terms;
+        let Terms { price, currency, pay_within_s, rehearsal, .. } = &self.terms;
         let (column, value, path) = if self.has_metadata {
             (", metadata", ", CONCAT(m)", ", m LONGTEXT CHARACTER SET utf8mb4 PATH '$[3]' ERROR ON ERROR")
         } else {
@@ -187,8 +189,8 @@ impl<'b> Part<'b> {
             statements,
             "SET @floodgate_now = {NOW_TEXT}, @floodgate_pay_by = {pay_by};
              INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status,
-                                           created_at, updated_at, pay_by, version{column})
-             SELECT o, {sale}, u, q, q, {price} * q, {currency}, '{status}', @floodgate_now, @floodgate_now, @floodgate_pay_by, 1{value}
+                                           created_at, updated_at, pay_by, version, rehearsal{column})
+             SELECT o, {sale}, u, q, q, {price} * q, {currency}, '{status}', @floodgate_now, @floodgate_now, @floodgate_pay_by, 1, {rehearsal}{value}
              FROM JSON_TABLE({rows}, '$[*]' COLUMNS (
                  o CHAR(26) CHARACTER SET ascii PATH '$[0]' ERROR ON ERROR,
                  u VARCHAR(128) CHARACTER SET utf8mb4 PATH '$[1]' ERROR ON ERROR,

@@ -2,11 +2,12 @@
 
 use stock::{DeploymentId, Owner};
 
-use super::MysqlDatabase;
 use super::fault::Fault;
 use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, get, parsed};
-use crate::database::{DatabaseError, Instance};
+use super::{MysqlDatabase, journal};
+use crate::database::{DatabaseError, Instance, LedgerChange};
+use crate::journal::Author;
 
 /// Its row is there from the first version of the tables on.
 const EPOCH: &str = "SELECT value FROM floodgate_meta WHERE name = 'epoch'";
@@ -57,6 +58,34 @@ impl MysqlDatabase {
                 return Ok(present);
             }
             begin(session, present + 1).await
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn change_ledger(
+        &self,
+        beyond: u64,
+        change: LedgerChange,
+        author: Author,
+    ) -> Result<u64, DatabaseError> {
+        self.write(async move |session| {
+            let present = locked_epoch(session).await?;
+            let now = now(&mut session.transact(NOW).await?)?;
+            let next = present.max(beyond + 1);
+            let (mut place, mut statements) = (None, begin_statement(next));
+            if let LedgerChange::Forget(owner) = &change {
+                let row = format!("FROM floodgate_instances WHERE instance_id = '{owner}'");
+                let found = session.transact(&format!("SELECT place {row} FOR UPDATE;")).await?.row();
+                place = found.map(|mut row| get::<String>(&mut row, 0)).transpose()?;
+                statements += &format!("DELETE {row};");
+            }
+            if next == present && place.is_none() {
+                session.commit_found().await?;
+                return Ok(present);
+            }
+            let entry = change.entry(present, next, place);
+            journal::commit(session, &statements, &author, now, entry).await?;
+            Ok(next)
         })
         .await
     }
@@ -140,7 +169,10 @@ async fn locked_epoch(session: &mut Session) -> Result<u64, Fault> {
 }
 
 async fn begin(session: &mut Session, epoch: u64) -> Result<u64, Fault> {
-    let statement = format!("UPDATE floodgate_meta SET value = '{epoch}' WHERE name = 'epoch';");
-    session.commit(statement).await?;
+    session.commit(begin_statement(epoch)).await?;
     Ok(epoch)
+}
+
+fn begin_statement(epoch: u64) -> String {
+    format!("UPDATE floodgate_meta SET value = '{epoch}' WHERE name = 'epoch';")
 }

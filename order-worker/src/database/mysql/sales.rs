@@ -1,14 +1,17 @@
-//! `floodgate_sales` and `floodgate_restocks`.
+//! `floodgate_sales`, `floodgate_sale_versions` and `floodgate_restocks`.
 
 use mysql_async::Row;
+use serde_json::{Value, json};
 use stock::{SaleDefinition, SaleId, Timestamp};
 
-use super::MysqlDatabase;
 use super::fault::Fault;
 use super::session::{NOW, Session, now};
-use super::sql::{Text, get, parsed};
-use crate::database::sales::difference;
-use crate::database::{DatabaseError, Published, SaleRow};
+use super::sql::{Text, TextOrNull, get, parsed};
+use super::{MysqlDatabase, journal};
+pub(super) use crate::database::sales::broken;
+use crate::database::sales::{changed, difference, offered, published, read_offered, restocked_total};
+use crate::database::{DatabaseError, Published, SaleRow, SaleVersionRow};
+use crate::journal::{Action, Author};
 
 const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, \
                        installed_epoch";
@@ -17,12 +20,10 @@ impl MysqlDatabase {
     pub(in crate::database) async fn publish(
         &self,
         definition: SaleDefinition,
+        author: Author,
     ) -> Result<Published, DatabaseError> {
-        if let Err(fault) = definition.validate() {
-            return Err(DatabaseError::Invalid(format!("sale {}: {fault}", definition.id)));
-        }
         let text = serde_json::to_string(&definition).map_err(broken)?;
-        self.write(async move |session| publish(session, &definition, &text).await).await
+        self.write(async move |session| publish(session, &definition, &text, &author).await).await
     }
 
     pub(in crate::database) async fn sales(&self) -> Result<Vec<SaleRow>, DatabaseError> {
@@ -38,43 +39,62 @@ impl MysqlDatabase {
             .await
     }
 
+    pub(in crate::database) async fn sale_version(
+        &self,
+        sale: SaleId,
+        version: u64,
+    ) -> Result<Option<SaleVersionRow>, DatabaseError> {
+        self.read(async move |session| {
+            let select = format!(
+                "SELECT version, definition, by_whom, at, reason FROM floodgate_sale_versions
+                 WHERE sale_id = {} AND version = {version};",
+                Text(sale.as_str())
+            );
+            session.ask(&select).await?.row().map(version_row).transpose()
+        })
+        .await
+    }
+
     pub(in crate::database) async fn restock(
         &self,
         sale: SaleId,
         restock_id: String,
         units: u32,
+        author: Author,
     ) -> Result<SaleRow, DatabaseError> {
-        if units == 0 {
-            return Err(DatabaseError::Invalid("a restock brings at least 1 unit".into()));
-        }
-        self.write(async move |session| restock(session, &sale, &restock_id, units).await).await
+        self.write(async move |session| restock(session, &sale, &restock_id, units, &author).await).await
     }
 
     pub(in crate::database) async fn pause(
         &self,
         sale: SaleId,
         by: String,
+        author: Author,
     ) -> Result<SaleRow, DatabaseError> {
-        self.change(sale, move |row, _| {
-            let change = || format!("paused_by = {}, version = version + 1", Text(&by));
-            Ok(row.paused_by.is_none().then(change))
+        self.change(sale, Action::SalePause, author, move |row, _| {
+            row.paused_by.is_none().then(|| format!("paused_by = {}", Text(&by)))
         })
         .await
     }
 
-    pub(in crate::database) async fn resume(&self, sale: SaleId) -> Result<SaleRow, DatabaseError> {
-        self.change(sale, |row, _| {
-            let change = || "paused_by = NULL, version = version + 1".to_owned();
-            Ok(row.paused_by.is_some().then(change))
+    pub(in crate::database) async fn resume(
+        &self,
+        sale: SaleId,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.change(sale, Action::SaleResume, author, |row, _| {
+            row.paused_by.is_some().then(|| "paused_by = NULL".to_owned())
         })
         .await
     }
 
-    pub(in crate::database) async fn end_now(&self, sale: SaleId) -> Result<SaleRow, DatabaseError> {
-        self.change(sale, |row, now| {
-            let change =
-                || format!("ends_at = '{now}', starts_at = LEAST(starts_at, '{now}'), version = version + 1");
-            Ok((row.ends_at > now).then(change))
+    pub(in crate::database) async fn end_now(
+        &self,
+        sale: SaleId,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.change(sale, Action::SaleEnd, author, |row, now| {
+            (row.ends_at > now).then(|| format!("ends_at = '{now}', starts_at = LEAST(starts_at, '{now}')"))
         })
         .await
     }
@@ -84,10 +104,15 @@ impl MysqlDatabase {
         sale: SaleId,
         epoch: u64,
     ) -> Result<(), DatabaseError> {
-        let opened = self.change(sale, move |row, _| {
-            Ok((row.opened_epoch < Some(epoch)).then(|| format!("opened_epoch = {epoch}")))
-        });
-        opened.await.map(|_| ())
+        self.write(async move |session| {
+            let (row, now) = locked(session, &sale).await?;
+            if row.opened_epoch < Some(epoch) {
+                let change = format!("opened_epoch = {epoch}");
+                return session.commit(update(&sale, &now.to_string(), &change)).await;
+            }
+            session.commit_found().await
+        })
+        .await
     }
 
     pub(in crate::database) async fn claim_install(
@@ -136,21 +161,28 @@ impl MysqlDatabase {
     async fn change(
         &self,
         sale: SaleId,
-        decide: impl Fn(&SaleRow, Timestamp) -> Result<Option<String>, DatabaseError> + Send + 'static,
+        action: Action,
+        author: Author,
+        decide: impl Fn(&SaleRow, Timestamp) -> Option<String> + Send + 'static,
     ) -> Result<SaleRow, DatabaseError> {
         self.write(async move |session| {
             let (row, now) = locked(session, &sale).await?;
-            let Some(change) = decide(&row, now)? else {
+            let Some(change) = decide(&row, now) else {
                 session.commit_found().await?;
                 return Ok(row);
             };
-            changed(session, &sale, now, "", &change).await
+            bump(session, (&author, now), &row, (action, &change), ("", &[])).await
         })
         .await
     }
 }
 
-async fn publish(session: &mut Session, definition: &SaleDefinition, text: &str) -> Result<Published, Fault> {
+async fn publish(
+    session: &mut Session,
+    definition: &SaleDefinition,
+    text: &str,
+    author: &Author,
+) -> Result<Published, Fault> {
     let mut answers = session.transact(&(lock(&definition.id) + NOW)).await?;
     if let Some(mut row) = answers.row() {
         session.commit_found().await?;
@@ -169,7 +201,10 @@ async fn publish(session: &mut Session, definition: &SaleDefinition, text: &str)
         definition.starts_at,
         definition.ends_at,
     );
-    session.commit(insert).await?;
+    let row = published(definition.clone());
+    let statements = insert + &version(&row, author, now)?;
+    let change = changed(Action::SalePublish, None, &row, &[])?;
+    journal::commit(session, &statements, author, now, change).await?;
     Ok(Published::New)
 }
 
@@ -178,48 +213,67 @@ async fn restock(
     sale: &SaleId,
     restock_id: &str,
     units: u32,
+    author: &Author,
 ) -> Result<SaleRow, Fault> {
     let (row, now) = locked(session, sale).await?;
     let (id, restock) = (Text(sale.as_str()), Text(restock_id));
     let recorded =
         format!("SELECT units FROM floodgate_restocks WHERE sale_id = {id} AND restock_id = {restock};");
     let recorded = session.transact(&recorded).await?.row().map(|mut row| get(&mut row, 0)).transpose()?;
-    match recorded {
-        Some(recorded) if recorded == units => {
-            session.commit_found().await?;
-            return Ok(row);
-        }
-        Some(recorded) => {
-            let (sale, restock_id) = (sale.clone(), restock_id.to_owned());
-            return Err(DatabaseError::RestockDiffers { sale, restock_id, recorded, asked: units }.into());
-        }
-        None => {}
-    }
-    if row.settled {
-        return Err(DatabaseError::Invalid(format!("sale {sale} is settled: publish a new one")).into());
-    }
-    let total = row.total.checked_add(units).ok_or_else(|| {
-        DatabaseError::Invalid(format!("sale {sale} would offer more than {} units", u32::MAX))
-    })?;
+    let Some(total) = restocked_total(&row, restock_id, recorded, units)? else {
+        session.commit_found().await?;
+        return Ok(row);
+    };
     let record = format!(
         "INSERT INTO floodgate_restocks (sale_id, restock_id, units, created_at) VALUES ({id}, {restock}, {units}, '{now}');"
     );
-    changed(session, sale, now, &record, &format!("total = {total}, version = version + 1")).await
+    let with = [("restock_id", json!(restock_id)), ("units", json!(units))];
+    let change = (Action::SaleRestock, &*format!("total = {total}"));
+    bump(session, (author, now), &row, change, (&record, &with)).await
 }
 
-/// Commits `before` and the change of the sale's locked row, and answers with the row as it is then.
-async fn changed(
+/// Changes the sale's locked row by what comes with the action to its next version; commits that together with the statements given,
+/// with the version's row and with the author's, to which the fields given are added. Answers with the row as it is then.
+async fn bump(
     session: &mut Session,
-    sale: &SaleId,
-    now: Timestamp,
-    before: &str,
-    change: &str,
+    (author, now): (&Author, Timestamp),
+    before: &SaleRow,
+    (action, change): (Action, &str),
+    (beside, with): (&str, &[(&str, Value)]),
 ) -> Result<SaleRow, Fault> {
-    let statements = format!("{before}{}{}", update(sale, &now.to_string(), change), select(sale));
-    let row = session.transact(&statements).await?.rest().next();
+    let sale = &before.definition.id;
+    let change = update(sale, &now.to_string(), &format!("{change}, version = version + 1"));
+    let row = session.transact(&format!("{beside}{change}{}", select(sale))).await?.rest().next();
     let row = sale_row(row.ok_or_else(|| DatabaseError::UnknownSale(sale.clone()))?)?;
-    session.commit(String::new()).await?;
+    let change = changed(action, Some(before), &row, with)?;
+    journal::commit(session, &version(&row, author, now)?, author, now, change).await?;
     Ok(row)
+}
+
+/// The row of the sale's version. One that is there is left of a sale that somebody has deleted: the journal remembers it.
+fn version(row: &SaleRow, author: &Author, now: Timestamp) -> Result<String, DatabaseError> {
+    Ok(format!(
+        "REPLACE INTO floodgate_sale_versions (sale_id, version, definition, by_whom, at, reason)
+         VALUES ({}, {}, {}, {}, '{now}', {});",
+        Text(row.definition.id.as_str()),
+        row.version,
+        Text(&offered(row)?.to_string()),
+        Text(author.operator()),
+        TextOrNull(author.reason()),
+    ))
+}
+
+fn version_row(mut row: Row) -> Result<SaleVersionRow, Fault> {
+    let row = &mut row;
+    let (definition, paused_by) = read_offered(&get::<String>(row, 1)?).map_err(broken)?;
+    Ok(SaleVersionRow {
+        version: get(row, 0)?,
+        definition,
+        paused_by,
+        by_whom: get(row, 2)?,
+        at: parsed(row, 3)?,
+        reason: get(row, 4)?,
+    })
 }
 
 /// The sale's row, locked until the transaction ends, and the time behind the lock.
@@ -260,8 +314,4 @@ pub(super) fn sale_row(mut row: Row) -> Result<SaleRow, Fault> {
         installed_epoch: get(row, 10)?,
         settled: get(row, 9)?,
     })
-}
-
-pub(super) fn broken(error: serde_json::Error) -> DatabaseError {
-    DatabaseError::Broken(format!("a sale's definition: {error}"))
 }

@@ -147,8 +147,9 @@ fn write(
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency,
-                                           status, reason, metadata, created_at, updated_at, pay_by, version)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, 1)
+                                           status, reason, metadata, created_at, updated_at, pay_by, version,
+                                           rehearsal)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, 1, ?13)
              ON CONFLICT (order_id) DO NOTHING",
         )?
         .execute(params![
@@ -164,6 +165,7 @@ fn write(
             reservation.metadata,
             now,
             entry.pay_by,
+            definition.is_some_and(|definition| definition.rehearsal),
         ])?;
     if inserted == 0 {
         return duplicate(transaction, reservation);

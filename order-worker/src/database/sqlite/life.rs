@@ -1,14 +1,14 @@
 //! The later life of rows of `floodgate_orders`.
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use stock::{OrderId, OrderStatus, SaleId, UserId};
+use stock::{OrderId, OrderStatus, SaleId};
 
-use super::{DatabaseError, SqliteDatabase, intake, limit, parsed, parsed_option, unsigned};
-use crate::database::life::RowStatus;
+use super::{DatabaseError, SqliteDatabase, intake, journal, limit, parsed, parsed_option, unsigned};
+use crate::database::life::{Canceller, RowStatus, cancelled};
 use crate::database::{CancelOutcome, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
-                       created_at, updated_at, pay_by, version";
+                       created_at, updated_at, pay_by, version, rehearsal";
 
 /// Why an order is closed that somebody cancelled.
 const CANCELLED: &str = "cancelled";
@@ -39,14 +39,14 @@ impl SqliteDatabase {
     pub(in crate::database) async fn cancel(
         &self,
         order: OrderId,
-        user: Option<UserId>,
+        by: Canceller,
     ) -> Result<CancelOutcome, DatabaseError> {
         let outcome = self
             .write(move |transaction, now| {
                 let Some(row) = find(transaction, order)? else {
                     return Ok(CancelOutcome::NotFound);
                 };
-                if user.is_some_and(|user| user != row.user_id) {
+                if by.is_stranger_to(&row) {
                     return Ok(CancelOutcome::NotFound);
                 }
                 if row.status == OrderStatus::Closed && row.reason.as_deref() == Some(CANCELLED) {
@@ -55,7 +55,7 @@ impl SqliteDatabase {
                 if row.status != OrderStatus::Unpaid {
                     return Ok(CancelOutcome::WrongState(row.status));
                 }
-                let (order_id, now) = (order.to_string(), now.to_string());
+                let (order_id, at, now) = (order.to_string(), now, now.to_string());
                 let mut close = transaction.prepare_cached(&format!(
                     "UPDATE floodgate_orders
                      SET status = 'closed', reason = ?2, units_held = 0, version = version + 1, updated_at = ?3
@@ -69,6 +69,9 @@ impl SqliteDatabase {
                     .execute(params![row.sale_id.as_str(), row.units_held, now])?;
                 let (sale, user) = (row.sale_id.as_str(), row.user_id.as_str());
                 intake::release(transaction, &order_id, sale, user, row.quantity, &now)?;
+                if let Canceller::Operator(author) = &by {
+                    journal::append(transaction, author, at, cancelled(&row, &closed))?;
+                }
                 Ok(CancelOutcome::Cancelled(closed))
             })
             .await?;
@@ -120,5 +123,6 @@ fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRow> {
         updated_at: parsed(row, 11)?,
         pay_by: parsed_option(row, 12)?,
         version: unsigned(row, 13)?,
+        rehearsal: row.get(14)?,
     })
 }

@@ -7,6 +7,7 @@ mod books;
 mod claim;
 mod executor;
 mod intake;
+mod journal;
 mod life;
 mod outbox;
 mod registry;

@@ -3,8 +3,9 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 use stock::{DeploymentId, Owner};
 
-use super::{DatabaseError, SqliteDatabase, parsed, signed, unsigned};
-use crate::database::Instance;
+use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
+use crate::database::{Instance, LedgerChange};
+use crate::journal::Author;
 
 impl SqliteDatabase {
     pub(in crate::database) async fn deployment(
@@ -44,6 +45,35 @@ impl SqliteDatabase {
                 return Ok(present);
             }
             begin(transaction, present + 1)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn change_ledger(
+        &self,
+        beyond: u64,
+        change: LedgerChange,
+        author: Author,
+    ) -> Result<u64, DatabaseError> {
+        self.write(move |transaction, now| {
+            let present = epoch(transaction)?;
+            let next = present.max(beyond + 1);
+            let place = match change {
+                LedgerChange::Forget(owner) => transaction
+                    .query_row(
+                        "DELETE FROM floodgate_instances WHERE instance_id = ?1 RETURNING place",
+                        params![owner.to_string()],
+                        |row| row.get(0),
+                    )
+                    .optional()?,
+                LedgerChange::Rebuild | LedgerChange::Adopt(_) => None,
+            };
+            if next == present && place.is_none() {
+                return Ok(present);
+            }
+            begin(transaction, next)?;
+            journal::append(transaction, &author, now, change.entry(present, next, place))?;
+            Ok(next)
         })
         .await
     }

@@ -1,11 +1,16 @@
-//! `floodgate_sales` and `floodgate_restocks`.
+//! `floodgate_sales`, `floodgate_sale_versions` and `floodgate_restocks`.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::types::Null;
+use rusqlite::{OptionalExtension, Row, ToSql, Transaction, params};
+use serde_json::{Value, json};
 use stock::{SaleDefinition, SaleId, Timestamp};
 
-use super::{DatabaseError, SqliteDatabase, parsed, signed, unsigned};
-use crate::database::sales::difference;
-use crate::database::{Published, SaleRow};
+use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
+use crate::database::sales::{
+    broken, changed, difference, offered, published, read_offered, restocked_total,
+};
+use crate::database::{Published, SaleRow, SaleVersionRow};
+use crate::journal::{Action, Author};
 
 const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, installed_epoch";
 
@@ -13,12 +18,8 @@ impl SqliteDatabase {
     pub(in crate::database) async fn publish(
         &self,
         definition: SaleDefinition,
+        author: Author,
     ) -> Result<Published, DatabaseError> {
-        if let Err(fault) = definition.validate() {
-            return Err(DatabaseError::Invalid(format!("sale {}: {fault}", definition.id)));
-        }
-        let broken =
-            |error: serde_json::Error| DatabaseError::Broken(format!("a sale's definition: {error}"));
         let text = serde_json::to_string(&definition).map_err(broken)?;
         self.write(move |transaction, now| {
             let inserted = transaction.execute(
@@ -35,6 +36,8 @@ impl SqliteDatabase {
                 ],
             )?;
             if inserted == 1 {
+                let row = published(definition);
+                record(transaction, now, &author, Action::SalePublish, None, &row, &[])?;
                 return Ok(Published::New);
             }
             let first: String = transaction.query_row(
@@ -63,15 +66,29 @@ impl SqliteDatabase {
         self.read(move |transaction| find(transaction, &sale)).await
     }
 
+    pub(in crate::database) async fn sale_version(
+        &self,
+        sale: SaleId,
+        version: u64,
+    ) -> Result<Option<SaleVersionRow>, DatabaseError> {
+        self.read(move |transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT version, definition, by_whom, at, reason FROM floodgate_sale_versions
+                 WHERE sale_id = ?1 AND version = ?2",
+            )?;
+            let row = statement.query_row(params![sale.as_str(), signed(version)], version_row);
+            Ok(row.optional()?)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn restock(
         &self,
         sale: SaleId,
         restock_id: String,
         units: u32,
+        author: Author,
     ) -> Result<SaleRow, DatabaseError> {
-        if units == 0 {
-            return Err(DatabaseError::Invalid("a restock brings at least 1 unit".into()));
-        }
         self.write(move |transaction, now| {
             let row = get(transaction, &sale)?;
             let recorded: Option<u32> = transaction
@@ -81,25 +98,14 @@ impl SqliteDatabase {
                     |row| row.get(0),
                 )
                 .optional()?;
-            match recorded {
-                Some(recorded) if recorded == units => return Ok(row),
-                Some(recorded) => {
-                    return Err(DatabaseError::RestockDiffers { sale, restock_id, recorded, asked: units });
-                }
-                None => {}
-            }
-            if row.settled {
-                return Err(DatabaseError::Invalid(format!("sale {sale} is settled: publish a new one")));
-            }
-            let total = row.total.checked_add(units).ok_or_else(|| {
-                DatabaseError::Invalid(format!("sale {sale} would offer more than {} units", u32::MAX))
-            })?;
+            let Some(total) = restocked_total(&row, &restock_id, recorded, units)? else { return Ok(row) };
             transaction.execute(
                 "INSERT INTO floodgate_restocks (sale_id, restock_id, units, created_at) VALUES (?1, ?2, ?3, ?4)",
                 params![sale.as_str(), restock_id, units, now.to_string()],
             )?;
-            let change = "total = ?3, version = version + 1";
-            update(transaction, &sale, now, change, &total)
+            let with = [("restock_id", json!(restock_id)), ("units", json!(units))];
+            let change = (Action::SaleRestock, "total = ?3", &total as &dyn ToSql);
+            bump(transaction, &author, now, &row, change, &with)
         })
         .await
     }
@@ -108,36 +114,45 @@ impl SqliteDatabase {
         &self,
         sale: SaleId,
         by: String,
+        author: Author,
     ) -> Result<SaleRow, DatabaseError> {
         self.write(move |transaction, now| {
             let row = get(transaction, &sale)?;
             if row.paused_by.is_some() {
                 return Ok(row);
             }
-            update(transaction, &sale, now, "paused_by = ?3, version = version + 1", &by)
+            bump(transaction, &author, now, &row, (Action::SalePause, "paused_by = ?3", &by), &[])
         })
         .await
     }
 
-    pub(in crate::database) async fn resume(&self, sale: SaleId) -> Result<SaleRow, DatabaseError> {
+    pub(in crate::database) async fn resume(
+        &self,
+        sale: SaleId,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
         self.write(move |transaction, now| {
             let row = get(transaction, &sale)?;
             if row.paused_by.is_none() {
                 return Ok(row);
             }
-            update(transaction, &sale, now, "paused_by = ?3, version = version + 1", &rusqlite::types::Null)
+            bump(transaction, &author, now, &row, (Action::SaleResume, "paused_by = ?3", &Null), &[])
         })
         .await
     }
 
-    pub(in crate::database) async fn end_now(&self, sale: SaleId) -> Result<SaleRow, DatabaseError> {
+    pub(in crate::database) async fn end_now(
+        &self,
+        sale: SaleId,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
         self.write(move |transaction, now| {
             let row = get(transaction, &sale)?;
             if row.ends_at <= now {
                 return Ok(row);
             }
-            let change = "ends_at = ?3, starts_at = min(starts_at, ?3), version = version + 1";
-            update(transaction, &sale, now, change, &now.to_string())
+            let change = "ends_at = ?3, starts_at = min(starts_at, ?3)";
+            bump(transaction, &author, now, &row, (Action::SaleEnd, change, &now.to_string()), &[])
         })
         .await
     }
@@ -204,13 +219,56 @@ fn get(transaction: &Transaction<'_>, sale: &SaleId) -> Result<SaleRow, Database
     find(transaction, sale)?.ok_or_else(|| DatabaseError::UnknownSale(sale.clone()))
 }
 
+/// Changes the sale's row by what comes with the action, in which `?3` is the value, to its next version; writes that version's row and
+/// the author's.
+fn bump(
+    transaction: &Transaction<'_>,
+    author: &Author,
+    now: Timestamp,
+    before: &SaleRow,
+    (action, change, value): (Action, &str, &dyn ToSql),
+    with: &[(&str, Value)],
+) -> Result<SaleRow, DatabaseError> {
+    let change = format!("{change}, version = version + 1");
+    let row = update(transaction, &before.definition.id, now, &change, value)?;
+    record(transaction, now, author, action, Some(before), &row, with)?;
+    Ok(row)
+}
+
+/// The rows that belong to a new version. A version's that is there is left of a sale that somebody has deleted: the journal
+/// remembers it.
+fn record(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    author: &Author,
+    action: Action,
+    before: Option<&SaleRow>,
+    row: &SaleRow,
+    with: &[(&str, Value)],
+) -> Result<(), DatabaseError> {
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO floodgate_sale_versions (sale_id, version, definition, by_whom, at, reason)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            row.definition.id.as_str(),
+            signed(row.version),
+            offered(row)?.to_string(),
+            author.operator(),
+            now.to_string(),
+            author.reason(),
+        ])?;
+    journal::append(transaction, author, now, changed(action, before, row, with)?)
+}
+
 /// Changes the sale's row by `change`, in which `?3` is `value`, and answers with the new row.
 fn update(
     transaction: &Transaction<'_>,
     sale: &SaleId,
     now: Timestamp,
     change: &str,
-    value: &dyn rusqlite::ToSql,
+    value: &dyn ToSql,
 ) -> Result<SaleRow, DatabaseError> {
     let mut statement = transaction.prepare_cached(&format!(
         "UPDATE floodgate_sales SET {change}, updated_at = ?2 WHERE sale_id = ?1 RETURNING {COLUMNS}"
@@ -220,6 +278,20 @@ fn update(
 
 fn epoch(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
     Ok(row.get::<_, Option<i64>>(column)?.and_then(|epoch| u64::try_from(epoch).ok()))
+}
+
+fn version_row(row: &Row<'_>) -> rusqlite::Result<SaleVersionRow> {
+    let (definition, paused_by) = read_offered(row.get_ref(1)?.as_str()?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    Ok(SaleVersionRow {
+        version: unsigned(row, 0)?,
+        definition,
+        paused_by,
+        by_whom: row.get(2)?,
+        at: parsed(row, 3)?,
+        reason: row.get(4)?,
+    })
 }
 
 fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
