@@ -88,7 +88,7 @@ async fn converse<H, F>(
             };
             // A stream of events has said so itself, and says when it ends.
             if !peer.vitals.is(Phase::Stream) {
-                peer.vitals.enter(Phase::Answer);
+                peer.vitals.answers();
             }
             Ok::<_, Infallible>(response)
         }

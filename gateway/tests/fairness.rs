@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -108,6 +109,8 @@ fn one_byte_keeps_nobody_out() {
             }
             took.push(asked.elapsed());
             kept.push(honest);
+            // Time for the attacker to come back.
+            std::thread::sleep(Duration::from_millis(20));
         }
         over.store(true, Ordering::Release);
         (took, attacker.join().expect("an attacker"))
@@ -198,4 +201,40 @@ fn streams_end_last_and_only_the_biggest_holders() {
     for kept in many.iter_mut().skip(1).chain([&mut single]) {
         assert!(hears_of_its_row(kept).is_some());
     }
+}
+
+#[test]
+fn requests_without_a_pause_keep_nobody_out() {
+    let site = site(8);
+    let over = AtomicBool::new(false);
+    let begun = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let open = || Connection::open_from(ATTACKER, site.address());
+            let mut held: Vec<_> = (0..8).map(|_| open()).collect();
+            while !over.load(Ordering::Acquire) {
+                for connection in &mut held {
+                    if connection.is_closed() {
+                        *connection = open();
+                    }
+                    // Lost in this moment, or not served yet: the next turn sees.
+                    let request = support::http::request("GET", "/api/v1/time", &[], None);
+                    let _ = connection.stream.write_all(&request);
+                }
+                begun.store(8, Ordering::Release);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        while begun.load(Ordering::Acquire) == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for n in 0..3 {
+                let mut honest = Connection::open_from([127, 0, 4, n], site.address());
+                assert_eq!(honest.get("/api/v1/time", &[]).status, 200);
+            }
+        }));
+        over.store(true, Ordering::Release);
+        asked.expect("answers");
+    });
 }

@@ -69,7 +69,7 @@ fn the_list_is_rendered_once_a_change() {
         let begun = Instant::now();
         for _ in 0..500 {
             assert_eq!(connection.get("/api/v1/sales", &headers).status, status);
-            // Whoever keeps the books hands them over again every second, changed or not.
+            // The root package hands them over again every second, changed or not.
             catalog(&site).replace(sales.clone());
         }
         println!("{what}: {} µs a request and a hand-over", begun.elapsed().as_micros() / 500);

@@ -2,7 +2,8 @@
 //!
 //! Who holds most connections loses one first: the oldest incomplete one (no whole request read yet, or a body that has not
 //! come), else the one that has rested longest. Between holders of equally many the oldest goes. An answer under way is
-//! spared; an event stream ends only when nothing else is left to end, and only the oldest one of who holds most.
+//! spared. When somebody new has waited, those that have rested for a moment only go as well; and when nothing else is left to
+//! end, the oldest event stream of who holds most.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -16,16 +17,20 @@ pub(super) const CHOSEN_MAX: usize = 256;
 const YOUNG_MS: u64 = 500;
 /// An answer whose reader has taken nothing for so long does not count as under way.
 const STALLED_MS: u64 = 2_000;
+/// Nor does one whose reader has not taken all of it in so long.
+const ANSWER_MS: u64 = 10_000;
 
 /// What a connection is, as far as its place is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Claim {
     /// It owes the rest of a request.
     Incomplete,
-    /// Between requests, or its reader reads no more.
+    /// Between requests, or its reader reads too slowly.
     Resting,
-    /// One of the two, but not for long yet.
-    Young,
+    /// It owes the rest of a request, but not for long yet.
+    Hopeful,
+    /// Between requests, but not for long yet.
+    Pausing,
     /// Events are written to it.
     Stream,
     /// A handler or an answer is at work.
@@ -34,15 +39,15 @@ pub(super) enum Claim {
 
 impl Claim {
     pub(super) fn incomplete(age_ms: u64) -> Self {
-        if age_ms < YOUNG_MS { Self::Young } else { Self::Incomplete }
+        if age_ms < YOUNG_MS { Self::Hopeful } else { Self::Incomplete }
     }
 
     pub(super) fn resting(age_ms: u64) -> Self {
-        if age_ms < YOUNG_MS { Self::Young } else { Self::Resting }
+        if age_ms < YOUNG_MS { Self::Pausing } else { Self::Resting }
     }
 
-    pub(super) fn answering(silent_ms: u64) -> Self {
-        if silent_ms < STALLED_MS { Self::Working } else { Self::Resting }
+    pub(super) fn answering(age_ms: u64, silent_ms: u64) -> Self {
+        if age_ms < ANSWER_MS && silent_ms < STALLED_MS { Self::Working } else { Self::Resting }
     }
 }
 
@@ -55,23 +60,34 @@ pub(super) struct Held {
     pub(super) since_ms: u64,
 }
 
-/// The numbers of those that are to go, at most [`CHOSEN_MAX`], in this order. `held` lists all, oldest first.
-pub(super) fn choose(held: &[Held], streams_may_end: bool) -> Vec<usize> {
+/// The numbers of those that are to go, at most [`CHOSEN_MAX`], in this order. `held` lists all, oldest first; `is_urgent`:
+/// somebody has waited for a while.
+pub(super) fn choose(held: &[Held], is_urgent: bool) -> Vec<usize> {
     let mut holds: HashMap<Holder, usize> = HashMap::new();
     for one in held.iter().filter(|one| one.holder != Holder::NOBODY) {
         *holds.entry(one.holder).or_default() += 1;
     }
     let holds = |holder: Holder| if holder == Holder::NOBODY { 1 } else { holds[&holder] };
 
+    let chosen = in_turn(held, &[Claim::Incomplete, Claim::Resting], holds);
+    if !chosen.is_empty() || !is_urgent {
+        return chosen;
+    }
+    // A client that asks for something twice a second would otherwise keep its place for ever.
+    let chosen = in_turn(held, &[Claim::Pausing], holds);
+    if !chosen.is_empty() || held.iter().any(|one| one.claim == Claim::Hopeful) {
+        return chosen;
+    }
+    oldest_stream(held, holds).into_iter().collect()
+}
+
+/// Those of one of these claims, who holds most first.
+fn in_turn(held: &[Held], claims: &[Claim], holds: impl Fn(Holder) -> usize) -> Vec<usize> {
     // Each holder's in the order in which they would go; one after the other they are a run.
     let mut may_go: Vec<_> = (0..held.len())
-        .filter(|at| matches!(held[*at].claim, Claim::Incomplete | Claim::Resting))
+        .filter(|at| claims.contains(&held[*at].claim))
         .map(|at| (held[at].holder.0, held[at].claim, held[at].since_ms, at))
         .collect();
-    if may_go.is_empty() {
-        let is_bare = streams_may_end && !held.iter().any(|one| one.claim == Claim::Young);
-        return if is_bare { oldest_stream(held, holds).into_iter().collect() } else { Vec::new() };
-    }
     may_go.sort_unstable();
     let is_nobody = |place: usize| may_go[place].0 == Holder::NOBODY.0;
     let starts_a_run =
@@ -116,13 +132,13 @@ mod tests {
 
     #[test]
     fn who_holds_most_loses_first_until_all_hold_the_same() {
-        use Claim::{Incomplete, Resting, Working, Young};
+        use Claim::{Hopeful, Incomplete, Resting, Working};
         let all = [
             held("192.0.2.1", Incomplete, 1),
             held("192.0.2.2", Resting, 2),
             held("192.0.2.2", Incomplete, 5),
             held("192.0.2.2", Incomplete, 4),
-            held("192.0.2.2", Young, 9),
+            held("192.0.2.2", Hopeful, 9),
             held("192.0.2.3", Working, 3),
             held("192.0.2.3", Working, 3),
             held("192.0.2.3", Incomplete, 8),
@@ -146,7 +162,7 @@ mod tests {
 
     #[test]
     fn streams_end_when_nothing_else_can() {
-        use Claim::{Incomplete, Stream, Working, Young};
+        use Claim::{Hopeful, Incomplete, Pausing, Stream, Working};
         let streams = [
             held("192.0.2.1", Stream, 1),
             held("192.0.2.2", Stream, 3),
@@ -157,7 +173,8 @@ mod tests {
         assert_eq!(choose(&streams, false), [0; 0]);
         let with = |claim| [&streams[..], &[held("192.0.2.4", claim, 9)]].concat();
         assert_eq!(choose(&with(Incomplete), true), [4]);
-        assert_eq!(choose(&with(Young), true), [0; 0], "it will be old enough in a moment");
+        assert_eq!(choose(&with(Hopeful), true), [0; 0], "it will be old enough in a moment");
+        assert_eq!((choose(&with(Pausing), false), choose(&with(Pausing), true)), (vec![], vec![4]));
     }
 
     #[test]

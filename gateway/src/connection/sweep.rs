@@ -29,8 +29,8 @@ const LAST_HEAD_MS: u64 = 1_000;
 /// them have gone: so one look serves that many newcomers, or is one of 20 a second.
 pub(crate) const LOOK_INTERVAL_MS: u64 = 50;
 
-/// How long somebody new waits before an event stream is ended for them.
-const STREAMS_LAST_MS: u64 = 500;
+/// How long somebody new waits before it is urgent.
+const URGENT_MS: u64 = 500;
 
 struct Connection {
     vitals: Arc<Vitals>,
@@ -135,7 +135,7 @@ impl Sweep {
 
     fn look(&mut self, now_ms: u64, waited: Duration) {
         let held: Vec<_> = self.connections.iter().map(|connection| connection.vitals.held(now_ms)).collect();
-        let numbers = choose(&held, waited >= Duration::from_millis(STREAMS_LAST_MS));
+        let numbers = choose(&held, waited >= Duration::from_millis(URGENT_MS));
         let chosen = |at: usize| {
             let Connection { vitals, task } = &self.connections[at];
             (vitals.clone(), task.clone(), held[at])

@@ -43,9 +43,11 @@ pub(crate) struct Vitals {
     phase: AtomicU8,
     /// When the phase began, in ms of the sweep's clock.
     since_ms: AtomicU64,
+    /// When the handler gave its last answer, in ms of the sweep's clock.
+    answered_ms: AtomicU64,
     /// In ms of the sweep's clock.
     deadline_ms: AtomicU64,
-    /// The task has ended, or its socket is about to close: set by whoever ends it.
+    /// The task has ended, or its socket is about to close: set by what ends it.
     over: AtomicBool,
     holder: Holder,
     /// Whom a proxy of ours sent the present request for, where that is known and matters.
@@ -68,6 +70,7 @@ impl Vitals {
             clock,
             phase: AtomicU8::new(Phase::Silent as u8),
             since_ms: AtomicU64::new(now_ms),
+            answered_ms: AtomicU64::new(now_ms),
             deadline_ms: AtomicU64::new(now_ms + options.head_ms),
             over: AtomicBool::new(false),
             holder,
@@ -99,6 +102,12 @@ impl Vitals {
         } else if self.is(Phase::Silent) {
             self.phase.store(Phase::Head as u8, Ordering::Relaxed);
         }
+    }
+
+    /// The handler has given its answer.
+    pub(super) fn answers(&self) {
+        self.answered_ms.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.enter(Phase::Answer);
     }
 
     /// There is something to be written.
@@ -140,7 +149,7 @@ impl Vitals {
     pub(crate) fn streamed(&self) {
         self.forwarded.store(Holder::NOBODY.0, Ordering::Relaxed);
         if self.is(Phase::Stream) {
-            self.enter(Phase::Answer);
+            self.answers();
         }
     }
 
@@ -167,7 +176,8 @@ impl Vitals {
         } else if is(Phase::Busy) {
             Claim::Working
         } else if is(Phase::Answer) {
-            Claim::answering(now_ms.saturating_sub(written_ms))
+            let answered_ms = self.answered_ms.load(Ordering::Relaxed);
+            Claim::answering(now_ms.saturating_sub(answered_ms), now_ms.saturating_sub(written_ms))
         } else if is(Phase::Idle) {
             Claim::resting(age_ms)
         } else {
