@@ -14,6 +14,7 @@ use serde::Serialize;
 use stock::{FlagCell, FlagState, SaleDefinition, SaleId, Stock, Timestamp};
 use tokio::sync::watch;
 
+use crate::clock::{LedgerClocks, SaleClock};
 use crate::config::ChallengeKind;
 use crate::metrics::{Outcome, PurchaseMetrics, SaleCounters};
 
@@ -46,15 +47,17 @@ pub struct Sale {
     pub paused: bool,
     /// The ledger life that reserve batches name.
     pub epoch: u64,
-    /// First instant (ledger time, ms) at which units may be taken.
+    /// First instant (by [`Self::now_ms`]) at which units may be taken.
     pub starts_at_ms: u64,
     /// First instant at which they no longer may.
     pub ends_at_ms: u64,
     /// Narrows an order id down to its sale.
     pub tag: u16,
+    /// That of the server that holds it.
+    pub(crate) clock: SaleClock,
     flag: Arc<FlagCell>,
     counters: Arc<SaleCounters>,
-    /// Ledger time until which the gate is taken to be full; a hint, so relaxed.
+    /// Until when, by the sale's clock, the gate is taken to be full; a hint, so relaxed.
     gate_full_until_ms: AtomicU64,
     /// What buyers see while it is not known to be sold out, and while it is.
     documents: [Document; 2],
@@ -82,6 +85,12 @@ impl Document {
 }
 
 impl Sale {
+    /// The time by which the ledger judges this sale: milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     /// The flag as last heard of; `None` is unknown.
     #[must_use]
     pub fn flag(&self) -> Option<FlagState> {
@@ -179,6 +188,7 @@ pub struct Catalog {
     offer: ArcSwap<Offer>,
     changes: watch::Sender<u64>,
     stock: Arc<Stock>,
+    clocks: Arc<LedgerClocks>,
     metrics: PurchaseMetrics,
     hints: PageHints,
 }
@@ -192,8 +202,13 @@ impl std::fmt::Debug for Catalog {
 impl Catalog {
     /// An empty one.
     #[must_use]
-    pub fn new(stock: Arc<Stock>, metrics: PurchaseMetrics, hints: PageHints) -> Self {
-        Self { offer: ArcSwap::default(), changes: watch::Sender::new(0), stock, metrics, hints }
+    pub fn new(
+        stock: Arc<Stock>,
+        clocks: Arc<LedgerClocks>,
+        metrics: PurchaseMetrics,
+        hints: PageHints,
+    ) -> Self {
+        Self { offer: ArcSwap::default(), changes: watch::Sender::new(0), stock, clocks, metrics, hints }
     }
 
     /// Offers exactly these sales from now on. Purchases under way keep the sale as they found it.
@@ -253,6 +268,7 @@ impl Catalog {
         let documents = [document(false), document(true)];
         Sale {
             tag: id.tag(),
+            clock: SaleClock::of(&id, &self.stock, self.clocks.clone()),
             gate_full_until_ms: AtomicU64::new(0),
             flag: self.stock.flag().cell(&id),
             counters: self.metrics.of_sale(id.as_str()),

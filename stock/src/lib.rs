@@ -24,7 +24,7 @@ pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
-pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
+pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerServer};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion};
 pub use seat::{Seat, UnderWay};
