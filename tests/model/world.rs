@@ -52,8 +52,8 @@ pub(crate) struct World {
     pub(crate) server: SimulatedServer,
     /// The one with the leases and all other sales: the same, or another with a clock and a memory of its own.
     pub(crate) leases_server: SimulatedServer,
-    /// How far the clocks of the two are ahead of every other one, in this order. A sale's clock never steps back: what waits for
-    /// a time of it would wait for as long as the step was.
+    /// How far the clocks of the two are ahead of every other one, in this order. They never step back: what waits for a time of a
+    /// sale's server would wait for as long as the step was.
     ahead_ms: Option<[Arc<AtomicU64>; 2]>,
     pub(crate) sale: SaleDefinition,
     pub(crate) trace: Trace,
@@ -218,14 +218,10 @@ impl World {
         let Some([sales, leases]) = &self.ahead_ms else { return };
         let minutes = self.random.between(1, 5);
         self.census.saw(CLOCK_STEPPED);
-        if self.random.chance(500) {
-            self.trace.say(format_args!("the clock of the sale's server steps {minutes} minutes ahead"));
-            sales.fetch_add(minutes * 60_000, Ordering::Relaxed);
-        } else {
-            let ahead_ms = *self.random.pick(&[0, 300_000, 900_000]);
-            self.trace.say(format_args!("the clock of the leases' server steps to {ahead_ms} ms"));
-            leases.store(ahead_ms, Ordering::Relaxed);
-        }
+        let (clock, which) =
+            if self.random.chance(500) { (sales, "the sale") } else { (leases, "the leases") };
+        self.trace.say(format_args!("the clock of the server of {which} steps {minutes} minutes ahead"));
+        clock.fetch_add(minutes * 60_000, Ordering::Relaxed);
     }
 
     /// The ledger's server loses its memory in one of the ways there are.

@@ -28,7 +28,8 @@ const WAIT_STEP: Duration = Duration::from_millis(500);
 /// How often the reservations of the dead are looked at.
 const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which sales are to be looked at, and not before which time of the server that holds each.
+/// Which sales are to be looked at, and not before which time of the server that holds each. Where a sale has moved since that was
+/// asked for, the wait is wrong by what the two clocks differ: then it is over early or late, and the look itself is harmless.
 #[derive(Default)]
 pub struct Recovery {
     wanted: Mutex<BTreeMap<SaleId, Wanted>>,
