@@ -1,4 +1,5 @@
 // The server's time, estimated from several samples. The device's own clock is believed only where the server says nothing.
+// A page of one sale goes by that sale's clock.
 
 import { call, pause } from './api.js';
 
@@ -11,6 +12,7 @@ let offset = Date.now() - performance.now();
 let error = Infinity;
 let settled = false;
 let syncing = null;
+let path = '/api/v1/time';
 const listeners = new Set();
 
 /** Server time, milliseconds since the Unix epoch. */
@@ -34,7 +36,7 @@ function sync() {
     for (let sample = 0; sample < SAMPLES; sample++) {
       try {
         const sent = performance.now();
-        const { data } = await call('GET', '/api/v1/time', { timeoutMs: 4000 });
+        const { data } = await call('GET', path, { timeoutMs: 4000 });
         const received = performance.now();
         const at = typeof data.now === 'number' ? data.now : Date.parse(data.now);
         if (Number.isFinite(at) && received - sent < error) {
@@ -52,8 +54,9 @@ function sync() {
   return syncing;
 }
 
-/** Keeps the estimate fresh: a sleeping device stops its monotonic clock, so a waking tab asks anew. */
-export function keepInStep() {
+/** Keeps the estimate fresh: a sleeping device stops its monotonic clock, so a waking tab asks anew. `sale` is whose clock counts. */
+export function keepInStep(sale) {
+  if (sale) path += `?sale=${encodeURIComponent(sale)}`;
   let apart = Date.now() - performance.now();
   setInterval(() => {
     const moved = Math.abs(Date.now() - performance.now() - apart);

@@ -249,7 +249,7 @@ addEventListener('online', () => sale && look());
 start();
 onLanguage(draw);
 clock.onSync(tick);
-clock.keepInStep();
+clock.keepInStep(saleId);
 await look();
 if (sale) {
   // Ahead of the opening, so that the press is not the one that logs in.

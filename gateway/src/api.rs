@@ -99,7 +99,7 @@ impl Api {
             Route::Order(order) if read => Box::pin(self.order(&ask, order)).await,
             Route::Sales if read => self.sales(&ask),
             Route::Sale(sale) if read => self.sale(&ask, sale),
-            Route::Time if read => self.time(),
+            Route::Time if read => self.time(head.uri.query()),
             Route::Challenges(sale) if post => Box::pin(self.challenge(&ask, sale, body)).await,
             Route::Passes(sale) if post => Box::pin(self.pass(&ask, sale, body)).await,
             Route::Picture(picture) if read => self.picture(picture),
@@ -137,7 +137,7 @@ impl Api {
     /// The request's user, or the 401.
     fn user(&self, ask: &Ask<'_>) -> Result<UserId, Reply> {
         let through_proxy = self.client(ask).through_proxy;
-        let now_ms = self.gateway.clock.now_ms();
+        let now_ms = self.gateway.now_ms();
         self.gateway.auth.user(ask.headers, through_proxy, now_ms).map_err(unauthorized)
     }
 

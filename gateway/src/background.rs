@@ -1,13 +1,16 @@
 //! What the gateway does without being asked: learns the time, looks whether a purchase could succeed, follows the drain,
 //! doubts "sold out", recovers. One future, owned by whoever owns the process; bounded work at each turn.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use stock::LedgerError;
+use futures_util::future::join_all;
+use stock::{LedgerError, LedgerServer};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::catalog::Offer;
 use crate::clock::REFRESH_INTERVAL;
 use crate::purchase::{progress, recovery};
 use crate::{Gateway, READY_ORDERS_MAX};
@@ -22,8 +25,11 @@ pub const FOREIGN_SALES: &str = "sales of ours belong to another orders database
 /// Whether a purchase could succeed, as last seen.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
-    /// The ledger told the time.
+    /// A server that holds a sale which has not ended told the time and takes writes; the leases' server, where there is no such
+    /// sale.
     pub(crate) ledger_answers: AtomicBool,
+    /// One does, and another that holds such a sale does not.
+    pub(crate) ledger_in_part: AtomicBool,
     /// At least one sale that has not ended is open there, or there is none.
     pub(crate) ledger_open: AtomicBool,
     /// Orders can be written and read.
@@ -58,15 +64,23 @@ impl Gateway {
         }
     }
 
-    /// Learns the time and whether ledger and orders would serve a purchase now.
+    /// Learns the times and whether ledger and orders would serve a purchase now.
     pub async fn look_at_health(&self) {
-        let answers = self.clock.refresh(&self.stock).await.is_ok() && self.stock.ready().await.is_ok();
-        self.health.ledger_answers.store(answers, Ordering::Relaxed);
-
-        let now_ms = self.clock.now_ms();
         let offer = self.catalog.offer_whole();
+        let serving = self.ask_servers(&offer).await;
+        let running: Vec<_> = offer.sales().iter().filter(|sale| sale.now_ms() < sale.ends_at_ms).collect();
+        let is_serving = |server| serving.contains(&server);
+        let needed = || running.iter().map(|sale| sale.clock.server());
+        let answers = if running.is_empty() {
+            is_serving(self.stock.leases_server())
+        } else {
+            needed().any(is_serving)
+        };
+        self.health.ledger_answers.store(answers, Ordering::Relaxed);
+        self.health.ledger_in_part.store(answers && !needed().all(is_serving), Ordering::Relaxed);
+
         let mut open = None;
-        for sale in offer.sales().iter().filter(|sale| now_ms < sale.ends_at_ms) {
+        for sale in running {
             match self.stock.snapshot(&sale.id).await {
                 Ok(snapshot) => open = Some(open.unwrap_or(false) || snapshot.open),
                 Err(LedgerError::UnknownSale(_)) => open = Some(open.unwrap_or(false)),
@@ -81,6 +95,22 @@ impl Gateway {
         let reachable = matches!(timeout(READY_ORDERS_MAX, self.orders.reachable()).await, Ok(Ok(())));
         self.health.orders_reachable.store(reachable, Ordering::Relaxed);
         self.server_metrics.ready.set(i64::from(self.not_ready().is_empty()));
+    }
+
+    /// Asks every server of the ledger that holds a sale or the leases for its time, and then lets each sale go by the clock of the
+    /// server that it lives on now. Answers with those that told it and take writes.
+    async fn ask_servers(&self, offer: &Offer) -> BTreeSet<LedgerServer> {
+        let homes: Vec<_> = offer.sales().iter().map(|sale| self.stock.server_of(&sale.id)).collect();
+        let servers: BTreeSet<_> = homes.iter().copied().chain([self.stock.leases_server()]).collect();
+        let asked = servers.into_iter().map(async |server| {
+            let tells_time = self.clocks.refresh(&self.stock, server).await.is_ok();
+            (tells_time && self.stock.ready(server).await.is_ok()).then_some(server)
+        });
+        let serving = join_all(asked).await.into_iter().flatten().collect();
+        for (sale, home) in offer.sales().iter().zip(homes) {
+            sale.clock.follow(home);
+        }
+        serving
     }
 
     async fn follow_drain(&self) {
@@ -114,7 +144,7 @@ impl Gateway {
 
     async fn draw_questions(&self) {
         match &self.challenges {
-            Some(challenges) => challenges.run(self.now.clone()).await,
+            Some(challenges) => challenges.run().await,
             None => std::future::pending().await,
         }
     }
@@ -149,6 +179,10 @@ impl Gateway {
                 "the sold-out flag's store is out of touch: purchases of sold-out sales ask the stock ledger",
             ),
             (open && self.has_foreign_sales(), FOREIGN_SALES),
+            (
+                self.health.ledger_in_part.load(Ordering::Relaxed),
+                "a server of the stock ledger does not answer: the sales that it holds cannot be bought",
+            ),
         ];
         notes.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what).collect()
     }

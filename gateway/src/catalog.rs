@@ -19,6 +19,7 @@ mod list;
 
 use list::List;
 
+use crate::clock::{LedgerClocks, SaleClock};
 use crate::config::ChallengeKind;
 use crate::metrics::{Outcome, PurchaseMetrics, SaleCounters};
 
@@ -51,15 +52,17 @@ pub struct Sale {
     pub paused: bool,
     /// The ledger life that reserve batches name.
     pub epoch: u64,
-    /// First instant (ledger time, ms) at which units may be taken.
+    /// First instant (by [`Self::now_ms`]) at which units may be taken.
     pub starts_at_ms: u64,
     /// First instant at which they no longer may.
     pub ends_at_ms: u64,
     /// Narrows an order id down to its sale.
     pub tag: u16,
+    /// That of the server that holds it.
+    pub(crate) clock: SaleClock,
     flag: Arc<FlagCell>,
     counters: Arc<SaleCounters>,
-    /// Ledger time until which the gate is taken to be full; a hint, so relaxed.
+    /// Until when, by the sale's clock, the gate is taken to be full; a hint, so relaxed.
     gate_full_until_ms: AtomicU64,
     total: u32,
     hints: PageHints,
@@ -89,6 +92,12 @@ impl Document {
 }
 
 impl Sale {
+    /// The time by which the ledger judges this sale: milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     /// The flag as last heard of; `None` is unknown.
     #[must_use]
     pub fn flag(&self) -> Option<FlagState> {
@@ -234,6 +243,7 @@ pub struct Catalog {
     /// Rises with every change of a sold-out flag.
     flags: watch::Receiver<u64>,
     stock: Arc<Stock>,
+    clocks: Arc<LedgerClocks>,
     metrics: PurchaseMetrics,
     hints: PageHints,
 }
@@ -247,9 +257,22 @@ impl std::fmt::Debug for Catalog {
 impl Catalog {
     /// An empty one.
     #[must_use]
-    pub fn new(stock: Arc<Stock>, metrics: PurchaseMetrics, hints: PageHints) -> Self {
+    pub fn new(
+        stock: Arc<Stock>,
+        clocks: Arc<LedgerClocks>,
+        metrics: PurchaseMetrics,
+        hints: PageHints,
+    ) -> Self {
         let flags = stock.flag().subscribe();
-        Self { offer: ArcSwap::default(), changes: watch::Sender::new(0), flags, stock, metrics, hints }
+        Self {
+            offer: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            flags,
+            stock,
+            clocks,
+            metrics,
+            hints,
+        }
     }
 
     /// Offers exactly these sales from now on. Purchases under way keep the sale as they found it. What has not changed is not
@@ -319,6 +342,7 @@ impl Catalog {
         let documents = [document(false), document(true)];
         Sale {
             tag: id.tag(),
+            clock: SaleClock::of(&id, &self.stock, self.clocks.clone()),
             gate_full_until_ms: AtomicU64::new(0),
             flag,
             counters: self.metrics.of_sale(id.as_str()),

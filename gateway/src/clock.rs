@@ -1,51 +1,112 @@
-//! "Now" of the gateway: the ledger's time, carried on by this process's monotonic clock.
+//! "Now" of the gateway: the time of each of the ledger's servers, carried on by this process's monotonic clock.
 //!
-//! A machine whose wall clock is wrong must not open a sale early: between two answers of the ledger only elapsed time counts.
+//! A machine whose wall clock is wrong must not open a sale early: between two answers of the ledger only elapsed time counts. A
+//! sale goes by the clock of the server that holds it ([`SaleClock`]), what belongs to no sale by that of the leases' server; a
+//! time of one is never compared with a time of another.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stock::Stock;
+use stock::{LedgerServer, SaleId, Stock};
 use tokio::time::Instant;
 
 /// How often the ledger is asked for its time.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Ledger time. Reading it costs one clock call and one atomic load.
+/// Never told.
+const UNKNOWN: u64 = 0;
+
+/// The time of each server of the ledger. Reading it costs one clock call and one atomic load.
 #[derive(Debug)]
-pub struct LedgerClock {
-    /// Ledger time at `anchor`, ms. Written by [`Self::learn`] alone, read by everybody; the one word is the whole state, so
-    /// relaxed ordering serves.
-    at_anchor_ms: AtomicU64,
+pub struct LedgerClocks {
+    /// By server: its time at `anchor`, ms, or [`UNKNOWN`]. Written by [`Self::learn`] alone, read by everybody; the one word is
+    /// the whole state, so relaxed ordering serves.
+    at_anchor_ms: [AtomicU64; LedgerServer::COUNT_MAX],
+    /// What counts for a server that was never asked.
+    guess_ms: u64,
     anchor: Instant,
 }
 
-impl LedgerClock {
-    /// Starts from a first guess, until the ledger has been asked.
+impl LedgerClocks {
+    /// All servers start from a first guess, until they have been asked.
     #[must_use]
     pub fn new(guess_ms: u64) -> Self {
-        Self { at_anchor_ms: AtomicU64::new(guess_ms), anchor: Instant::now() }
+        let at_anchor_ms = std::array::from_fn(|_| AtomicU64::new(UNKNOWN));
+        Self { at_anchor_ms, guess_ms, anchor: Instant::now() }
     }
 
-    /// Ledger time in milliseconds since the Unix epoch.
+    /// The time of `server` in milliseconds since the Unix epoch.
     #[must_use]
-    pub fn now_ms(&self) -> u64 {
-        self.at_anchor_ms.load(Ordering::Relaxed) + ms(self.anchor.elapsed())
+    pub fn now_ms(&self, server: LedgerServer) -> u64 {
+        let at_anchor_ms = match self.at_anchor_ms(server).load(Ordering::Relaxed) {
+            UNKNOWN => self.guess_ms,
+            told_ms => told_ms,
+        };
+        at_anchor_ms + ms(self.anchor.elapsed())
     }
 
-    /// Takes over what the ledger said: its clock stood at `ledger_ms` halfway between `asked` and now.
-    pub fn learn(&self, asked: Instant, ledger_ms: u64) {
+    /// Whether `server` has told its time.
+    #[must_use]
+    pub fn knows(&self, server: LedgerServer) -> bool {
+        self.at_anchor_ms(server).load(Ordering::Relaxed) != UNKNOWN
+    }
+
+    /// Takes over what a server said: its clock stood at `told_ms` halfway between `asked` and now.
+    pub fn learn(&self, server: LedgerServer, asked: Instant, told_ms: u64) {
         let way_back = asked.elapsed() / 2;
         let since_anchor = ms(self.anchor.elapsed().saturating_sub(way_back));
-        self.at_anchor_ms.store(ledger_ms.saturating_sub(since_anchor), Ordering::Relaxed);
+        let at_anchor_ms = told_ms.saturating_sub(since_anchor).max(UNKNOWN + 1);
+        self.at_anchor_ms(server).store(at_anchor_ms, Ordering::Relaxed);
     }
 
-    /// Asks the ledger once. A ledger out of reach leaves the clock as it is.
-    pub async fn refresh(&self, stock: &Stock) -> Result<(), stock::LedgerError> {
+    /// Asks a server once, and answers what it said. One out of reach leaves its clock as it is.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn refresh(&self, stock: &Stock, server: LedgerServer) -> Result<u64, stock::LedgerError> {
         let asked = Instant::now();
-        let ledger_ms = stock.now_ms().await?;
-        self.learn(asked, ledger_ms);
-        Ok(())
+        let told_ms = stock.now_ms(server).await?;
+        self.learn(server, asked, told_ms);
+        Ok(told_ms)
+    }
+
+    fn at_anchor_ms(&self, server: LedgerServer) -> &AtomicU64 {
+        &self.at_anchor_ms[usize::from(server.number())]
+    }
+}
+
+/// The clock of one sale: which server's it is was looked up once, not at each press.
+#[derive(Debug)]
+pub struct SaleClock {
+    clocks: Arc<LedgerClocks>,
+    /// The number of the server that holds the sale. Written when it has moved; whoever reads the old one a moment longer has its
+    /// batch judged by the new server's clock all the same, so relaxed ordering serves.
+    server: AtomicU8,
+}
+
+impl SaleClock {
+    /// That of `sale`, wherever it lives now.
+    #[must_use]
+    pub fn of(sale: &SaleId, stock: &Stock, clocks: Arc<LedgerClocks>) -> Self {
+        Self { clocks, server: AtomicU8::new(stock.server_of(sale).number()) }
+    }
+
+    /// The time of the sale's server in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clocks.now_ms(self.server())
+    }
+
+    /// Whose time it is.
+    #[must_use]
+    pub fn server(&self) -> LedgerServer {
+        LedgerServer::numbered(self.server.load(Ordering::Relaxed))
+    }
+
+    /// The sale lives on `server` from now on.
+    pub fn follow(&self, server: LedgerServer) {
+        self.server.store(server.number(), Ordering::Relaxed);
     }
 }
 
@@ -59,14 +120,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_goes_on_between_two_answers_of_the_ledger() {
-        let clock = LedgerClock::new(5_000);
+        let clocks = LedgerClocks::new(5_000);
+        let (server, other) = (LedgerServer::FIRST, LedgerServer::numbered(255));
         tokio::time::advance(Duration::from_millis(250)).await;
-        assert_eq!(clock.now_ms(), 5_250);
+        assert_eq!((clocks.now_ms(server), clocks.knows(server)), (5_250, false));
         let asked = Instant::now();
         tokio::time::advance(Duration::from_millis(100)).await;
-        clock.learn(asked, 9_000);
-        assert_eq!(clock.now_ms(), 9_050, "the answer was 50 ms on its way");
+        clocks.learn(server, asked, 9_000);
+        assert_eq!(clocks.now_ms(server), 9_050, "the answer was 50 ms on its way");
         tokio::time::advance(Duration::from_millis(1_000)).await;
-        assert_eq!(clock.now_ms(), 10_050);
+        assert_eq!(clocks.now_ms(server), 10_050);
+        assert_eq!(
+            (clocks.now_ms(other), clocks.knows(other)),
+            (6_350, false),
+            "another server's is its own"
+        );
+        clocks.learn(other, Instant::now(), 1);
+        assert_eq!((clocks.now_ms(other), clocks.knows(other)), (1_351, true));
     }
 }

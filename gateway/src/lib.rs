@@ -41,7 +41,7 @@ use background::Health;
 use catalog::{Catalog, PageHints};
 use challenge::{ChallengeOptions, Challenges};
 use client::Clients;
-use clock::LedgerClock;
+use clock::LedgerClocks;
 use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
 use final_orders::FinalOrders;
 use limits::Limits;
@@ -103,7 +103,7 @@ pub struct GatewayParts {
     pub orders: Arc<dyn Orders>,
     /// What the operator wants.
     pub operator: Arc<dyn Operator>,
-    /// The wall clock, until the ledger has told the time.
+    /// The wall clock: a guess, until the ledger has told the time.
     pub now: Now,
     /// Randomness.
     pub random: Random,
@@ -124,7 +124,7 @@ pub struct Gateway {
     limits_by_address: bool,
     /// Looks at orders, which may cost a read of the database.
     looks: Limits,
-    clock: Arc<LedgerClock>,
+    clocks: Arc<LedgerClocks>,
     progress: Arc<Progress>,
     stock: Arc<Stock>,
     catalog: Arc<Catalog>,
@@ -137,7 +137,6 @@ pub struct Gateway {
     finals: FinalOrders<OrderDocument>,
     /// Set by the shutdown: `/readyz` says no from then on.
     draining: AtomicBool,
-    now: Now,
     random: Random,
 }
 
@@ -173,8 +172,8 @@ impl Gateway {
         let metrics = PurchaseMetrics::register(registry);
         let server_metrics = ServerMetrics::register(registry);
         let event_streams_max = gateway.event_streams_max;
-        let catalog = Arc::new(Catalog::new(stock.clone(), metrics.clone(), hints));
-        let clock = Arc::new(LedgerClock::new(now()));
+        let clocks = Arc::new(LedgerClocks::new(now()));
+        let catalog = Arc::new(Catalog::new(stock.clone(), clocks.clone(), metrics.clone(), hints));
         let progress = Arc::new(Progress::new(drained, parts.drain_rate_hint));
         let limits_by_address = limits.per_address_rps > 0;
         let in_flight_max = limits.in_flight_max;
@@ -194,7 +193,7 @@ impl Gateway {
             catalog: catalog.clone(),
             passes: passes.clone(),
             limits: limits.clone(),
-            clock: clock.clone(),
+            clocks: clocks.clone(),
             progress: progress.clone(),
             recovery: Arc::new(Recovery::default()),
             metrics,
@@ -202,7 +201,7 @@ impl Gateway {
             in_flight: Arc::default(),
         });
         Ok(Self {
-            challenges: challenges(&gate, &random),
+            challenges: challenges(&gate, &random, time_of_no_sale(&stock, &clocks)),
             clients: Clients::new(gateway.trusted_proxies.clone()),
             pass_ttl_ms: gate.pass_ttl_s * 1_000,
             opens_before_ms: gate.opens_before_s * 1_000,
@@ -213,7 +212,7 @@ impl Gateway {
             limits,
             limits_by_address,
             looks,
-            clock,
+            clocks,
             progress,
             stock,
             catalog,
@@ -225,7 +224,6 @@ impl Gateway {
             finals: FinalOrders::new(),
             server_metrics,
             draining: AtomicBool::new(false),
-            now,
             random,
         })
     }
@@ -242,10 +240,9 @@ impl Gateway {
         &self.passes
     }
 
-    /// Ledger time.
-    #[must_use]
-    pub fn clock(&self) -> &Arc<LedgerClock> {
-        &self.clock
+    /// The time of what belongs to no sale (tokens, pictures): that of the server with the leases, which all gateways share.
+    fn now_ms(&self) -> u64 {
+        self.clocks.now_ms(self.stock.leases_server())
     }
 
     /// Whether everything that a crash or a lost answer left to the owner has been appended.
@@ -261,7 +258,13 @@ impl Gateway {
     }
 }
 
-fn challenges(gate: &GateConfig, random: &Random) -> Option<Challenges> {
+/// See [`Gateway::now_ms`].
+fn time_of_no_sale(stock: &Arc<Stock>, clocks: &Arc<LedgerClocks>) -> Now {
+    let (stock, clocks) = (stock.clone(), clocks.clone());
+    Arc::new(move || clocks.now_ms(stock.leases_server()))
+}
+
+fn challenges(gate: &GateConfig, random: &Random, now: Now) -> Option<Challenges> {
     let kind = match gate.challenge {
         ChallengeKind::Off => return None,
         ChallengeKind::Image => challenge::Kind::Image,
@@ -273,5 +276,5 @@ fn challenges(gate: &GateConfig, random: &Random) -> Option<Challenges> {
         .filter_map(|entry| entry.secret.as_ref().map(|s| (entry.id.clone(), s.expose().as_bytes().to_vec())))
         .collect();
     let options = ChallengeOptions { kind, pow_bits: gate.pow_bits, ..ChallengeOptions::default() };
-    Some(Challenges::new(options, &secrets, random.clone()))
+    Some(Challenges::new(options, &secrets, random.clone(), now))
 }

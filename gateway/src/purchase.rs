@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::catalog::Catalog;
-use crate::clock::LedgerClock;
+use crate::clock::LedgerClocks;
 use crate::limits::Limits;
 use crate::metrics::{Outcome, PurchaseMetrics};
 use crate::pass::PassKeys;
@@ -33,7 +33,7 @@ use recovery::Recovery;
 
 /// Longest metadata, bytes.
 pub const METADATA_BYTES_MAX: usize = 1_024;
-/// How far ahead of the batch's start its deadline lies, ledger time. After it absence is final.
+/// How far ahead of the batch's start its deadline lies, by the sale's clock. After it absence is final.
 pub const BATCH_DEADLINE_MS: u64 = 1_000;
 /// Longest wait of a buyer for ledger and queue. A disk that hangs would hold connections for as long otherwise.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -160,8 +160,8 @@ pub struct PurchaseParts {
     pub passes: PassKeys,
     /// Per user and per address.
     pub limits: Arc<Limits>,
-    /// Ledger time.
-    pub clock: Arc<LedgerClock>,
+    /// The time of each of the ledger's servers.
+    pub clocks: Arc<LedgerClocks>,
     /// Own appends.
     pub progress: Arc<Progress>,
     /// Told of every batch whose end is not known.
@@ -223,8 +223,8 @@ impl Purchases {
             return refuse(PurchaseAnswer::Paused);
         }
 
-        // 5. The window, by ledger time.
-        let now_ms = parts.clock.now_ms();
+        // 5. The window, by the clock of the sale's server.
+        let now_ms = sale.now_ms();
         if now_ms < sale.starts_at_ms {
             return refuse(PurchaseAnswer::NotStarted { wait_ms: sale.starts_at_ms - now_ms });
         }

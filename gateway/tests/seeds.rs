@@ -1,5 +1,5 @@
-//! The purchase path under seeds: a ledger that refuses, loses, delays and repeats; steps that fail; crashes between any two of
-//! them with whatever the disk had not synced. At rest what was promised is in the log, and the ledger holds nothing else.
+//! The purchase path under seeds: a ledger of two servers that refuse, lose, delay and repeat, with clocks minutes apart that step
+//! each for itself; steps that fail; crashes between any two of them with whatever the disk had not synced. At rest what was promised is in the log, and the ledger holds nothing else.
 //!
 //! `FLOODGATE_SEED=n` replays one seed, `FLOODGATE_SEEDS=n` runs that many.
 #![cfg(feature = "simulation")]
@@ -23,7 +23,7 @@ use gateway::{Gateway, GatewayParts};
 use prometheus_client::registry::Registry;
 use queue::failpoint::{self, Crash};
 use queue::{DiskOptions, Driver, Faults, GroupWatch, Queue, SimulatedDisk, Storage, Topic};
-use stock::ledger::{FaultPlan, SimulatedServer};
+use stock::ledger::{FaultPlan, SimulatedLedger, SimulatedServer};
 use stock::{
     EmbeddedFlag, Flag, Ledger, OrderId, OrderStatus, Owner, Reservation, SaleDefinition, SaleId,
     SaleVersion, Stock,
@@ -35,6 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 const USERS: u64 = 30;
 const UNITS: u32 = 20;
 const BASE_MS: u64 = 1_800_000_000_000;
+const MINUTE_MS: u64 = 60_000;
 
 #[test]
 fn promises_survive_every_seed() {
@@ -77,7 +78,12 @@ impl Draw {
 struct World {
     draw: Draw,
     now: stock::Now,
+    /// Holds the sale.
     server: SimulatedServer,
+    /// Holds the leases.
+    other_server: SimulatedServer,
+    /// How far the clock of each of the two is ahead of the one that is slowest.
+    ahead_ms: [Arc<AtomicU64>; 2],
     disk: SimulatedDisk,
     definition: SaleDefinition,
     /// Passes by user.
@@ -116,12 +122,18 @@ impl World {
         let start = Instant::now();
         let now: stock::Now =
             Arc::new(move || BASE_MS + u64::try_from(start.elapsed().as_millis()).expect("a short run"));
-        let server = SimulatedServer::new(seed, now.clone(), FaultPlan::default());
+        let ahead_ms = [(); 2].map(|()| Arc::new(AtomicU64::new(draw.below(11) * MINUTE_MS)));
+        let [server, other_server] = ahead_ms.clone().map(|ahead_ms| {
+            let now = now.clone();
+            let now = Arc::new(move || now() + ahead_ms.load(Ordering::Relaxed));
+            SimulatedServer::new(seed, now, FaultPlan::default())
+        });
+        let begin_ms = BASE_MS + ahead_ms[0].load(Ordering::Relaxed);
         let definition = SaleDefinition {
             total: UNITS,
             per_user_limit: 1,
-            starts_at: stock::Timestamp(BASE_MS),
-            ends_at: stock::Timestamp(BASE_MS + 3_600_000),
+            starts_at: stock::Timestamp(begin_ms),
+            ends_at: stock::Timestamp(begin_ms + 60 * MINUTE_MS),
             ..sale(SALE)
         };
         let version = SaleVersion {
@@ -146,6 +158,8 @@ impl World {
             draw,
             now,
             server,
+            other_server,
+            ahead_ms,
             disk: SimulatedDisk::new(seed, Faults::default()),
             definition,
             passes: BTreeMap::new(),
@@ -165,7 +179,9 @@ impl World {
         let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
         let topic = queue.topic("floodgate-orders").now_or_never().expect("no wait").expect("a topic");
         let flag = Flag::Embedded(EmbeddedFlag::new((self.random)()));
-        let stock = Arc::new(Stock::new(Ledger::Simulated(self.server.connect()), flag, &mut registry));
+        let servers = [self.other_server.clone(), self.server.clone()];
+        let ledger = Ledger::Simulated(SimulatedLedger::of_several(&servers, Arc::new(|_| 1)));
+        let stock = Arc::new(Stock::new(ledger, flag, &mut registry));
         let options = Options::default();
         let books = Arc::new(MapBooks::new(stock.clone()));
         let parts = GatewayParts {
@@ -235,8 +251,16 @@ impl World {
             }
         }));
         let server = &self.server;
+        // The sale's clock goes ahead by minutes, the other one anywhere; the process's own stays.
+        let (draw, [of_sale, other]) = (self.draw.clone(), &self.ahead_ms);
+        let steps = async {
+            sleep(Duration::from_millis(draw.below(6_000))).await;
+            of_sale.fetch_add(draw.below(3) * MINUTE_MS, Ordering::Relaxed);
+            sleep(Duration::from_millis(draw.below(3_000))).await;
+            other.store(draw.below(11) * MINUTE_MS, Ordering::Relaxed);
+        };
         let work = async {
-            buyers.await;
+            tokio::join!(buyers, steps);
             // No more faults: in this very life everything that was uncertain must find its way into the log.
             failpoint::set_hook(None);
             server.set_plan(FaultPlan::default());
@@ -338,7 +362,8 @@ fn new_pass(gateway: &Gateway, user: u64) -> (String, OrderId) {
     let sale: SaleId = SALE.parse().expect("a sale");
     let order_id = OrderId::new(BASE_MS, &sale, user);
     let user = format!("user-{user}").parse().expect("a user");
-    (gateway.passes().issue(&Pass { sale, user, order_id, expires_at_ms: BASE_MS + 3_600_000 }), order_id)
+    let expires_at_ms = BASE_MS + 120 * MINUTE_MS;
+    (gateway.passes().issue(&Pass { sale, user, order_id, expires_at_ms }), order_id)
 }
 
 /// A seat whose log is merged into the ledger of `epoch`.

@@ -294,6 +294,22 @@ async fn an_ended_sale_settles_once_nothing_is_outstanding_and_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_sale_that_its_ledger_still_sells_is_not_settled() {
+    let behind_ms = 300_000;
+    let world = World::with_slow_ledger(behind_ms);
+    let sale = world.open("s", 2, 2).await;
+    world.advance(3_600_000 + 60_000);
+    world.reconciler().pass().await.unwrap();
+    assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "its window is not over there");
+    world.reserve(&sale, 1, "u", 1).await.unwrap();
+    let cancelled = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 1 };
+    world.stock.release(&sale, &[cancelled]).await.unwrap();
+    world.advance(behind_ms);
+    world.reconciler().pass().await.unwrap();
+    assert!(world.database.sale(&sale).await.unwrap().unwrap().settled);
+}
+
+#[tokio::test]
 async fn the_audit_names_what_is_broken() {
     let world = World::new();
     let sale = world.open("s", 3, 1).await;

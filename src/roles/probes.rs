@@ -137,8 +137,10 @@ impl Watched {
     async fn lacks(&self) -> Vec<String> {
         let mut lacks = Vec::new();
         let Foundation { database, stock, .. } = &self.foundation;
-        let (database, ledger) =
-            tokio::join!(timeout(ANSWER_MAX, database.epoch()), timeout(ANSWER_MAX, stock.now_ms()));
+        let (database, ledger) = tokio::join!(
+            timeout(ANSWER_MAX, database.epoch()),
+            timeout(ANSWER_MAX, stock.now_ms(stock.leases_server()))
+        );
         if !matches!(database, Ok(Ok(_))) {
             lacks.push("the orders are out of reach".to_owned());
         }

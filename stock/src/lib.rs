@@ -25,7 +25,7 @@ pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
-pub use ledger::{EmbeddedLedger, Ledger, LedgerError};
+pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerServer};
 pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion};

@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use crate::foreign::Foreign;
 use crate::ledger::{
-    GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
+    GrantOutcome, GrantRequest, IdState, Ledger, LedgerServer, ReserveAnswer, ReserveBatch, Settlement,
+    Snapshot,
 };
 use crate::metrics::{LedgerCall, StockMetrics};
 use crate::{Flag, FlagState, LedgerError, OrderId, Owner, Reservation, SaleId, SaleVersion};
@@ -46,14 +47,31 @@ impl Stock {
         &self.flag
     }
 
+    /// See [`Ledger::server_of`].
+    #[must_use]
+    pub fn server_of(&self, sale: &SaleId) -> LedgerServer {
+        self.ledger.server_of(sale)
+    }
+
+    /// See [`Ledger::leases_server`].
+    #[must_use]
+    pub fn leases_server(&self) -> LedgerServer {
+        self.ledger.leases_server()
+    }
+
     /// See [`Ledger::now_ms`].
-    pub async fn now_ms(&self) -> Result<u64, LedgerError> {
-        self.told(LedgerCall::Now, self.ledger.now_ms().await)
+    pub async fn now_ms(&self, server: LedgerServer) -> Result<u64, LedgerError> {
+        self.told(LedgerCall::Now, self.ledger.now_ms(server).await)
+    }
+
+    /// The time by which the ledger judges calls on `sale`.
+    pub async fn now_ms_of(&self, sale: &SaleId) -> Result<u64, LedgerError> {
+        self.now_ms(self.server_of(sale)).await
     }
 
     /// See [`Ledger::ready`].
-    pub async fn ready(&self) -> Result<(), LedgerError> {
-        self.told(LedgerCall::Ready, self.ledger.ready().await)
+    pub async fn ready(&self, server: LedgerServer) -> Result<(), LedgerError> {
+        self.told(LedgerCall::Ready, self.ledger.ready(server).await)
     }
 
     /// See [`Ledger::reserve`].

@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use stock::ledger::{FaultPlan, IdState, Ledger, Settlement, SimulatedServer};
-use stock::{LedgerError, OrderId, SaleVersion};
+use stock::ledger::{
+    FaultPlan, IdState, Ledger, ReserveBatch, ReserveOutcome, ReserveRequest, Settlement, SimulatedLedger,
+    SimulatedServer,
+};
+use stock::{LedgerError, OrderId, Owner, SaleVersion};
 use tokio::time::{Instant, sleep};
 
 /// A server with one open sale of 5 units, and a call that takes one of them.
@@ -184,4 +188,94 @@ async fn a_late_install_finds_whatever_there_is_by_then() {
     server.settle();
     assert_eq!(ledger.snapshot(&version.sale).await.unwrap().epoch, 3);
     assert_eq!((server.happened().late_installs, server.happened().late_installs_refused), (0, 1));
+}
+
+const MINUTE_MS: u64 = 60_000;
+const NOON_MS: u64 = 1_800_000_000_000;
+
+/// A server whose clock is in the test's hand.
+fn server_by_hand(now_ms: u64) -> (SimulatedServer, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(now_ms));
+    let hand = clock.clone();
+    let now = Arc::new(move || clock.load(Ordering::Relaxed));
+    (SimulatedServer::new(7, now, FaultPlan::default()), hand)
+}
+
+/// Leases on the first server, the sale on the second, five minutes behind; it opens in a minute by its own clock.
+async fn two_servers() -> (Ledger, [SimulatedServer; 2], [Arc<AtomicU64>; 2], SaleVersion) {
+    let (leases, leases_hand) = server_by_hand(NOON_MS);
+    let (sales, sales_hand) = server_by_hand(NOON_MS - 5 * MINUTE_MS);
+    let servers = [leases, sales];
+    let ledger = Ledger::Simulated(SimulatedLedger::of_several(&servers, Arc::new(|_| 1)));
+    let (_, version, _) = opened(&SimulatedServer::new(7, Arc::new(|| 0), FaultPlan::default())).await;
+    let opens_ms = NOON_MS - 4 * MINUTE_MS;
+    let version = SaleVersion {
+        starts_at_ms: opens_ms,
+        ends_at_ms: opens_ms + MINUTE_MS,
+        per_user_limit: 5,
+        ..version
+    };
+    ledger.install(&version, 1).await.unwrap();
+    ledger.open(&version.sale, 1).await.unwrap();
+    (ledger, servers, [leases_hand, sales_hand], version)
+}
+
+async fn press(ledger: &Ledger, sale: &SaleVersion, deadline_ms: u64) -> Result<ReserveOutcome, LedgerError> {
+    let order_id = OrderId::new(0, &sale.sale, deadline_ms);
+    let request = ReserveRequest { order_id, user: "ann".parse().unwrap(), quantity: 1, metadata: None };
+    let batch = ReserveBatch {
+        sale: sale.sale.clone(),
+        epoch: 1,
+        deadline_ms,
+        owner: Owner(1),
+        requests: vec![request],
+    };
+    ledger.reserve(&batch).await.map(|mut answer| answer.outcomes.remove(0))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sale_opens_and_ends_by_the_clock_of_its_server() {
+    let (ledger, _, [leases_hand, sales_hand], sale) = two_servers().await;
+    let server = ledger.server_of(&sale.sale);
+    assert_ne!(server, ledger.leases_server());
+    let press_now = async || press(&ledger, &sale, ledger.now_ms(server).await.unwrap() + 1_000).await;
+    assert_eq!(press_now().await, Ok(ReserveOutcome::NotStarted), "by the other clock it would be over");
+    leases_hand.store(sale.starts_at_ms, Ordering::Relaxed);
+    assert_eq!(press_now().await, Ok(ReserveOutcome::NotStarted), "by the other clock it would be open");
+    sales_hand.store(sale.starts_at_ms, Ordering::Relaxed);
+    leases_hand.store(NOON_MS, Ordering::Relaxed);
+    assert!(matches!(press_now().await, Ok(ReserveOutcome::Pending { first: true, .. })));
+    leases_hand.store(sale.starts_at_ms, Ordering::Relaxed);
+    sales_hand.store(sale.ends_at_ms, Ordering::Relaxed);
+    assert_eq!(press_now().await, Ok(ReserveOutcome::Ended), "by the other clock it would be open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_counts_by_the_clock_of_the_sales_server() {
+    let (ledger, _, [leases_hand, sales_hand], sale) = two_servers().await;
+    sales_hand.store(sale.starts_at_ms, Ordering::Relaxed);
+    leases_hand.store(sale.starts_at_ms - 5 * MINUTE_MS, Ordering::Relaxed);
+    let of = async |server| ledger.now_ms(server).await.unwrap() + 1_000;
+    let wrong = of(ledger.leases_server()).await;
+    assert_eq!(press(&ledger, &sale, wrong).await, Err(LedgerError::DeadlinePassed));
+    let right = of(ledger.server_of(&sale.sale)).await;
+    assert!(matches!(press(&ledger, &sale, right).await, Ok(ReserveOutcome::Pending { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_know_nothing_of_the_clocks_and_lives_of_other_servers() {
+    let (ledger, servers, [leases_hand, sales_hand], sale) = two_servers().await;
+    let owner = Owner(9);
+    ledger.renew_lease(owner, 5_000).await.unwrap();
+    sales_hand.fetch_add(60 * MINUTE_MS, Ordering::Relaxed);
+    assert_eq!(ledger.leases().await.unwrap(), (NOON_MS, vec![(owner, NOON_MS + 5_000)]));
+    servers[1].wipe();
+    assert!(servers[0].is_leased(owner) && !servers[1].is_open(&sale.sale));
+    assert_eq!(
+        ledger.snapshot(&sale.sale).await.unwrap_err(),
+        LedgerError::UnknownSale(sale.sale.clone()),
+        "the server of the sale has forgotten it, and no other knows it"
+    );
+    leases_hand.fetch_add(5_000, Ordering::Relaxed);
+    assert_eq!(ledger.leases().await.unwrap().1, []);
 }

@@ -27,8 +27,10 @@ pub(crate) const WITHOUT_LOG: Event = "a rebuild without a log that is lost";
 pub(crate) const PROMISES_MERGED: Event = "a ledger opened that knew promises from before";
 pub(crate) const LETTER_AT_START: Event = "a start with a promise among the dead letters";
 
+pub(crate) const CLOCK_STEPPED: Event = "a clock of one of two ledger servers stepped";
+
 /// All of them: a long run has to see each.
-pub(crate) const ALL: [Event; 16] = [
+pub(crate) const ALL: [Event; 17] = [
     ADOPTED,
     THAWED_LATE,
     LOST_IN_MID_BATCH,
@@ -45,6 +47,7 @@ pub(crate) const ALL: [Event; 16] = [
     WITHOUT_LOG,
     PROMISES_MERGED,
     LETTER_AT_START,
+    CLOCK_STEPPED,
 ];
 
 /// Of one run.

@@ -44,7 +44,7 @@ pub(crate) async fn wait_for_rest(world: &World, machines: &[Machine]) {
 
 /// What is still outstanding.
 async fn unrest(world: &World, machines: &[Machine]) -> Option<String> {
-    world.server.settle();
+    world.settle_servers();
     for machine in machines {
         if machine.is_gone() {
             continue;

@@ -162,7 +162,7 @@ impl Machine {
 
     fn take_note_of_thaw(&self) {
         let owner = self.world.log_of(self.instance);
-        let is_leased = owner.is_none_or(|owner| self.world.server.is_leased(owner));
+        let is_leased = owner.is_none_or(|owner| self.world.leases_server.is_leased(owner));
         if self.world.mode == Mode::Outliving && self.inside.borrow().is_some() && !is_leased {
             self.world.census.saw(THAWED_LATE);
         }

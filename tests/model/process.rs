@@ -175,7 +175,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     // 2. The ledger's memory.
     let ledger = match world.mode {
         Mode::Embedded => Ledger::Embedded(EmbeddedLedger::new(now.clone())),
-        Mode::Outliving => Ledger::Simulated(world.server.connect()),
+        Mode::Outliving => world.connect(),
     };
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
     let seat = Arc::new(Seat::new());
@@ -457,7 +457,7 @@ impl Front<'_> {
         let Some(sale) = gateway.catalog().offer().sale(sale.as_str()).cloned() else {
             return PassAnswer::Refused;
         };
-        let now_ms = gateway.clock().now_ms();
+        let now_ms = sale.now_ms();
         let mut pass = Pass {
             order_id: OrderId::new(now_ms, &sale.id, self.world.random.next()),
             expires_at_ms: now_ms.max(sale.starts_at_ms) + PASS_TTL_MS,

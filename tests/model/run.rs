@@ -72,7 +72,7 @@ async fn run_in_virtual_time(seed: u64) -> Report {
         seen: world.census.close(&counts, &world.server.happened()),
         counts,
         ends: machines.iter().map(|machine| *machine.crashes.borrow()).sum(),
-        ledger_faults: world.server.struck(),
+        ledger_faults: world.ledger_faults(),
     }
 }
 
@@ -116,9 +116,15 @@ async fn tell(
             }
         }
     };
+    let stepping = async {
+        for _ in 0..random.below(3) {
+            sleep(Duration::from_millis(random.below(12_000))).await;
+            world.step_a_clock();
+        }
+    };
     let tasks = random.below(4);
     let visiting = async { while visits.next().await.is_some() {} };
-    tokio::join!(visiting, operator.work(tasks), blows, forgetting);
+    tokio::join!(visiting, operator.work(tasks), blows, forgetting, stepping);
 
     // What was lost is looked for seconds later; what is over is settled a minute later: faults go on meanwhile.
     let aftermath_ms = *random.pick(&[0, 0, 4_000, 8_000, 70_000]);

@@ -1,25 +1,29 @@
-//! What outlives every process: disks, the orders database, maybe the ledger's server, the clock.
+//! What outlives every process: disks, the orders database, maybe the ledger's servers, the clocks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use order_worker::Database;
 use order_worker::database::SharedConnection;
 use parking_lot::Mutex;
 use queue::{Faults, SimulatedDisk};
-use stock::ledger::{FaultPlan, SimulatedServer};
-use stock::{Now, Owner, SaleDefinition, Timestamp};
+use stock::ledger::{FaultPlan, SimulatedLedger, SimulatedServer};
+use stock::{Ledger, Now, Owner, SaleDefinition, SaleId, Timestamp};
 use tokio::time::{Instant, sleep};
 
-use crate::census::Census;
+use crate::census::{CLOCK_STEPPED, Census};
 use crate::machine::Machine;
 use crate::random::Random;
 use crate::trace::Trace;
 
 /// Virtual time 0 as wall clock.
 const EPOCH_MS: u64 = 1_767_225_600_000;
+
+/// How far a clock of the ledger's servers may be behind every other one.
+const BEHIND_MAX_MS: u64 = 300_000;
 
 /// Whose rows the database may refuse.
 const CURSED: &str = "buyer-0";
@@ -44,7 +48,13 @@ pub(crate) struct World {
     /// One for each machine.
     pub(crate) disks: Disks,
     pub(crate) database: SharedConnection,
+    /// The ledger's server with the sale that is bought from.
     pub(crate) server: SimulatedServer,
+    /// The one with the leases and all other sales: the same, or another with a clock and a memory of its own.
+    pub(crate) leases_server: SimulatedServer,
+    /// How far the clocks of the two are ahead of every other one, in this order. They never step back: what waits for a time of a
+    /// sale's server would wait for as long as the step was.
+    ahead_ms: Option<[Arc<AtomicU64>; 2]>,
     pub(crate) sale: SaleDefinition,
     pub(crate) trace: Trace,
     /// Whether the ledger's server may lose its memory.
@@ -80,16 +90,38 @@ impl World {
         let disks: Vec<_> =
             (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
         let replica_lag_max = if forgetful { random.below(9) as usize } else { 0 };
-        let sale = draw_sale(&random);
-        let server =
-            SimulatedServer::with_replica(random.next(), now.clone(), FaultPlan::default(), replica_lag_max);
-        server.set_way_max(Duration::from_millis(*random.pick(&[1, 1, 1, 20, 80])));
+        let way_max = Duration::from_millis(*random.pick(&[1, 1, 1, 20, 80]));
+        let server_by = |now: Now| {
+            let server =
+                SimulatedServer::with_replica(random.next(), now, FaultPlan::default(), replica_lag_max);
+            server.set_way_max(way_max);
+            server
+        };
+        let ahead_ms = (mode == Mode::Outliving && random.chance(400)).then(|| {
+            [(); 2].map(|()| Arc::new(AtomicU64::new(BEHIND_MAX_MS + *random.pick(&[0, 300_000, 600_000]))))
+        });
+        let skewed = |ahead_ms: &Arc<AtomicU64>| -> Now {
+            let (now, ahead_ms) = (now.clone(), ahead_ms.clone());
+            Arc::new(move || now() + ahead_ms.load(Ordering::Relaxed) - BEHIND_MAX_MS)
+        };
+        let (server, leases_server) = match &ahead_ms {
+            Some([sales, leases]) => (server_by(skewed(sales)), server_by(skewed(leases))),
+            None => {
+                let server = server_by(now.clone());
+                (server.clone(), server)
+            }
+        };
+        let sale_skew_ms =
+            ahead_ms.as_ref().map_or(BEHIND_MAX_MS, |[sales, _]| sales.load(Ordering::Relaxed));
+        let sale = draw_sale(&random, EPOCH_MS + sale_skew_ms - BEHIND_MAX_MS);
         Self {
             mode,
             now,
             disks: Arc::new(Mutex::new(disks)),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
             server,
+            leases_server,
+            ahead_ms,
             sale,
             disk_ms_max: *random.pick(&[0, 0, 0, 5, 50, 300, 1_000]),
             late_installs: if forgetful { *random.pick(&[0, 0, 100, 400]) as u32 } else { 0 },
@@ -142,20 +174,54 @@ impl World {
                 Faults::default()
             });
         }
-        self.server.set_late_installs(if faulty { self.late_installs } else { 0 });
         let answers_get_lost = faulty && self.mode == Mode::Outliving && random.chance(800);
         let share = || *random.pick(&[0, 5, 20, 60]) as u32;
-        self.server.set_plan(if answers_get_lost {
-            FaultPlan {
-                refused: share(),
-                answer_lost: share(),
-                late: share(),
-                repeated: share(),
-                slow: share() * 5,
-            }
-        } else {
-            FaultPlan::default()
-        });
+        for server in [&self.server, &self.leases_server] {
+            server.set_late_installs(if faulty { self.late_installs } else { 0 });
+            server.set_plan(if answers_get_lost {
+                FaultPlan {
+                    refused: share(),
+                    answer_lost: share(),
+                    late: share(),
+                    repeated: share(),
+                    slow: share() * 5,
+                }
+            } else {
+                FaultPlan::default()
+            });
+        }
+    }
+
+    /// One process's client of the ledger's servers.
+    pub(crate) fn connect(&self) -> Ledger {
+        let Some(_) = self.ahead_ms else { return Ledger::Simulated(self.server.connect()) };
+        let bought = self.sale.id.clone();
+        let placing = Arc::new(move |sale: &SaleId| usize::from(*sale == bought));
+        let servers = [self.leases_server.clone(), self.server.clone()];
+        Ledger::Simulated(SimulatedLedger::of_several(&servers, placing))
+    }
+
+    /// Faults that struck at the ledger's servers.
+    pub(crate) fn ledger_faults(&self) -> u64 {
+        let others = self.ahead_ms.as_ref().map_or(0, |_| self.leases_server.struck());
+        self.server.struck() + others
+    }
+
+    /// What is under way to the ledger's servers and due arrives.
+    pub(crate) fn settle_servers(&self) {
+        self.server.settle();
+        self.leases_server.settle();
+    }
+
+    /// The clock of one of the ledger's two servers steps, and nobody else's.
+    pub(crate) fn step_a_clock(&self) {
+        let Some([sales, leases]) = &self.ahead_ms else { return };
+        let minutes = self.random.between(1, 5);
+        self.census.saw(CLOCK_STEPPED);
+        let (clock, which) =
+            if self.random.chance(500) { (sales, "the sale") } else { (leases, "the leases") };
+        self.trace.say(format_args!("the clock of the server of {which} steps {minutes} minutes ahead"));
+        clock.fetch_add(minutes * 60_000, Ordering::Relaxed);
     }
 
     /// The ledger's server loses its memory in one of the ways there are.
@@ -178,21 +244,26 @@ impl World {
         if !self.forgetful.get() {
             return;
         }
+        let is_sales = self.ahead_ms.is_none() || self.random.chance(600);
+        let (server, which) =
+            if is_sales { (&self.server, "the sale") } else { (&self.leases_server, "the leases") };
         match self.random.below(3) {
             0 => {
-                self.trace.say(format_args!("the ledger's server restarts and has forgotten everything"));
-                self.server.wipe();
+                self.trace.say(format_args!(
+                    "the ledger's server of {which} restarts and has forgotten everything"
+                ));
+                server.wipe();
             }
             1 => {
-                self.trace.say(format_args!("the ledger's server is flushed"));
-                self.server.flush();
+                self.trace.say(format_args!("the ledger's server of {which} is flushed"));
+                server.flush();
             }
             _ => {
                 let lost = self.random.below(9) as usize;
                 self.trace.say(format_args!(
-                    "a replica of the ledger's server without the last {lost} writes is promoted"
+                    "a replica of the ledger's server of {which} without the last {lost} writes is promoted"
                 ));
-                self.server.fail_over(lost);
+                server.fail_over(lost);
             }
         }
     }
@@ -288,7 +359,8 @@ impl World {
     }
 }
 
-fn draw_sale(random: &Random) -> SaleDefinition {
+/// Opens within two seconds of `now_ms`, a time of its server.
+fn draw_sale(random: &Random, now_ms: u64) -> SaleDefinition {
     SaleDefinition {
         id: "flash".parse().expect("a sale id"),
         item_id: String::new(),
@@ -301,8 +373,8 @@ fn draw_sale(random: &Random) -> SaleDefinition {
         per_user_limit: random.between(1, 3) as u32,
         passes_per_unit: *random.pick(&[0, 0, 2, 10]) as u32,
         pay_within_s: 86_400,
-        starts_at: Timestamp(EPOCH_MS + random.below(2_000)),
-        ends_at: Timestamp(EPOCH_MS + 86_400_000),
+        starts_at: Timestamp(now_ms + random.below(2_000)),
+        ends_at: Timestamp(now_ms + 86_400_000),
         rehearsal: false,
         labels: Default::default(),
     }

@@ -66,6 +66,7 @@ struct Granted<'a> {
 struct Admitted {
     sale: Arc<Sale>,
     user: UserId,
+    /// By the sale's clock.
     now_ms: u64,
 }
 
@@ -187,7 +188,7 @@ impl Api {
         if sale.paused {
             return Err(Problem::Paused.response());
         }
-        let now_ms = gateway.clock.now_ms();
+        let now_ms = sale.now_ms();
         let opens_ms = sale.starts_at_ms.saturating_sub(gateway.opens_before_ms);
         if now_ms < opens_ms {
             return Err(Problem::NotStarted.after_ms(opens_ms - now_ms));

@@ -36,7 +36,7 @@ impl Api {
             Ok(login) => login,
             Err(refusal) => return refusal,
         };
-        let Ok(token) = self.gateway.auth.demo_token(&login.user, self.gateway.clock.now_ms()) else {
+        let Ok(token) = self.gateway.auth.demo_token(&login.user, self.gateway.now_ms()) else {
             return Problem::Internal.response();
         };
         let mut response = json(StatusCode::OK, &Token { token: &token });

@@ -11,6 +11,7 @@ use stock::{LedgerError, OrderId, OrderStatus, Reservation, SaleId, Timestamp, U
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
+use crate::catalog::Sale;
 use crate::ports::{Cancelled, OrderView, PortError, in_time};
 use crate::problem::Problem;
 
@@ -157,9 +158,9 @@ impl Gateway {
 
     /// Whether this instance's log holds a reservation of its own. Until it does, a crash may still take the order back: to show
     /// it would be a promise. An old one that is not remembered has long been appended, or recovery would be at work.
-    fn has_kept(&self, reservation: &Reservation) -> bool {
+    fn has_kept(&self, sale: &Sale, reservation: &Reservation) -> bool {
         self.progress.position_of(reservation.order_id).is_some()
-            || self.recovered() && reservation.reserved_at_ms + KEPT_AFTER_MS <= self.clock.now_ms()
+            || self.recovered() && reservation.reserved_at_ms + KEPT_AFTER_MS <= sale.now_ms()
     }
 
     /// The order as its user may see it.
@@ -183,7 +184,7 @@ impl Gateway {
                     if reservation.user != *user {
                         return Err(NotShown::None);
                     }
-                    if owner == self.parts.owner && !self.has_kept(&reservation) {
+                    if owner == self.parts.owner && !self.has_kept(sale, &reservation) {
                         return Err(NotShown::Unknown);
                     }
                     return Ok(OrderDocument {

@@ -25,7 +25,18 @@ impl Api {
         }
     }
 
-    pub(super) fn time(&self) -> Reply {
-        json(StatusCode::OK, &Time { now: Timestamp(self.gateway.clock.now_ms()) })
+    /// The clock of the sale that is named, or the one of what belongs to no sale.
+    pub(super) fn time(&self, query: Option<&str>) -> Reply {
+        let members = query.unwrap_or_default().split('&');
+        let mut sales = members.filter_map(|member| member.strip_prefix("sale="));
+        let now_ms = match (sales.next(), sales.next()) {
+            (None, _) => self.gateway.now_ms(),
+            (Some(sale), None) => match self.gateway.catalog.offer().sale(sale) {
+                Some(sale) => sale.now_ms(),
+                None => return Problem::UnknownSale.response(),
+            },
+            (Some(_), Some(_)) => return Problem::BadRequest.because("sale is there more than once"),
+        };
+        json(StatusCode::OK, &Time { now: Timestamp(now_ms) })
     }
 }

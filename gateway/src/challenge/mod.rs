@@ -133,16 +133,19 @@ pub struct Challenges {
     pool: Pool,
     tries: Tries,
     random: Random,
+    /// What pictures are drawn and asked for by. Every gateway of these secrets goes by the same clock.
+    now: Now,
 }
 
 impl Challenges {
     /// `secrets` are (id, secret) pairs: the first one signs, all of them verify. The keys used here are derived from them
-    /// by labels of their own, so the secrets may sign other things too. Gateways that share the secrets share the questions.
+    /// by labels of their own, so the secrets may sign other things too. Gateways that share the secrets share the questions, and
+    /// have to share the clock `now` of the pictures, too: a serial that another one has not drawn cannot be looked at there.
     ///
     /// # Panics
     /// Without any secret: nothing could be signed.
     #[must_use]
-    pub fn new(options: ChallengeOptions, secrets: &[(String, Vec<u8>)], random: Random) -> Self {
+    pub fn new(options: ChallengeOptions, secrets: &[(String, Vec<u8>)], random: Random, now: Now) -> Self {
         assert!(!secrets.is_empty(), "questions need at least one secret");
         let options = ChallengeOptions { pow_bits: options.pow_bits.min(puzzle::BITS_MAX), ..options };
         Self {
@@ -151,14 +154,16 @@ impl Challenges {
             tries: Tries::new(options.tries_max, options.answered_max),
             options,
             random,
+            now,
         }
     }
 
-    /// A question of the configured kind. While no picture is drawn yet (before [`Self::ready`]) it is a proof of work.
+    /// A question of the configured kind, which expires by the sale's clock: `now_ms` is its time. While no picture is drawn yet
+    /// (before [`Self::ready`]) it is a proof of work.
     #[must_use]
     pub fn issue(&self, sale: &SaleId, user: &UserId, now_ms: u64) -> IssuedChallenge {
         let serial = match self.options.kind {
-            Kind::Image => self.pool.pick(now_ms, (self.random)()),
+            Kind::Image => self.pool.pick((self.now)(), (self.random)()),
             Kind::ProofOfWork => None,
         };
         match serial {
@@ -236,18 +241,18 @@ impl Challenges {
     }
 
     /// Draws at most one picture that is due (a few milliseconds of CPU). True while more are due.
-    pub fn step(&self, now_ms: u64) -> bool {
-        self.options.kind == Kind::Image && self.pool.step(self.keys.answer_key(), now_ms)
+    pub fn step(&self) -> bool {
+        self.options.kind == Kind::Image && self.pool.step(self.keys.answer_key(), (self.now)())
     }
 
     /// Fills the pool and keeps rotating it; never returns. Each poll may draw for some milliseconds: drive it on a thread that
     /// serves no sockets.
-    pub async fn run(&self, now: Now) {
+    pub async fn run(&self) {
         if self.options.kind != Kind::Image {
             std::future::pending::<()>().await;
         }
         loop {
-            if self.step(now()) {
+            if self.step() {
                 tokio::task::yield_now().await;
             } else {
                 tokio::time::sleep(Duration::from_millis(self.pool.period_ms())).await;

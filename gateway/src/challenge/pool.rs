@@ -1,9 +1,9 @@
 //! The pool of pictures: drawn ahead, shared by all askers, slowly rotated. Owns what a picture says and how it looks.
 //!
-//! Serial numbers count periods of wall-clock time, and an answer follows from key and serial alone: every gateway with the
-//! same secret draws the same answers at the same time, so any of them can serve and judge a question asked by another.
-//! Of the window of `size` serials that ends now, the newest eighth is drawn but not asked yet (another gateway's clock may be
-//! a little behind), the oldest quarter is no longer asked but still served: its last questions are being answered.
+//! Serial numbers count periods of the one clock that the gateways share, and an answer follows from key and serial alone: every
+//! gateway with the same secret draws the same answers at the same time, so any of them can serve and judge a question asked by
+//! another. Of the window of `size` serials that ends now, the newest eighth is drawn but not asked yet (another gateway's
+//! reading of the clock may be a little behind), the oldest quarter is no longer asked but still served: its last questions are being answered.
 
 use std::sync::Arc;
 

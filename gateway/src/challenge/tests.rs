@@ -25,9 +25,18 @@ fn secrets(ids: &[&str]) -> Vec<(String, Vec<u8>)> {
 }
 
 fn challenges(kind: Kind, ids: &[&str]) -> Challenges {
+    drawn(kind, ids, Arc::new(|| NOW_MS))
+}
+
+/// Pictures by this clock.
+fn pictures(now: stock::Now) -> Challenges {
+    drawn(Kind::Image, &["k1"], now)
+}
+
+fn drawn(kind: Kind, ids: &[&str], now: stock::Now) -> Challenges {
     let options = ChallengeOptions { kind, pow_bits: 8, pool_size: 16, ..ChallengeOptions::default() };
-    let challenges = Challenges::new(options, &secrets(ids), seeded());
-    while challenges.step(NOW_MS) {}
+    let challenges = Challenges::new(options, &secrets(ids), seeded(), now);
+    while challenges.step() {}
     challenges
 }
 
@@ -132,7 +141,7 @@ fn no_altered_truncated_or_lengthened_token_is_accepted() {
 #[test]
 fn proof_of_work_is_solved_and_bound() {
     let challenges = challenges(Kind::ProofOfWork, &["k1"]);
-    assert!(challenges.ready() && !challenges.step(NOW_MS));
+    assert!(challenges.ready() && !challenges.step());
     let issued = challenges.issue(&sale(), &user("ann"), NOW_MS);
     let puzzle = issued.puzzle.clone().unwrap();
     assert_eq!((puzzle.algorithm, puzzle.bits, issued.kind), ("sha256", 8, Kind::ProofOfWork));
@@ -157,11 +166,11 @@ fn whoever_cannot_see_works_a_little_longer() {
 #[test]
 fn before_the_first_picture_the_question_is_work() {
     let options = ChallengeOptions { pool_size: 16, ..ChallengeOptions::default() };
-    let challenges = Challenges::new(options, &secrets(&["k1"]), seeded());
+    let challenges = Challenges::new(options, &secrets(&["k1"]), seeded(), Arc::new(|| NOW_MS));
     assert!(!challenges.ready());
     assert_eq!(challenges.issue(&sale(), &user("ann"), NOW_MS).kind, Kind::ProofOfWork);
     for _ in 0..8 {
-        challenges.step(NOW_MS);
+        challenges.step();
     }
     assert!(challenges.ready());
     assert_eq!(challenges.issue(&sale(), &user("ann"), NOW_MS).kind, Kind::Image);
@@ -176,6 +185,21 @@ fn another_gateway_serves_and_judges_the_same_question() {
     assert!(there.image(url.rsplit('/').next().unwrap()).is_some());
     let right = answer_of(&here, &issued);
     assert_eq!(there.check(&issued.challenge, &right, &sale(), &user("ann"), NOW_MS), Ok(()));
+}
+
+#[test]
+fn pictures_are_asked_for_by_the_clock_that_they_are_drawn_by() {
+    let challenges = pictures(Arc::new(|| NOW_MS));
+    let five_minutes_ms = 300_000;
+    for sale_ms in [NOW_MS - five_minutes_ms, NOW_MS, NOW_MS + five_minutes_ms] {
+        let issued = challenges.issue(&sale(), &user("ann"), sale_ms);
+        let url = issued.image_url.unwrap();
+        assert!(
+            challenges.image(url.rsplit('/').next().unwrap()).is_some(),
+            "drawn, whatever time the sale has"
+        );
+        assert_eq!(issued.expires_at_ms, sale_ms + 120_000, "the question itself goes by the sale's clock");
+    }
 }
 
 #[test]
@@ -204,11 +228,11 @@ fn askers_cost_no_drawing_and_share_the_pool() {
 
 #[tokio::test(start_paused = true)]
 async fn run_fills_and_rotates_by_the_injected_clock() {
-    let challenges = challenges(Kind::Image, &["k1"]);
-    let before = challenges.issue(&sale(), &user("ann"), NOW_MS).image_url.unwrap();
     let start = tokio::time::Instant::now();
     let now: stock::Now = Arc::new(move || NOW_MS + start.elapsed().as_millis() as u64);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(600), challenges.run(now)).await;
+    let challenges = pictures(now);
+    let before = challenges.issue(&sale(), &user("ann"), NOW_MS).image_url.unwrap();
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(600), challenges.run()).await;
     assert_eq!(challenges.pool.len(), 16);
     assert!(challenges.image(before.rsplit('/').next().unwrap()).is_none());
 }

@@ -186,7 +186,6 @@ impl Purchases {
 
 /// One ledger call for all of `batch`.
 async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) -> Reserved {
-    let deadline_ms = parts.clock.now_ms() + BATCH_DEADLINE_MS;
     let mut requests = Vec::with_capacity(batch.len());
     let mut asked = Vec::with_capacity(batch.len());
     for Waiting { request, permit, payload_bytes, slot, since, answer } in batch {
@@ -194,12 +193,18 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
         asked.push(Asked { order_id: request.order_id, permit, payload_bytes, told });
         requests.push(request);
     }
+    let under_way = parts.seat.enter(sale.epoch);
+    // A server that never told its time has no deadlines: one by a guess would lie anywhere.
+    let server = sale.clock.server();
+    let knows_time = parts.clocks.knows(server) || parts.clocks.refresh(&parts.stock, server).await.is_ok();
+    let deadline_ms = sale.now_ms() + BATCH_DEADLINE_MS;
     let batch =
         ReserveBatch { sale: sale.id.clone(), epoch: sale.epoch, deadline_ms, owner: parts.owner, requests };
-    let under_way = parts.seat.enter(batch.epoch);
     let result = if under_way.is_none() {
         // A newer life has begun, and the catalog will name it in a moment.
         Err(LedgerError::Closed)
+    } else if !knows_time {
+        Err(LedgerError::Unavailable("it does not tell the time".into()))
     } else if hit("gateway.reserving") {
         Err(LedgerError::Unavailable("failpoint".into()))
     } else {
@@ -282,7 +287,7 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
             ReserveOutcome::PassUsed => PurchaseAnswer::PassUsed { order_id },
             ReserveOutcome::Paused => PurchaseAnswer::Paused,
             ReserveOutcome::NotStarted => {
-                PurchaseAnswer::NotStarted { wait_ms: sale.starts_at_ms.saturating_sub(parts.clock.now_ms()) }
+                PurchaseAnswer::NotStarted { wait_ms: sale.starts_at_ms.saturating_sub(sale.now_ms()) }
             }
             ReserveOutcome::Ended => PurchaseAnswer::Ended,
             ReserveOutcome::LimitReached => PurchaseAnswer::LimitReached,

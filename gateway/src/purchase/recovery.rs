@@ -17,17 +17,19 @@ use queue::failpoint::hit;
 use stock::ledger::BATCH_MAX;
 use stock::{LedgerError, OrderId, Owner, Reservation, SaleId, UnderWay};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::{BATCH_DEADLINE_MS, PurchaseParts, batch};
 
 /// First and longest pause after a recovery that failed.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Longest sleep towards a moment of ledger time before the ledger's clock is looked at again.
+/// Longest sleep towards a moment of a server's time before its clock is looked at again.
 const WAIT_STEP: Duration = Duration::from_millis(500);
 /// How often the reservations of the dead are looked at.
 const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which sales are to be looked at, and not before which ledger time.
+/// Which sales are to be looked at, and not before which time of the server that holds each. Where a sale has moved since that was
+/// asked for, the wait is wrong by what the two clocks differ: then it is over early or late, and the look itself is harmless.
 #[derive(Default)]
 pub struct Recovery {
     wanted: Mutex<BTreeMap<SaleId, Wanted>>,
@@ -44,6 +46,10 @@ struct Wanted {
     last_ms: u64,
     /// Requests so far: one that came during a look is not met by it.
     requests: u64,
+    /// After a look that failed: how long the next one is put off, and until when. Other sales, which may live on another
+    /// server, do not wait for it.
+    pause: Duration,
+    paused_until: Option<Instant>,
 }
 
 /// Why a sale's recovery has to be tried again.
@@ -60,7 +66,7 @@ enum Unfinished {
 }
 
 impl Recovery {
-    /// Look at `sale` once ledger time has reached `not_before_ms`.
+    /// Look at `sale` once the clock of its server has reached `not_before_ms`.
     pub fn request(&self, sale: &SaleId, not_before_ms: u64) {
         let mut wanted = self.wanted.lock();
         wanted
@@ -70,7 +76,13 @@ impl Recovery {
                 w.last_ms = w.last_ms.max(not_before_ms);
                 w.requests += 1;
             })
-            .or_insert(Wanted { first_ms: not_before_ms, last_ms: not_before_ms, requests: 1 });
+            .or_insert(Wanted {
+                first_ms: not_before_ms,
+                last_ms: not_before_ms,
+                requests: 1,
+                pause: BACK_OFF.0,
+                paused_until: None,
+            });
         drop(wanted);
         self.wake.notify_one();
     }
@@ -81,14 +93,24 @@ impl Recovery {
         self.begun.load(Ordering::Acquire) && self.wanted.lock().is_empty()
     }
 
-    fn soonest(&self) -> Option<(SaleId, Wanted)> {
-        self.wanted.lock().iter().min_by_key(|(_, w)| w.first_ms).map(|(sale, w)| (sale.clone(), *w))
+    /// The sale that is due first, each by its own clock, and how long that is from now.
+    fn soonest(&self, now_ms: impl Fn(&SaleId) -> u64) -> Option<(SaleId, Wanted, Duration)> {
+        let wait = |sale: &SaleId, w: &Wanted| {
+            let paused = w
+                .paused_until
+                .map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+            paused.max(Duration::from_millis(w.first_ms.saturating_sub(now_ms(sale))))
+        };
+        let wanted = self.wanted.lock();
+        let waits = wanted.iter().map(|(sale, w)| (wait(sale, w), sale, w));
+        waits.min_by_key(|(wait, ..)| *wait).map(|(wait, sale, w)| (sale.clone(), *w, wait))
     }
 
     /// What was wanted up to `looked_at_ms` is done; what was wanted later, or meanwhile, stays.
     fn done(&self, sale: &SaleId, looked: Wanted, looked_at_ms: u64) {
         let mut wanted = self.wanted.lock();
         let Some(w) = wanted.get_mut(sale) else { return };
+        (w.pause, w.paused_until) = (BACK_OFF.0, None);
         if w.requests != looked.requests {
             return;
         }
@@ -96,6 +118,14 @@ impl Recovery {
             wanted.remove(sale);
         } else {
             w.first_ms = w.last_ms;
+        }
+    }
+
+    /// The look failed: the next one comes after a pause, a longer one each time.
+    fn failed(&self, sale: &SaleId) {
+        if let Some(w) = self.wanted.lock().get_mut(sale) {
+            w.paused_until = Some(Instant::now() + w.pause);
+            w.pause = (w.pause * 2).min(BACK_OFF.1);
         }
     }
 }
@@ -123,66 +153,73 @@ async fn recover_for_ever(parts: &PurchaseParts) {
 
     let mut offers = parts.catalog.subscribe();
     let mut seen = BTreeSet::new();
-    let mut pause = BACK_OFF.0;
     loop {
         offers.mark_unchanged();
-        look_at_new_sales(parts, &mut seen);
-        parts.recovery.begun.store(true, Ordering::Release);
-        let Some((sale, wanted)) = parts.recovery.soonest() else {
-            tokio::select! {
-                biased;
-                () = parts.recovery.wake.notified() => {}
-                _ = offers.changed() => {}
+        if look_at_new_sales(parts, &mut seen).await {
+            parts.recovery.begun.store(true, Ordering::Release);
+        }
+        let now_ms = |sale: &SaleId| parts.clocks.now_ms(parts.stock.server_of(sale));
+        let (sale, wanted) = match parts.recovery.soonest(now_ms) {
+            Some((sale, wanted, Duration::ZERO)) => (sale, wanted),
+            later => {
+                // In steps, since the ledger's clocks may move meanwhile.
+                let step = later.map_or(WAIT_STEP, |(.., wait)| wait.min(WAIT_STEP));
+                tokio::select! {
+                    biased;
+                    () = parts.recovery.wake.notified() => {}
+                    _ = offers.changed() => {}
+                    () = tokio::time::sleep(step) => {}
+                }
+                continue;
             }
-            continue;
         };
-        match recover_when_due(parts, &sale, wanted).await {
-            Ok(Some(looked_at_ms)) => {
-                parts.recovery.done(&sale, wanted, looked_at_ms);
-                pause = BACK_OFF.0;
-            }
-            // Not yet: something sooner may have been asked for meanwhile.
+        match recover_if_due(parts, &sale, wanted).await {
+            Ok(Some(looked_at_ms)) => parts.recovery.done(&sale, wanted, looked_at_ms),
+            // Not yet by the server's own clock, which is known better now.
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%sale, %error, "the owner's recovery is not finished; trying again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(BACK_OFF.1);
+                parts.recovery.failed(&sale);
             }
         }
     }
 }
 
-fn look_at_new_sales(parts: &PurchaseParts, seen: &mut BTreeSet<SaleId>) {
-    let offer = parts.catalog.offer();
-    let on_offer: BTreeSet<SaleId> = offer.sales().iter().map(|sale| sale.id.clone()).collect();
-    let now_ms = parts.clock.now_ms();
-    for sale in on_offer.difference(seen) {
+/// Whether every sale on offer is seen now: one whose server does not tell its time is not, since "later" would be a guess.
+async fn look_at_new_sales(parts: &PurchaseParts, seen: &mut BTreeSet<SaleId>) -> bool {
+    let offer = parts.catalog.offer_whole();
+    seen.retain(|sale| offer.sale(sale.as_str()).is_some());
+    let mut silent = BTreeSet::new();
+    for sale in offer.sales().iter().filter(|sale| !seen.contains(&sale.id)).collect::<Vec<_>>() {
+        let server = sale.clock.server();
+        if silent.contains(&server) {
+            continue;
+        }
+        if !parts.clocks.knows(server) && parts.clocks.refresh(&parts.stock, server).await.is_err() {
+            silent.insert(server);
+            continue;
+        }
         // Now for what a crash left; later for a call of an earlier life that may still be executed until its deadline.
-        parts.recovery.request(sale, 0);
-        parts.recovery.request(sale, now_ms + BATCH_DEADLINE_MS + 1);
+        parts.recovery.request(&sale.id, 0);
+        parts.recovery.request(&sale.id, sale.now_ms() + BATCH_DEADLINE_MS + 1);
+        seen.insert(sale.id.clone());
     }
-    *seen = on_offer;
+    silent.is_empty()
 }
 
-/// Recovers `sale` if it is due and says at which ledger time it looked; otherwise sleeps a step towards it.
-async fn recover_when_due(
+/// Recovers `sale` if it is due, and says at which time of its server it looked.
+async fn recover_if_due(
     parts: &PurchaseParts,
     sale: &SaleId,
     wanted: Wanted,
 ) -> Result<Option<u64>, Unfinished> {
-    // The ledger's own clock decides, since it is the one that the deadline is checked by.
-    let ledger_ms = parts.stock.now_ms().await?;
-    if let wait_ms @ 1.. = wanted.first_ms.saturating_sub(ledger_ms) {
-        let step = WAIT_STEP.min(Duration::from_millis(wait_ms));
-        tokio::select! {
-            biased;
-            () = parts.recovery.wake.notified() => {}
-            () = tokio::time::sleep(step) => {}
-        }
+    // The server's own clock decides, since it is the one that the deadline is checked by.
+    let told_ms = parts.clocks.refresh(&parts.stock, parts.stock.server_of(sale)).await?;
+    if told_ms < wanted.first_ms {
         return Ok(None);
     }
     recover(parts, sale, parts.owner).await?;
-    Ok(Some(ledger_ms))
+    Ok(Some(told_ms))
 }
 
 /// Appends what the ledger holds for instances that are taken for dead, as long as they are.

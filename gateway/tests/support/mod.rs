@@ -1,7 +1,8 @@
 //! A real gateway on free loopback ports: embedded stock, a disk queue in a temporary directory, books over a map.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of it")]
 
 pub(crate) mod http;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use stock::{
 };
 
 pub use http::{Answer, Connection};
+pub use tokens::{bearer, token};
 
 pub const SALE: &str = "demo";
 pub const ADMIN_TOKEN: &str = "the-operators-token";
@@ -50,6 +52,10 @@ pub struct Options {
     pub segment_bytes: u64,
     pub ring_bytes: usize,
     pub storage: Storage,
+    /// Instead of an embedded one that goes by the wall clock.
+    pub ledger: Option<Ledger>,
+    /// The process's wall clock.
+    pub wall: stock::Now,
 }
 
 impl Default for Options {
@@ -82,6 +88,8 @@ impl Default for Options {
             segment_bytes: 4 << 20,
             ring_bytes: 8 << 20,
             storage: Storage::Real,
+            ledger: None,
+            wall: Arc::new(now_ms),
         }
     }
 }
@@ -117,7 +125,7 @@ impl Site {
     pub fn start(options: Options) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut registry = Registry::default();
-        let now: stock::Now = Arc::new(now_ms);
+        let now = options.wall;
         let mut disk = DiskOptions::new(directory.path().join("queue"), now.clone());
         disk.backlog_max = options.backlog_max;
         disk.segment_bytes = options.segment_bytes;
@@ -127,7 +135,8 @@ impl Site {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let topic = runtime.block_on(queue.topic("floodgate-orders")).expect("a topic");
         drop(runtime.block_on(topic.group(DRAIN_GROUP, StartAt::Oldest)).expect("a group"));
-        let ledger = Ledger::Embedded(EmbeddedLedger::new(now.clone()));
+        let embedded = || Ledger::Embedded(EmbeddedLedger::new(now.clone()));
+        let ledger = options.ledger.unwrap_or_else(embedded);
         let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(9)), &mut registry));
         let books = Arc::new(MapBooks::new(stock.clone()));
         let seed = AtomicU64::new(1);
@@ -249,23 +258,6 @@ impl Site {
         let running = self.running.take().expect("running");
         self.runtime.block_on(running.shutdown())
     }
-}
-
-/// A token as an operator's login would make it.
-pub fn token(user: &str) -> String {
-    use base64::Engine;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use hmac::{Hmac, Mac};
-    let part = |v: serde_json::Value| URL_SAFE_NO_PAD.encode(v.to_string());
-    let header = part(serde_json::json!({"alg": "HS256", "typ": "JWT"}));
-    let claims = part(serde_json::json!({"sub": user, "exp": now_ms() / 1_000 + 3_600}));
-    let mut mac = <Hmac<sha2::Sha256> as Mac>::new_from_slice(JWT_SECRET.as_bytes()).expect("any length");
-    mac.update(format!("{header}.{claims}").as_bytes());
-    format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
-}
-
-pub fn bearer(user: &str) -> String {
-    format!("Bearer {}", token(user))
 }
 
 /// Books over a map: what the database would be, as far as the gateway can tell.

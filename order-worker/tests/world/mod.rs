@@ -62,6 +62,16 @@ impl World {
         Self::with(SharedConnection::open(file).unwrap(), now_ms, database)
     }
 
+    /// The ledger is on a machine whose clock is so far behind everybody else's.
+    pub(crate) fn with_slow_ledger(behind_ms: u64) -> Self {
+        let world = Self::new();
+        let now = world.now();
+        let ledger = Ledger::Embedded(EmbeddedLedger::new(Arc::new(move || now() - behind_ms)));
+        let flag = Flag::Embedded(EmbeddedFlag::new(1));
+        let stock = Arc::new(Stock::new(ledger, flag, &mut Registry::default()));
+        Self { stock, ..world }
+    }
+
     fn over(connection: SharedConnection, now_ms: Arc<AtomicU64>) -> Self {
         let database = Database::over_connection(connection.clone(), clock(&now_ms)).unwrap();
         Self::with(connection, now_ms, database)

@@ -25,8 +25,12 @@
 //! - MUST answer [`LedgerError::Foreign`], with nothing carried out, to any call on a sale whose state another deployment installed, at
 //!   whatever epoch; [`Ledger::adopt`] alone takes such a state, and what it leaves answers `Amnesia` until an install, at any
 //!   epoch, replaces it. A state that names no deployment (an older version installed it) is everybody's until `open` ties it;
-//! - MUST hold a lease by the ledger's clock: the last renewal decides until when. Leases belong to no sale, move nothing and
-//!   may be forgotten with the rest: an absent one says that nobody renewed it, not that somebody died.
+//! - MUST hold a lease by the clock of the server that holds the leases: the last renewal decides until when. Leases belong to no
+//!   sale, move nothing and may be forgotten with the rest: an absent one says that nobody renewed it, not that somebody died;
+//! - MUST name the server that holds a sale and the one that holds the leases, without I/O, and judge every call on a sale by that
+//!   server's one clock. "The ledger's clock" above is always that one. Clocks of two servers may differ by any amount and step
+//!   each for itself: a time of one MUST never be compared with a time of another. A sale may move to another server (a
+//!   cluster's slot): who keeps a sale's server asks again every second.
 //!
 //! A lost answer is [`LedgerError::Uncertain`]: the caller may repeat the call, which is harmless.
 
@@ -41,7 +45,7 @@ mod simulated;
 pub use self::redis::RedisLedger;
 pub use embedded::EmbeddedLedger;
 #[cfg(feature = "simulation")]
-pub use simulated::{FaultPlan, Happened, Opening, SimulatedLedger, SimulatedServer};
+pub use simulated::{FaultPlan, Happened, Opening, Placing, SimulatedLedger, SimulatedServer};
 
 use crate::{FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
@@ -75,18 +79,42 @@ macro_rules! adapter {
 /// Every method: [`LedgerError`]. After [`LedgerError::Uncertain`] the same call may be repeated; every other error says that
 /// nothing was carried out.
 impl Ledger {
-    /// Ledger time, milliseconds since the Unix epoch.
-    pub async fn now_ms(&self) -> Result<u64, LedgerError> {
-        adapter!(self.now_ms())
+    /// The server that holds `sale`, and whose clock its deadlines, window and passes go by. Asks nobody.
+    #[must_use]
+    pub fn server_of(&self, sale: &SaleId) -> LedgerServer {
+        match self {
+            #[cfg(feature = "simulation")]
+            Self::Simulated(ledger) => ledger.server_of(sale),
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => LedgerServer::FIRST,
+            Self::Embedded(_) => LedgerServer::FIRST,
+        }
     }
 
-    /// Whether a reservation could be written now: an adapter whose memory is full or whose server takes no writes says no,
-    /// though it still tells the time.
-    pub async fn ready(&self) -> Result<(), LedgerError> {
+    /// The server that holds the leases. Its clock serves for whatever belongs to no sale. Asks nobody.
+    #[must_use]
+    pub fn leases_server(&self) -> LedgerServer {
+        LedgerServer::FIRST
+    }
+
+    /// The time of one server, milliseconds since the Unix epoch.
+    pub async fn now_ms(&self, server: LedgerServer) -> Result<u64, LedgerError> {
+        match self {
+            Self::Embedded(ledger) => ledger.now_ms(),
+            #[cfg(feature = "redis")]
+            Self::Redis(ledger) => ledger.now_ms().await,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(ledger) => ledger.now_ms(server).await,
+        }
+    }
+
+    /// Whether one server could write a reservation now: one whose memory is full or that takes no writes says no, though it still
+    /// tells the time.
+    pub async fn ready(&self, server: LedgerServer) -> Result<(), LedgerError> {
         match self {
             #[cfg(feature = "redis")]
             Self::Redis(ledger) => ledger.ready().await,
-            other => other.now_ms().await.map(drop),
+            other => other.now_ms(server).await.map(drop),
         }
     }
 
@@ -175,7 +203,7 @@ impl Ledger {
         adapter!(self.adopt(sale))
     }
 
-    /// Renews the lease of an instance: until ledger time now + `ttl_ms` it counts as alive. Answers ledger time.
+    /// Renews the lease of an instance: until `ttl_ms` from now it counts as alive. Answers the time of the leases' server.
     pub async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
         adapter!(self.renew_lease(owner, ttl_ms))
     }
@@ -185,10 +213,33 @@ impl Ledger {
         adapter!(self.end_lease(owner))
     }
 
-    /// Ledger time, and by owner every lease that has not ended with the time at which it will. An owner that is absent has
-    /// none.
+    /// The time of the leases' server, and by owner every lease that has not ended with the time at which it will. An owner that
+    /// is absent has none.
     pub async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
         adapter!(self.leases())
+    }
+}
+
+/// One of the ledger's servers, by a small number that the adapter gives it: whose clock a time belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LedgerServer(u8);
+
+impl LedgerServer {
+    /// The first one: the only one of a ledger on one server.
+    pub const FIRST: Self = Self(0);
+    /// Most servers of a ledger.
+    pub const COUNT_MAX: usize = 256;
+
+    /// Below [`Self::COUNT_MAX`]: a place in a table, and what [`Self::numbered`] takes.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The server of this number.
+    #[must_use]
+    pub fn numbered(number: u8) -> Self {
+        Self(number)
     }
 }
 
@@ -199,7 +250,7 @@ pub struct ReserveBatch {
     pub sale: SaleId,
     /// The ledger life that the caller knows; another one refuses the batch.
     pub epoch: u64,
-    /// Ledger time past which nothing of it is taken, at most 1 s ahead.
+    /// Time of the sale's server past which nothing of it is taken, at most 1 s ahead.
     pub deadline_ms: u64,
     /// Whose log the winners go to.
     pub owner: Owner,
@@ -262,7 +313,7 @@ pub struct ReserveAnswer {
     pub outcomes: Vec<ReserveOutcome>,
     /// The flag after the batch.
     pub flag: FlagState,
-    /// Ledger time of the batch.
+    /// Time of the batch, by the sale's server.
     pub now_ms: u64,
 }
 
@@ -297,7 +348,7 @@ pub struct GrantRequest {
     pub user: UserId,
     /// The id that a new pass would name.
     pub order_id: OrderId,
-    /// Ledger time at which the pass no longer counts.
+    /// Time of the sale's server at which the pass no longer counts.
     pub expires_at_ms: u64,
 }
 

@@ -1,5 +1,5 @@
 //! A ledger outside the simulated process, as a server would be: it outlives the process, and a seeded plan loses, delays,
-//! repeats and refuses calls. For the seeded simulation only.
+//! repeats and refuses calls. Several of them make one ledger, each with the clock that it was given. For the seeded simulation only.
 //!
 //! A call that was sent executes whether or not its sender still lives; one that was refused never does. Half of the calls are
 //! on the wire at once and arrive in time though their sender stands still; the others only when their sender gets its turn. A
@@ -18,7 +18,7 @@ mod memory;
 
 use super::{IdState, LedgerError};
 use crate::{DeploymentId, Now, OrderId, Owner, SaleId};
-pub use client::SimulatedLedger;
+pub use client::{Placing, SimulatedLedger};
 pub use happened::{Happened, Opening};
 use memory::{Answer, Call, Memory};
 

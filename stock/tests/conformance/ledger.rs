@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+mod clocks;
 mod foreign;
 mod gate;
 mod leases;
@@ -12,7 +13,7 @@ use stock::ledger::{
     GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, ReserveOutcome, ReserveRequest,
     Settlement, Snapshot,
 };
-use stock::{FlagState, LedgerError, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
+use stock::{FlagState, LedgerError, LedgerServer, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
 /// Runs the whole suite on what the factory makes.
 macro_rules! ledger_conformance {
@@ -51,6 +52,9 @@ macro_rules! ledger_conformance {
             a_forgotten_sale_is_unknown,
             a_lease_lasts_as_long_as_it_was_renewed_for,
             a_lease_ends_by_itself_or_by_its_owner,
+            a_sale_goes_by_the_clock_of_its_server,
+            leases_go_by_the_clock_of_theirs,
+            every_server_in_use_is_ready_and_keeps_its_number,
         );
     };
 }
@@ -72,6 +76,7 @@ macro_rules! shared_ledger_conformance {
     };
 }
 
+pub(crate) use clocks::*;
 pub(crate) use foreign::*;
 pub(crate) use gate::*;
 pub(crate) use leases::*;
@@ -93,9 +98,10 @@ impl Sale {
     async fn named(ledger: Ledger, name: &str, total: u32) -> Self {
         // Unique, since adapters may share a server between tests and runs.
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-        let now_ms = ledger.now_ms().await.unwrap();
+        let id: SaleId = format!("{name}-{nanos}").parse().unwrap();
+        let now_ms = ledger.now_ms(ledger.server_of(&id)).await.unwrap();
         let version = SaleVersion {
-            sale: format!("{name}-{nanos}").parse().unwrap(),
+            sale: id,
             version: 1,
             total,
             starts_at_ms: now_ms - HOUR_MS,
@@ -112,6 +118,11 @@ impl Sale {
         let sale = Self::named(ledger, name, total).await;
         sale.install_and_open().await;
         sale
+    }
+
+    /// By the server that holds it.
+    async fn now_ms(&self) -> u64 {
+        self.ledger.now_ms(self.ledger.server_of(self.id())).await.unwrap()
     }
 
     async fn install_and_open(&self) {

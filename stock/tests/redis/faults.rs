@@ -18,7 +18,7 @@ async fn a_restart_that_kept_the_data_is_amnesia_before_the_first_batch() {
     let answer = sale.reserve([3]).await;
     assert!(matches!(answer, Err(LedgerError::Uncertain(_) | LedgerError::Unavailable(_))), "{answer:?}");
     server.restart().unwrap();
-    until("the ledger is back", async || sale.ledger.now_ms().await.ok()).await;
+    until("the ledger is back", async || sale.ledger.now_ms(LedgerServer::FIRST).await.ok()).await;
     let amnesia = LedgerError::Amnesia;
     assert_eq!(sale.reserve([4]).await.unwrap_err(), amnesia);
     assert_eq!(sale.reserve([4, 5]).await.unwrap_err(), amnesia);
@@ -93,7 +93,7 @@ async fn late_scripts_of_a_frozen_server_take_nothing_past_their_deadline() {
     // Carried out late, not merely dropped.
     until("the late scripts ran", async || (calls_of(&server, "evalsha") >= calls_before + 3).then_some(()))
         .await;
-    until("the ledger is back", async || ledger.now_ms().await.ok()).await;
+    until("the ledger is back", async || ledger.now_ms(LedgerServer::FIRST).await.ok()).await;
     assert_eq!(sale.units().await, (1_000, 0, 0), "nothing is taken past the deadline");
 }
 
@@ -129,7 +129,7 @@ async fn a_lost_answer_is_uncertain_and_the_same_ids_get_the_same_answer() {
             answer => panic!("{answer:?}"),
         }
         proxy.drop_replies(false);
-        until("the ledger is back", async || sale.ledger.now_ms().await.ok()).await;
+        until("the ledger is back", async || sale.ledger.now_ms(LedgerServer::FIRST).await.ok()).await;
     }
     assert_eq!(near.units().await, (7, 3, 0), "it was carried out");
     assert!(unavailable(sale.reserve([4]).await), "the connection is not used again");
@@ -169,8 +169,8 @@ async fn full_memory_refuses_reservations_but_not_what_frees_memory() {
     server.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
     assert!(unavailable(sale.reserve([3]).await));
     assert!(unavailable(sale.reserve([3, 4]).await));
-    assert!(unavailable(sale.ledger.ready().await), "not ready");
-    assert!(sale.ledger.now_ms().await.is_ok(), "but it tells the time");
+    assert!(unavailable(sale.ledger.ready(LedgerServer::FIRST).await), "not ready");
+    assert!(sale.ledger.now_ms(LedgerServer::FIRST).await.is_ok(), "but it tells the time");
     sale.ledger.confirm(sale.id(), &sale.settlements([1])).await.unwrap();
     sale.ledger.release(sale.id(), &sale.settlements([2])).await.unwrap();
     let paused = SaleVersion { version: 2, paused: true, ..sale.version.clone() };
@@ -178,7 +178,7 @@ async fn full_memory_refuses_reservations_but_not_what_frees_memory() {
     sale.ledger.renew_lease(OWNER, 1_000).await.unwrap();
     assert_eq!(sale.units().await, (9, 0, 1));
     server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
-    sale.ledger.ready().await.unwrap();
+    sale.ledger.ready(LedgerServer::FIRST).await.unwrap();
     assert_eq!(sale.reserve([3]).await, Ok(vec![ReserveOutcome::Paused]));
 }
 
@@ -194,7 +194,7 @@ async fn a_failing_disk_refuses_reservations() {
     let status = || server.info("rdb_last_bgsave_status").unwrap();
     until("the snapshot failed", async || (status() == "err").then_some(())).await;
     assert!(unavailable(sale.reserve([1]).await));
-    assert!(unavailable(sale.ledger.ready().await));
+    assert!(unavailable(sale.ledger.ready(LedgerServer::FIRST).await));
     assert_eq!(sale.state(1).await, Ok(IdState::Absent));
 }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 use stock::ledger::redis::Patience;
 use stock::ledger::{IdState, ReserveBatch, ReserveOutcome, ReserveRequest, Settlement, Snapshot};
 use stock::{
-    DeploymentId, Ledger, LedgerError, OrderId, Owner, RedisLedger, Reservation, SaleId, SaleVersion,
-    StockConfig, UserId,
+    DeploymentId, Ledger, LedgerError, LedgerServer, OrderId, Owner, RedisLedger, Reservation, SaleId,
+    SaleVersion, StockConfig, UserId,
 };
 use testbed::{AppendFsync, Redis, RedisOptions};
 
@@ -84,7 +84,7 @@ struct Sale {
 impl Sale {
     async fn open(ledger: &Ledger, total: u32) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let now_ms = ledger.now_ms().await.unwrap();
+        let now_ms = ledger.now_ms(LedgerServer::FIRST).await.unwrap();
         let version = SaleVersion {
             sale: format!("sale-{}", NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap(),
             version: 1,

@@ -1,23 +1,39 @@
-//! A process's client of the simulated server: each method of the port becomes one call. Adds nothing to it.
+//! A process's client of the simulated servers: each method of the port becomes one call to the server that the sale lives on.
+//! Adds nothing to it.
+
+use std::fmt;
+use std::sync::Arc;
 
 use super::super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
+    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerServer, ReserveAnswer, ReserveBatch, Settlement,
+    Snapshot,
 };
 use super::SimulatedServer;
 use super::memory::{Answer, Call};
 use crate::{DeploymentId, FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion};
 
+/// Says by sale which of several servers holds it; below their number.
+pub type Placing = Arc<dyn Fn(&SaleId) -> usize + Send + Sync>;
+
 /// One process's client. See [`SimulatedServer`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SimulatedLedger {
-    server: SimulatedServer,
+    /// The first one holds the leases.
+    servers: Arc<[SimulatedServer]>,
+    placing: Placing,
     deployment: DeploymentId,
 }
 
-/// Sends a call and unpacks its kind of answer.
+impl fmt::Debug for SimulatedLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatedLedger").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+/// Sends a call to a server and unpacks its kind of answer.
 macro_rules! ask {
-    ($self:ident, $call:expr => $answer:path) => {
-        match $self.server.call($call, $self.deployment).await? {
+    ($self:ident, $server:expr, $call:expr => $answer:path) => {
+        match $server.call($call, $self.deployment).await? {
             $answer(answer) => Ok(answer),
             other => unreachable!("each call has one kind of answer, not {other:?}"),
         }
@@ -26,15 +42,36 @@ macro_rules! ask {
 
 impl SimulatedLedger {
     pub(super) fn new(server: SimulatedServer, deployment: DeploymentId) -> Self {
-        Self { server, deployment }
+        Self { servers: Arc::new([server]), placing: Arc::new(|_| 0), deployment }
     }
 
-    pub(in super::super) async fn now_ms(&self) -> Result<u64, LedgerError> {
-        ask!(self, Call::Now => Answer::Now)
+    /// A ledger of several servers, each with a clock, a memory and faults of its own. The first one holds the leases.
+    #[must_use]
+    pub fn of_several(servers: &[SimulatedServer], placing: Placing) -> Self {
+        assert!((1..=LedgerServer::COUNT_MAX).contains(&servers.len()), "{} servers", servers.len());
+        Self { servers: servers.into(), placing, deployment: DeploymentId(1) }
+    }
+
+    pub(in super::super) fn server_of(&self, sale: &SaleId) -> LedgerServer {
+        let number = u8::try_from((self.placing)(sale)).expect("a ledger has at most 256 servers");
+        LedgerServer::numbered(number)
+    }
+
+    /// The server that holds `sale`.
+    fn of(&self, sale: &SaleId) -> &SimulatedServer {
+        &self.servers[usize::from(self.server_of(sale).number())]
+    }
+
+    fn leases_server(&self) -> &SimulatedServer {
+        &self.servers[usize::from(LedgerServer::FIRST.number())]
+    }
+
+    pub(in super::super) async fn now_ms(&self, server: LedgerServer) -> Result<u64, LedgerError> {
+        ask!(self, self.servers[usize::from(server.number())], Call::Now => Answer::Now)
     }
 
     pub(in super::super) async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
-        ask!(self, Call::Reserve(batch.clone()) => Answer::Reserve)
+        ask!(self, self.of(&batch.sale), Call::Reserve(batch.clone()) => Answer::Reserve)
     }
 
     pub(in super::super) async fn grant(
@@ -43,7 +80,7 @@ impl SimulatedLedger {
         epoch: u64,
         request: &GrantRequest,
     ) -> Result<(GrantOutcome, FlagState), LedgerError> {
-        ask!(self, Call::Grant(sale.clone(), epoch, request.clone()) => Answer::Grant)
+        ask!(self, self.of(sale), Call::Grant(sale.clone(), epoch, request.clone()) => Answer::Grant)
     }
 
     pub(in super::super) async fn confirm(
@@ -51,7 +88,7 @@ impl SimulatedLedger {
         sale: &SaleId,
         settled: &[Settlement],
     ) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::Confirm(sale.clone(), settled.to_vec()) => Answer::Flag)
+        ask!(self, self.of(sale), Call::Confirm(sale.clone(), settled.to_vec()) => Answer::Flag)
     }
 
     pub(in super::super) async fn release(
@@ -59,7 +96,7 @@ impl SimulatedLedger {
         sale: &SaleId,
         settled: &[Settlement],
     ) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::Release(sale.clone(), settled.to_vec()) => Answer::Flag)
+        ask!(self, self.of(sale), Call::Release(sale.clone(), settled.to_vec()) => Answer::Flag)
     }
 
     pub(in super::super) async fn states(
@@ -67,7 +104,7 @@ impl SimulatedLedger {
         sale: &SaleId,
         ids: &[OrderId],
     ) -> Result<Vec<IdState>, LedgerError> {
-        ask!(self, Call::States(sale.clone(), ids.to_vec()) => Answer::States)
+        ask!(self, self.of(sale), Call::States(sale.clone(), ids.to_vec()) => Answer::States)
     }
 
     pub(in super::super) async fn pending(
@@ -77,15 +114,15 @@ impl SimulatedLedger {
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
-        ask!(self, Call::Pending(sale.clone(), owner, after, limit) => Answer::Pending)
+        ask!(self, self.of(sale), Call::Pending(sale.clone(), owner, after, limit) => Answer::Pending)
     }
 
     pub(in super::super) async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
-        ask!(self, Call::Snapshot(sale.clone()) => Answer::Snapshot)
+        ask!(self, self.of(sale), Call::Snapshot(sale.clone()) => Answer::Snapshot)
     }
 
     pub(in super::super) async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::PushSale(version.clone()) => Answer::Flag)
+        ask!(self, self.of(&version.sale), Call::PushSale(version.clone()) => Answer::Flag)
     }
 
     pub(in super::super) async fn install(
@@ -93,7 +130,7 @@ impl SimulatedLedger {
         version: &SaleVersion,
         epoch: u64,
     ) -> Result<(), LedgerError> {
-        ask!(self, Call::Install(version.clone(), epoch) => Answer::Done)
+        ask!(self, self.of(&version.sale), Call::Install(version.clone(), epoch) => Answer::Done)
     }
 
     pub(in super::super) async fn restore(
@@ -103,30 +140,30 @@ impl SimulatedLedger {
         owner: Owner,
         reservations: &[Reservation],
     ) -> Result<(), LedgerError> {
-        ask!(self, Call::Restore(sale.clone(), epoch, owner, reservations.to_vec()) => Answer::Done)
+        ask!(self, self.of(sale), Call::Restore(sale.clone(), epoch, owner, reservations.to_vec()) => Answer::Done)
     }
 
     pub(in super::super) async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
-        ask!(self, Call::Open(sale.clone(), epoch) => Answer::Flag)
+        ask!(self, self.of(sale), Call::Open(sale.clone(), epoch) => Answer::Flag)
     }
 
     pub(in super::super) async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
-        ask!(self, Call::Forget(sale.clone()) => Answer::Done)
+        ask!(self, self.of(sale), Call::Forget(sale.clone()) => Answer::Done)
     }
 
     pub(in super::super) async fn adopt(&self, sale: &SaleId) -> Result<Option<u64>, LedgerError> {
-        ask!(self, Call::Adopt(sale.clone()) => Answer::Adopted)
+        ask!(self, self.of(sale), Call::Adopt(sale.clone()) => Answer::Adopted)
     }
 
     pub(in super::super) async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
-        ask!(self, Call::RenewLease(owner, ttl_ms) => Answer::Now)
+        ask!(self, self.leases_server(), Call::RenewLease(owner, ttl_ms) => Answer::Now)
     }
 
     pub(in super::super) async fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
-        ask!(self, Call::EndLease(owner) => Answer::Done)
+        ask!(self, self.leases_server(), Call::EndLease(owner) => Answer::Done)
     }
 
     pub(in super::super) async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
-        ask!(self, Call::Leases => Answer::Leases)
+        ask!(self, self.leases_server(), Call::Leases => Answer::Leases)
     }
 }

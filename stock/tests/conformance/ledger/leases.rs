@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 
 /// An owner that no other test or run has: adapters may share a server.
-fn fresh_owner() -> Owner {
+pub(super) fn fresh_owner() -> Owner {
     Owner(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64)
 }
 
@@ -19,7 +19,7 @@ async fn lease_of(ledger: &Ledger, owner: Owner) -> Option<u64> {
 pub(crate) async fn a_lease_lasts_as_long_as_it_was_renewed_for(ledger: Ledger) {
     let owner = fresh_owner();
     assert_eq!(lease_of(&ledger, owner).await, None);
-    let before_ms = ledger.now_ms().await.unwrap();
+    let before_ms = ledger.now_ms(ledger.leases_server()).await.unwrap();
     let at_ms = ledger.renew_lease(owner, HOUR_MS).await.unwrap();
     assert!(at_ms >= before_ms, "the ledger's own time is answered");
     assert_eq!(lease_of(&ledger, owner).await, Some(at_ms + HOUR_MS));
@@ -38,7 +38,7 @@ pub(crate) async fn a_lease_lasts_as_long_as_it_was_renewed_for(ledger: Ledger) 
 pub(crate) async fn a_lease_ends_by_itself_or_by_its_owner(ledger: Ledger) {
     let owner = fresh_owner();
     let at_ms = ledger.renew_lease(owner, 20).await.unwrap();
-    while ledger.now_ms().await.unwrap() < at_ms + 20 {
+    while ledger.now_ms(ledger.leases_server()).await.unwrap() < at_ms + 20 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(lease_of(&ledger, owner).await, None);
