@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 pub struct QueueConfig {
     /// `disk` or `rocketmq`.
     pub backend: QueueBackend,
-    /// Where this instance's own log lives.
+    /// Where a gateway's own log lives, and that of a process that is both gateway and worker.
     pub directory: PathBuf,
-    /// Directories of other instances' logs on this machine that a worker drains. Empty: its own `directory`.
+    /// Where a worker's own log lives, if it is a process of its own.
+    pub worker_directory: PathBuf,
+    /// Directories of the gateways' logs on this machine that a worker drains.
     pub sources: Vec<PathBuf>,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
@@ -28,6 +30,7 @@ impl Default for QueueConfig {
         Self {
             backend: QueueBackend::Disk,
             directory: PathBuf::from("data/queue"),
+            worker_directory: PathBuf::from("data/worker-queue"),
             sources: Vec::new(),
             backlog_max: 10_000_000,
             rocketmq_namesrv: None,

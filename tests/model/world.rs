@@ -17,6 +17,7 @@ use crate::census::Census;
 use crate::machine::Machine;
 use crate::random::Random;
 use crate::trace::Trace;
+use crate::worker_log::draw_faults;
 
 /// Virtual time 0 as wall clock.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -43,6 +44,10 @@ pub(crate) struct World {
     pub(crate) now: Now,
     /// One for each machine.
     pub(crate) disks: Disks,
+    /// One for each machine's worker's own log.
+    worker_disks: RefCell<Vec<SimulatedDisk>>,
+    /// Whether those disks fail to the end, peace or not.
+    worker_disks_fail_for_good: bool,
     pub(crate) database: SharedConnection,
     pub(crate) server: SimulatedServer,
     pub(crate) sale: SaleDefinition,
@@ -79,6 +84,8 @@ impl World {
         let instances = if mode == Mode::Outliving { random.between(1, 3) } else { 1 };
         let disks: Vec<_> =
             (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
+        let worker_disks: Vec<_> =
+            (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
         let replica_lag_max = if forgetful { random.below(9) as usize } else { 0 };
         let sale = draw_sale(&random);
         let server =
@@ -88,6 +95,8 @@ impl World {
             mode,
             now,
             disks: Arc::new(Mutex::new(disks)),
+            worker_disks: RefCell::new(worker_disks),
+            worker_disks_fail_for_good: random.chance(300),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
             server,
             sale,
@@ -141,6 +150,13 @@ impl World {
             } else {
                 Faults::default()
             });
+        }
+        for disk in self.worker_disks.borrow().iter() {
+            if faulty {
+                disk.set_faults(draw_faults(random));
+            } else if !self.worker_disks_fail_for_good {
+                disk.set_faults(Faults::default());
+            }
         }
         self.server.set_late_installs(if faulty { self.late_installs } else { 0 });
         let answers_get_lost = faulty && self.mode == Mode::Outliving && random.chance(800);
@@ -236,6 +252,10 @@ impl World {
         self.disks.lock()[machine].clone()
     }
 
+    pub(crate) fn worker_disk(&self, machine: usize) -> SimulatedDisk {
+        self.worker_disks.borrow()[machine].clone()
+    }
+
     /// Whether no rebuild will ever miss the log of a machine that is gone for good.
     pub(crate) fn log_stays_in_reach(&self) -> bool {
         !self.forgetful.get() || self.neighbours_in_reach
@@ -254,6 +274,7 @@ impl World {
     /// A new disk, empty: the log that was on the old one is out of reach for good.
     pub(crate) fn replace_disk(&self, machine: usize) {
         self.disks.lock()[machine] = SimulatedDisk::new(self.random.next(), Faults::default());
+        self.worker_disks.borrow_mut()[machine] = SimulatedDisk::new(self.random.next(), Faults::default());
         self.lose_log(machine);
     }
 
