@@ -50,8 +50,9 @@ pub(crate) enum Command {
     Gateway,
     /// Run only a worker, one of several: needs Redis and MySQL
     ///
-    /// It drains the logs named by queue.sources (queue.directory, if none is), which must be on this machine; those that
-    /// another worker drains it takes over when that one dies. Its admin listener has /healthz, /readyz and /metrics.
+    /// It drains the logs named by queue.sources, which must be on this machine; those that another worker drains it takes over
+    /// when that one dies. What it appends goes to its own log in queue.worker_directory, one for each worker. Its admin
+    /// listener has /healthz, /readyz and /metrics.
     Worker,
     #[command(flatten)]
     Once(Once),

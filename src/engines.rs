@@ -5,7 +5,7 @@
 use order_worker::database::{SchemaState, StockClaim};
 use order_worker::{Database, DatabaseError, Executor, OrdersBackend};
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Queue, QueueError};
+use queue::{DiskOptions, Queue, QueueConfig, QueueError};
 use stock::config::{SoldOutBackend, StockBackend};
 use stock::{DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Stock};
 
@@ -119,6 +119,13 @@ const ORDER_BYTES_MAX: usize = gateway::purchase::METADATA_BYTES_MAX + 384;
 /// The queue's directory, locked for this process.
 pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> Result<Queue, QueueError> {
     Queue::open_disk(disk_options(config, now), registry)
+}
+
+/// A worker's own directory, locked for this process. Opened anew whenever it was lost, so that its metrics are the worker's.
+pub(crate) fn open_worker_queue(config: &QueueConfig, now: Now) -> Result<Queue, QueueError> {
+    let mut options = DiskOptions::new(&config.worker_directory, now);
+    options.backlog_max = config.backlog_max;
+    Queue::open_disk(options, &mut Registry::default())
 }
 
 /// The queue's directory beside the process that owns it: nothing can be appended.

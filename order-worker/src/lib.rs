@@ -12,6 +12,7 @@ pub mod membership;
 pub mod metrics;
 pub mod reconcile;
 pub mod topics;
+pub mod worker_log;
 
 pub use config::{DatabaseUrl, DrainConfig, OrdersBackend, OrdersConfig};
 pub use database::{Database, DatabaseError, Executor, schema_sql};
@@ -25,13 +26,14 @@ pub use membership::merge::RebuildError;
 pub use membership::{Member, MemberParts, OpenLog, OwnLog};
 #[cfg(feature = "redis")]
 pub use metrics::AuditorMetrics;
-pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerMetrics};
+pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerLogMetrics, WorkerMetrics};
 pub use reconcile::audit::{Audit, AuditError, SaleAudit, audit};
 #[cfg(feature = "redis")]
 pub use reconcile::auditor::Auditor;
 pub use reconcile::reconciler::{ReconcileError, Reconciler, bring};
 pub use reconcile::relay::Relay;
 pub use topics::{CHANGES_TOPIC, DRAIN_GROUP, EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
+pub use worker_log::{GetLog, WorkerLog, WorkerLogParts, WorkerLogReport};
 
 /// Every failpoint of this crate, in the order of the steps. One that fails its step loses an answer or skips to the next
 /// try; those between two steps only crash. Hooks are a thread's own: the database's are passed with [`Executor::Inline`] only.

@@ -142,6 +142,29 @@ impl WorkerMetrics {
     }
 }
 
+/// The metric of a worker's own log. Clones count together.
+#[derive(Clone)]
+pub struct WorkerLogMetrics {
+    unusable: Gauge,
+}
+
+impl WorkerLogMetrics {
+    /// Registers it.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self { unusable: Gauge::default() };
+        registry.register(
+            "floodgate_worker_log_unusable",
+            "1 while the worker's own log takes no records: it is full, lost, damaged, another process's or not open",
+            metrics.unusable.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn unusable(&self, unusable: bool) {
+        self.unusable.set(i64::from(unusable));
+    }
+}
+
 /// Every metric of the membership. Clones count together.
 #[derive(Clone)]
 pub struct MembershipMetrics {

@@ -12,9 +12,11 @@ use crate::port::LogAddress;
 pub struct QueueConfig {
     /// `disk` or `rocketmq`.
     pub backend: QueueBackend,
-    /// Where this instance's own log lives.
+    /// Where a gateway's own log lives, and that of a process that is both gateway and worker.
     pub directory: PathBuf,
-    /// The logs that a worker drains, other instances' on this machine. Empty: its own `directory`.
+    /// Where a worker's own log lives, if it is a process of its own.
+    pub worker_directory: PathBuf,
+    /// The gateways' logs on this machine that a worker drains.
     pub sources: Vec<LogAddress>,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
@@ -30,6 +32,7 @@ impl Default for QueueConfig {
         Self {
             backend: QueueBackend::Disk,
             directory: PathBuf::from("data/queue"),
+            worker_directory: PathBuf::from("data/worker-queue"),
             sources: Vec::new(),
             backlog_max: 10_000_000,
             rocketmq_namesrv: None,
@@ -43,6 +46,12 @@ impl QueueConfig {
     #[must_use]
     pub fn own_log(&self) -> LogAddress {
         LogAddress::Disk(self.directory.clone())
+    }
+
+    /// Where a worker's own log is.
+    #[must_use]
+    pub fn workers_log(&self) -> LogAddress {
+        LogAddress::Disk(self.worker_directory.clone())
     }
 }
 

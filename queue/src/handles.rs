@@ -38,10 +38,16 @@ impl Queue {
     /// `Foreign`, `OtherVersion` or `Io`; a log that does not exist yet is `Io` (not found).
     pub async fn attach(address: &LogAddress, now: Now) -> Result<Self, QueueError> {
         match address {
-            LogAddress::Disk(directory) => {
-                disk::DiskQueue::attach(DiskOptions::new(directory, now)).map(Self::Disk)
-            }
+            LogAddress::Disk(directory) => Self::attach_disk(DiskOptions::new(directory, now)),
         }
+    }
+
+    /// The same for a directory with options of its own.
+    ///
+    /// # Errors
+    /// As [`Queue::attach`].
+    pub fn attach_disk(options: DiskOptions) -> Result<Self, QueueError> {
+        disk::DiskQueue::attach(options).map(Self::Disk)
     }
 
     /// The instance: the log directory's id, drawn at its creation, outliving restarts.

@@ -16,7 +16,8 @@ mod reset;
 mod verify;
 
 /// The queue is the log in queue.directory. Reading it disturbs nobody: all of these work while floodgate runs and
-/// while it does not, but for `reset-offset` of a group in use and `dead-letters --replay`.
+/// while it does not, but for `reset-offset` of a group in use and `dead-letters --replay`. For a worker's own log name
+/// its queue.worker_directory, as FLOODGATE_QUEUE__DIRECTORY=data/worker-queue.
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
     /// List the topics: what is kept of each, and who reads it

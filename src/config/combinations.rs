@@ -1,6 +1,7 @@
 //! Which backends and roles go together. What is configured and not in this binary, or cannot work in this role, stops the
 //! start: orders would go elsewhere than was asked for, or units be sold twice.
 
+
 use order_worker::OrdersBackend;
 use queue::QueueBackend;
 use stock::config::{SoldOutBackend, StockBackend};
@@ -81,8 +82,11 @@ pub(super) fn check_backends(config: &Config) -> Result<(), ConfigError> {
     if config.queue.backlog_max == 0 {
         return wrong("queue.backlog_max: at least 1 record, or nobody could buy");
     }
-    if config.queue.directory.as_os_str().is_empty() {
-        return wrong("queue.directory: its name is empty: write one, such as \"data/queue\"");
+    let own = [&config.queue.directory, &config.queue.worker_directory];
+    if own.into_iter().any(|directory| directory.as_os_str().is_empty()) {
+        return wrong(
+            "queue.directory, queue.worker_directory: a directory's name is empty: write one, such as \"data/queue\"",
+        );
     }
     if config.queue.sources.len() > SOURCES_MAX {
         return wrong(format!("queue.sources: at most {SOURCES_MAX} logs for one worker"));
@@ -107,8 +111,27 @@ impl Config {
             ),
             Role::AllInOne => Ok(()),
             Role::Gateway => self.check_shared(role).and_then(|()| self.check_shared_secrets()),
-            Role::Worker => self.check_shared(role),
+            Role::Worker => self.check_shared(role).and_then(|()| self.check_logs_of_worker()),
         }
+    }
+
+    /// A worker is told what it drains, and appends to none of it.
+    fn check_logs_of_worker(&self) -> Result<(), ConfigError> {
+        if self.queue.sources.is_empty() {
+            return wrong(
+                "queue.sources is missing: `floodgate worker` drains the logs that it names; write the queue.directory of each \
+                 gateway on this machine, such as sources = [\"/srv/gateway-1/queue\"], below [queue]",
+            );
+        }
+        let own = self.queue.workers_log().absolute();
+        if self.queue.sources.iter().any(|source| source.absolute() == own) {
+            return wrong(format!(
+                "queue.worker_directory and queue.sources are both {}: a worker's own log is none of those that it drains; give it \
+                 a directory of its own",
+                own
+            ));
+        }
+        Ok(())
     }
 
     /// Roles in processes of their own meet in Redis and MySQL only.

@@ -218,6 +218,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[queue]\ndirectory = 1", "queue.directory", "a text, in quotes"),
     ("[queue]\ndirectory = \"\"", "queue.directory", "is empty"),
     ("[queue]\nsources = [\"\"]", "queue.sources", "is empty"),
+    ("[queue]\nworker_directory = \"\"", "queue.worker_directory", "is empty"),
     ("[queue]\nbacklog_max = 0", "queue.backlog_max", "at least 1"),
     ("[orders]\ndatabase_url = \"postgres://u:pw@h/d\"", "orders.database_url", "u:***@h"),
     ("[sale]\nid = \"a\"", "[[sale]]", "double brackets"),
@@ -340,7 +341,13 @@ fn a_gateway_does_not_make_secrets_that_others_lack() {
     let shared = "[stock]\nbackend = \"redis\"\nredis_urls = \"redis://h:1\"\n\
         [orders]\nbackend = \"mysql\"\ndatabase_url = \"mysql://u:pw@h/d\"\n";
     let config = load(shared, &[]).expect("valid");
-    assert!(config.check_role(Role::Worker).is_ok(), "a worker signs nothing");
+    let error = config.check_role(Role::Worker).expect_err("no sources").to_string();
+    assert!(error.contains("queue.sources") && error.contains("sources = ["), "{error}");
+    let told = |queue: &str| load(&format!("{shared}[queue]\n{queue}\n"), &[]).expect("valid");
+    assert!(told("sources = [\"q\"]").check_role(Role::Worker).is_ok(), "a worker signs nothing");
+    let own = told("sources = [\"a\", \"./w\"]\nworker_directory = \"w\"");
+    let error = own.check_role(Role::Worker).expect_err("its own log is no source").to_string();
+    assert!(error.contains("queue.worker_directory") && error.contains("queue.sources"), "{error}");
     let error = config.check_role(Role::Gateway).expect_err("no pass secret").to_string();
     assert!(error.contains("gate.pass_secrets") && error.contains("every gateway"), "{error}");
     let secret = "0123456789abcdef0123456789abcdef";

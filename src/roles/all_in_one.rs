@@ -60,8 +60,10 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
             false => drain.await,
         }
     };
-    let mut worker =
-        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drain, stopping))?;
+    let mut worker = WorkerThread::start(
+        "worker",
+        background::follow(foundation.clone(), metrics, member, drain, stopping),
+    )?;
 
     // 4. The buyers.
     let running = buyers.start(registry)?;
@@ -76,7 +78,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 5. The end.
     let finished = buyers.finish(running).await;
     stop.send_replace(true);
-    let drained = worker.join().await;
+    let drained = worker.join_drain().await;
     instance.leave(ended.is_ok() && finished && drained).await;
     ended
 }

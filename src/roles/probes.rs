@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use order_worker::{SourceState, Sources};
+use order_worker::{SourceState, Sources, WorkerLog};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -45,6 +45,7 @@ pub(super) struct Probes {
 struct Watched {
     foundation: Foundation,
     sources: Arc<Sources>,
+    log: Arc<WorkerLog>,
     registry: Arc<Registry>,
 }
 
@@ -53,7 +54,7 @@ impl Probes {
     pub(super) async fn start(
         config: &Config,
         foundation: Foundation,
-        sources: Arc<Sources>,
+        (sources, log): (Arc<Sources>, Arc<WorkerLog>),
         registry: Arc<Registry>,
     ) -> Result<Self, StartError> {
         let (key, address) = ("admin.listen", config.admin.listen);
@@ -63,7 +64,7 @@ impl Probes {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr()?;
-        let watched = Arc::new(Watched { foundation, sources, registry });
+        let watched = Arc::new(Watched { foundation, sources, log, registry });
         Ok(Self { address, serving: tokio::spawn(serve(listener, watched)) })
     }
 
@@ -114,7 +115,11 @@ impl Watched {
                 let status = if lacks.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 let ready = lacks.is_empty();
                 let (notes, sources) = (self.notes(), self.sources.report());
-                json(status, json!({"ready": ready, "lacks": lacks, "notes": notes, "sources": sources}))
+                let log = self.log.report();
+                json(
+                    status,
+                    json!({"ready": ready, "lacks": lacks, "notes": notes, "sources": sources, "log": log}),
+                )
             }
             "/metrics" => {
                 let mut metrics = String::new();
@@ -128,8 +133,16 @@ impl Watched {
     }
 
     /// What an operator should know although orders become rows.
-    fn notes(&self) -> Vec<&'static str> {
-        if self.foundation.stock.foreign_sales().is_empty() { Vec::new() } else { vec![FOREIGN_SALES] }
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.foundation.stock.foreign_sales().is_empty() {
+            notes.push(FOREIGN_SALES.to_owned());
+        }
+        let log = self.log.report();
+        if let Some(why) = log.trouble {
+            notes.push(format!("this worker's own log in {} takes no records: {why}", log.directory));
+        }
+        notes
     }
 
     /// What keeps promised orders from becoming rows; empty means ready. A log that is not there yet, or that another

@@ -1,13 +1,16 @@
 //! One worker among several: drains the logs of the gateways on this machine into the database, and keeps ledger and
-//! database equal. Sells nothing.
+//! database equal. What it appends goes to a log of its own, whose trouble stops nothing. Sells nothing.
 
+use std::future::ready;
 use std::sync::Arc;
 
 #[cfg(feature = "redis")]
 use order_worker::{Auditor, AuditorMetrics};
-use order_worker::{LogBacklogs, Sources, SourcesParts, WorkerMetrics};
+use order_worker::{
+    LogBacklogs, Sources, SourcesParts, WorkerLog, WorkerLogMetrics, WorkerLogParts, WorkerMetrics,
+};
 use prometheus_client::registry::Registry;
-use queue::LogAddress;
+use queue::Queue;
 use tokio::sync::watch;
 
 use super::probes::Probes;
@@ -39,7 +42,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let backlogs = LogBacklogs::default();
     registry.register_collector(Box::new(backlogs.clone()));
     let parts = SourcesParts {
-        logs: logs(&config),
+        logs: config.queue.sources.clone(),
         now: foundation.now.clone(),
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
@@ -51,13 +54,24 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();
     let member = foundation.member(&config, None, &mut registry);
-    let mut worker =
-        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drains, stopping))?;
+    let mut worker = WorkerThread::start(
+        "worker",
+        background::follow(foundation.clone(), metrics, member, drains, stopping),
+    )?;
 
-    // 3. Until the end.
-    let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;
+    // 3. Its own log, on a thread of its own: a disk that hangs holds up nothing else.
+    let log = Arc::new(own_log(&config, &foundation, &mut registry));
+    let (end_log, log_ending) = watch::channel(false);
+    let log_thread = WorkerThread::start("worker-log", {
+        let log = log.clone();
+        async move { log.run(log_ending).await }
+    })?;
+
+    // 4. Until the end.
+    let probes = Probes::start(&config, foundation, (sources.clone(), log), Arc::new(registry)).await?;
     stdout::greet(format_args!(
-        "floodgate worker: drains {sources}\n                  health and metrics http://{}/",
+        "floodgate worker: drains {sources}\n                  own log {}\n                  health and metrics http://{}/",
+        config.queue.worker_directory.display(),
         probes.address()
     ));
     let ended = tokio::select! {
@@ -66,16 +80,29 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
         stopped = worker.ended() => Err(StartError::Stopped(stopped)),
     };
 
-    // 4. The end: each drain ends its batch.
+    // 5. The end: each drain ends its batch; then nothing is appended any more.
     stop.send_replace(true);
-    worker.join().await;
+    worker.join_drain().await;
+    end_log.send_replace(true);
+    log_thread
+        .join("the disk of this worker's own log does not answer: what it holds shows at the next start")
+        .await;
     probes.stop();
     ended
 }
 
-fn logs(config: &Config) -> Vec<LogAddress> {
-    match config.queue.sources.as_slice() {
-        [] => vec![config.queue.own_log()],
-        sources => sources.to_vec(),
-    }
+/// The log in `queue.worker_directory`.
+fn own_log(config: &Config, foundation: &Foundation, registry: &mut Registry) -> WorkerLog {
+    let (own, now) = (config.queue.clone(), foundation.now.clone());
+    let (beside, clock) = (config.queue.workers_log(), foundation.now.clone());
+    WorkerLog::new(WorkerLogParts {
+        log: config.queue.workers_log(),
+        open: Arc::new(move || Box::pin(ready(engines::open_worker_queue(&own, now.clone())))),
+        attach: Arc::new(move || {
+            let (beside, clock) = (beside.clone(), clock.clone());
+            Box::pin(async move { Queue::attach(&beside, clock).await })
+        }),
+        database: foundation.database.clone(),
+        metrics: WorkerLogMetrics::new(registry),
+    })
 }

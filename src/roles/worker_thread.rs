@@ -1,4 +1,5 @@
-//! The thread of drain, relay and reconciler: its own runtime, since the drain's commits block.
+//! Threads of a worker, each with a runtime of its own: that of drain, relay and reconciler, since the drain's commits block, and
+//! that of a worker's own log, since its disk may hang.
 
 use std::future::Future;
 use std::thread;
@@ -8,21 +9,21 @@ use order_worker::DrainError;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Longest wait of a shutdown for the batch under way.
-const LAST_BATCH_MAX: Duration = Duration::from_secs(15);
+/// Longest wait of a shutdown for the batch or the append under way.
+const END_MAX: Duration = Duration::from_secs(15);
 
 /// A thread that runs one future; its end can be waited for without blocking.
-pub(super) struct WorkerThread(oneshot::Receiver<Result<(), DrainError>>);
+pub(super) struct WorkerThread<T>(oneshot::Receiver<T>);
 
-impl WorkerThread {
+impl<T: Send + 'static> WorkerThread<T> {
     /// Starts the thread.
-    pub(super) fn start<F>(work: F) -> std::io::Result<Self>
+    pub(super) fn start<F>(name: &str, work: F) -> std::io::Result<Self>
     where
-        F: Future<Output = Result<(), DrainError>> + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = oneshot::channel();
-        thread::Builder::new().name("worker".into()).spawn(move || {
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
             let outcome = runtime.block_on(work);
             // Nobody may be listening any more: the process is ending then.
             let _ = ended.send(outcome);
@@ -30,6 +31,20 @@ impl WorkerThread {
         Ok(Self(end))
     }
 
+    /// Waits for the end after a stop, but not for ever: whether it has come. What hangs is left behind, and says so as `waits`.
+    pub(super) async fn join(self, waits: &str) -> bool {
+        if self.0.is_terminated() {
+            return true;
+        }
+        let has_ended = timeout(END_MAX, self.0).await.is_ok();
+        if !has_ended {
+            tracing::warn!("{waits}");
+        }
+        has_ended
+    }
+}
+
+impl WorkerThread<Result<(), DrainError>> {
     /// Waits for an end that nobody asked for, and says why.
     pub(super) async fn ended(&mut self) -> String {
         match (&mut self.0).await {
@@ -39,17 +54,8 @@ impl WorkerThread {
         }
     }
 
-    /// Waits for the end after a stop, but not for ever: whether it has come. A statement that hangs is repeated by the next start.
-    pub(super) async fn join(self) -> bool {
-        if self.0.is_terminated() {
-            return true;
-        }
-        let has_ended = timeout(LAST_BATCH_MAX, self.0).await.is_ok();
-        if !has_ended {
-            tracing::warn!(
-                "the order worker still waits for its database and is left behind; the next start repeats its batch"
-            );
-        }
-        has_ended
+    /// As [`Self::join`].
+    pub(super) async fn join_drain(self) -> bool {
+        self.join("the order worker still waits for its database and is left behind; the next start repeats its batch").await
     }
 }

@@ -128,6 +128,8 @@ impl Deployment {
                 }
                 None => {
                     environment.insert("FLOODGATE_QUEUE__SOURCES".into(), sources.clone());
+                    let own = home.join("queue").display().to_string();
+                    environment.insert("FLOODGATE_QUEUE__WORKER_DIRECTORY".into(), own);
                     None
                 }
             };

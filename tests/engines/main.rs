@@ -6,3 +6,4 @@ mod lives;
 mod mistakes;
 mod place;
 mod together;
+mod worker_log;

@@ -15,7 +15,8 @@ fn run(role: &str, toml: &str) -> Output {
     let secrets = format!(
         "[auth]\nhs256_secret = \"{SECRET}\"\n[gate]\npass_secrets = [{{ id = \"k1\", secret = \"{SECRET}\" }}]\n"
     );
-    std::fs::write(directory.path().join("floodgate.toml"), format!("{listeners}{secrets}{toml}"))
+    let sources = if toml.contains("[queue]") { "" } else { "[queue]\nsources = [\"data/queue\"]\n" };
+    std::fs::write(directory.path().join("floodgate.toml"), format!("{listeners}{secrets}{sources}{toml}"))
         .expect("writable");
     Command::new("timeout")
         .args(["--kill-after=1", "60"])
@@ -74,6 +75,15 @@ fn engines_out_of_reach_are_named_with_their_keys() {
     let instances = run("ledger instances", &own);
     let said = String::from_utf8_lossy(&instances.stderr);
     assert!(instances.status.success() && said.contains(NOBODY) && !said.contains("sesame"), "{said}");
+}
+
+#[test]
+fn a_worker_is_told_what_it_drains() {
+    let (_, toml) = engines_toml();
+    let words = ["queue.sources", "floodgate worker", "sources = [\"", "queue.directory of each gateway"];
+    refuses("worker", &format!("{toml}[queue]\n"), 2, &words);
+    let own = "[queue]\nsources = [\"a\", \"data/worker-queue\"]\n";
+    refuses("worker", &format!("{toml}{own}"), 2, &["queue.worker_directory", "queue.sources"]);
 }
 
 #[test]

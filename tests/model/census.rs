@@ -26,11 +26,14 @@ pub(crate) const LATE_INSTALL_REFUSED: Event = "an install of an older epoch ref
 pub(crate) const WITHOUT_LOG: Event = "a rebuild without a log that is lost";
 pub(crate) const PROMISES_MERGED: Event = "a ledger opened that knew promises from before";
 pub(crate) const LETTER_AT_START: Event = "a start with a promise among the dead letters";
+pub(crate) const WORKER_LOG_FULL: Event = "a worker's own log full while the drain went on";
+pub(crate) const WORKER_LOG_LOST: Event = "a failed write to a worker's own log, which was opened anew";
+pub(crate) const REST_WITHOUT_WORKER_LOG: Event = "rest while a worker's own log took nothing";
 
 pub(crate) const CLOCK_STEPPED: Event = "a clock of one of two ledger servers stepped";
 
 /// All of them: a long run has to see each.
-pub(crate) const ALL: [Event; 17] = [
+pub(crate) const ALL: [Event; 20] = [
     ADOPTED,
     THAWED_LATE,
     LOST_IN_MID_BATCH,
@@ -48,6 +51,9 @@ pub(crate) const ALL: [Event; 17] = [
     PROMISES_MERGED,
     LETTER_AT_START,
     CLOCK_STEPPED,
+    WORKER_LOG_FULL,
+    WORKER_LOG_LOST,
+    REST_WITHOUT_WORKER_LOG,
 ];
 
 /// Of one run.

@@ -205,6 +205,7 @@ impl Machine {
         // Nothing of the process runs from here on; what its parts do while they are dropped must not reach the disk.
         if !matches!(end, End::Left(Stop::Clean)) {
             self.world.disk(self.instance).crash();
+            self.world.worker_disk(self.instance).crash();
         }
         self.frozen_until.set(None);
         *self.address.borrow_mut() = None;

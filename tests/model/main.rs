@@ -9,12 +9,14 @@ mod checks;
 mod claims;
 mod machine;
 mod operator;
+mod parts;
 mod process;
 mod random;
 mod run;
 mod slow;
 mod strikes;
 mod trace;
+mod worker_log;
 mod world;
 
 // The binary's own: what joins gateway and order worker is under test, too.

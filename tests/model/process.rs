@@ -1,14 +1,11 @@
 //! One process: the production parts, started as the binary starts them, below HTTP. All of it is one future.
 
-use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use gateway::config::{
     AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
@@ -19,7 +16,7 @@ use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
     DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MembershipMetrics,
-    ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerMetrics, WorkerParts,
+    ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerLog, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{
@@ -36,7 +33,9 @@ use tokio::time::timeout;
 use crate::census::LETTER_AT_START;
 use crate::gateway_ports::{RootOperator, RootOrders};
 use crate::operator::promised_letters;
+use crate::parts::{Parts, lasts, part};
 use crate::slow::slowly;
+use crate::worker_log;
 use crate::world::{Mode, World};
 
 /// What reaches a process from outside. A dropped answer is a closed connection.
@@ -97,6 +96,7 @@ pub(crate) struct Inside {
     pub(crate) database: Database,
     pub(crate) stock: Arc<Stock>,
     pub(crate) topic: Topic,
+    pub(crate) worker_log: Arc<WorkerLog>,
     seat: Arc<Seat>,
     gateway: Arc<Gateway>,
     purchases: Purchases,
@@ -219,8 +219,9 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         pace: Arc::new(Pace::new(&drain)),
         metrics: WorkerMetrics::new(&mut registry),
     };
+    let worker_log = worker_log::own_log(world, instance, &database);
     let purchases = gateway.purchases();
-    let inside = Rc::new(Inside { database, stock, topic, seat, gateway, purchases });
+    let inside = Rc::new(Inside { database, stock, topic, worker_log, seat, gateway, purchases });
     Ok(Process { inside, queue, operator, epoch, worker, member })
 }
 
@@ -309,6 +310,8 @@ impl Process {
             part(async { worker.run().await.map_err(text) }),
             lasts(relay.run(closed.clone())),
             lasts(reconciler.run(closed.clone())),
+            lasts(worker_log::work(world, &inside.worker_log, closed.clone())),
+            lasts(inside.worker_log.run(closed.clone())),
         ]);
         let mut lasting = Parts(vec![
             lasts(slowly(|| world.draw_disk_delay(), queue.run())),
@@ -348,43 +351,6 @@ impl Process {
             () = end => Stop::Clean,
             _ = lasting.until_done() => Stop::Clean,
         }
-    }
-}
-
-/// Parts of a process, polled in the order given whenever the process is woken, until all have ended or one has failed.
-struct Parts<'a>(Vec<LocalBoxFuture<'a, Result<(), String>>>);
-
-fn part<'a>(part: impl Future<Output = Result<(), String>> + 'a) -> LocalBoxFuture<'a, Result<(), String>> {
-    Box::pin(part)
-}
-
-/// A part that cannot fail.
-fn lasts<'a>(part: impl Future<Output = ()> + 'a) -> LocalBoxFuture<'a, Result<(), String>> {
-    Box::pin(async {
-        part.await;
-        Ok(())
-    })
-}
-
-impl Parts<'_> {
-    async fn until_done(&mut self) -> Result<(), String> {
-        poll_fn(|context| {
-            let mut failed = None;
-            self.0.retain_mut(|part| match part.as_mut().poll(context) {
-                Poll::Pending => true,
-                Poll::Ready(Ok(())) => false,
-                Poll::Ready(Err(error)) => {
-                    failed = Some(error);
-                    false
-                }
-            });
-            match failed {
-                Some(error) => Poll::Ready(Err(error)),
-                None if self.0.is_empty() => Poll::Ready(Ok(())),
-                None => Poll::Pending,
-            }
-        })
-        .await
     }
 }
 

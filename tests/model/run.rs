@@ -11,7 +11,7 @@ use stock::Owner;
 use tokio::time::sleep;
 
 use crate::buyers::Buyer;
-use crate::census::{Event, WITHOUT_LOG};
+use crate::census::{Event, REST_WITHOUT_WORKER_LOG, WITHOUT_LOG};
 use crate::checks;
 use crate::claims::Claims;
 use crate::machine::{Fate, Machine};
@@ -222,7 +222,9 @@ async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
             let holder = machines.iter().find(holds_it);
             holder.is_some_and(|machine| !machine.is_gone() || world.neighbours_in_reach)
         };
-        let lost = instances.into_iter().map(|instance| instance.owner).filter(|owner| !in_reach(*owner));
+        // Workers' logs are never waited for: if one were, nobody here would help.
+        let promising = instances.into_iter().filter(|instance| instance.holds_promises);
+        let lost = promising.map(|instance| instance.owner).filter(|owner| !in_reach(*owner));
         let lost: Vec<Owner> = lost.collect();
         if lost.is_empty() {
             return;
@@ -267,6 +269,9 @@ async fn check_all(world: &World, machines: &[Machine], claims: &Claims, sold_ou
         }
         let inside = machine.inside().expect("at rest every process runs");
         checks::check(world, &inside, claims, sold_out).await;
+        if inside.worker_log.report().trouble.is_some() {
+            world.census.saw(REST_WITHOUT_WORKER_LOG);
+        }
     }
     world.trace.say(format_args!("checked"));
 }

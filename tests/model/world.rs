@@ -18,6 +18,7 @@ use crate::census::{CLOCK_STEPPED, Census};
 use crate::machine::Machine;
 use crate::random::Random;
 use crate::trace::Trace;
+use crate::worker_log::draw_faults;
 
 /// Virtual time 0 as wall clock.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -47,6 +48,10 @@ pub(crate) struct World {
     pub(crate) now: Now,
     /// One for each machine.
     pub(crate) disks: Disks,
+    /// One for each machine's worker's own log.
+    worker_disks: RefCell<Vec<SimulatedDisk>>,
+    /// Whether those disks fail to the end, peace or not.
+    worker_disks_fail_for_good: bool,
     pub(crate) database: SharedConnection,
     /// The ledger's server with the sale that is bought from.
     pub(crate) server: SimulatedServer,
@@ -89,6 +94,8 @@ impl World {
         let instances = if mode == Mode::Outliving { random.between(1, 3) } else { 1 };
         let disks: Vec<_> =
             (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
+        let worker_disks: Vec<_> =
+            (0..instances).map(|_| SimulatedDisk::new(random.next(), Faults::default())).collect();
         let replica_lag_max = if forgetful { random.below(9) as usize } else { 0 };
         let way_max = Duration::from_millis(*random.pick(&[1, 1, 1, 20, 80]));
         let server_by = |now: Now| {
@@ -118,6 +125,8 @@ impl World {
             mode,
             now,
             disks: Arc::new(Mutex::new(disks)),
+            worker_disks: RefCell::new(worker_disks),
+            worker_disks_fail_for_good: random.chance(300),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
             server,
             leases_server,
@@ -173,6 +182,13 @@ impl World {
             } else {
                 Faults::default()
             });
+        }
+        for disk in self.worker_disks.borrow().iter() {
+            if faulty {
+                disk.set_faults(draw_faults(random));
+            } else if !self.worker_disks_fail_for_good {
+                disk.set_faults(Faults::default());
+            }
         }
         let answers_get_lost = faulty && self.mode == Mode::Outliving && random.chance(800);
         let share = || *random.pick(&[0, 5, 20, 60]) as u32;
@@ -307,6 +323,10 @@ impl World {
         self.disks.lock()[machine].clone()
     }
 
+    pub(crate) fn worker_disk(&self, machine: usize) -> SimulatedDisk {
+        self.worker_disks.borrow()[machine].clone()
+    }
+
     /// Whether no rebuild will ever miss the log of a machine that is gone for good.
     pub(crate) fn log_stays_in_reach(&self) -> bool {
         !self.forgetful.get() || self.neighbours_in_reach
@@ -325,6 +345,7 @@ impl World {
     /// A new disk, empty: the log that was on the old one is out of reach for good.
     pub(crate) fn replace_disk(&self, machine: usize) {
         self.disks.lock()[machine] = SimulatedDisk::new(self.random.next(), Faults::default());
+        self.worker_disks.borrow_mut()[machine] = SimulatedDisk::new(self.random.next(), Faults::default());
         self.lose_log(machine);
     }
 
