@@ -48,10 +48,10 @@ pub struct DiskGroup {
     /// Delivered and not finished.
     delivered: BTreeSet<u64>,
     rewriting: Rewriting,
+    /// What the cursor has found to be finished and the journal does not know of yet: copies that stand for nothing, and gaps.
+    dropped: Vec<Change>,
     /// How far the cursor has to be for the next checkpoint on its account.
     checkpoint_at: u64,
-    /// What the topic was told last.
-    noted: Standing,
     /// The group's own clock never goes back.
     clock_ms: u64,
     dead: Option<dead_letters::DeadLetters>,
@@ -94,8 +94,8 @@ impl DiskGroup {
             waiting: waiting.into_iter().collect(),
             delivered: BTreeSet::new(),
             rewriting: Rewriting::new(&topic.files),
+            dropped: Vec::new(),
             checkpoint_at: 0,
-            noted: Standing::of(&progress, true),
             slots,
             progress,
             clock_ms: 0,
@@ -164,13 +164,14 @@ impl DiskGroup {
         let mut looked = 0;
         while messages.len() < max {
             if looked == SCAN_RECORDS_MAX {
-                self.note();
+                self.keep_dropped();
                 return Ok((messages, true));
             }
             looked += 1;
             let Some(frame) = self.reader.read(durable)? else { break };
-            let passed = self.progress.pass(frame.sequence);
             let sequence = frame.sequence;
+            finish(&mut self.dropped, self.progress.looked() + 1, sequence - 1);
+            let passed = self.progress.pass(sequence);
             let retry = match (passed, frame.source.filter(|source| *source > self.progress.base())) {
                 (Passed::Finished, _) => {
                     if self.progress.looked() >= self.reader.next() {
@@ -182,6 +183,8 @@ impl DiskGroup {
                 (Passed::Unknown, Some(source)) => {
                     if is_waiting(&self.progress, &self.waiting, source) {
                         self.rewriting.found(source, sequence);
+                    } else {
+                        finish(&mut self.dropped, sequence, sequence);
                     }
                     continue;
                 }
@@ -201,7 +204,7 @@ impl DiskGroup {
             }
         }
         self.checkpoint_the_cursor();
-        self.note();
+        self.keep_dropped();
         Ok((messages, false))
     }
 
@@ -251,16 +254,19 @@ impl DiskGroup {
             return Ok(());
         }
         let moves = self.rewriting.durable(durable);
-        // What has become due meanwhile is delivered where it was, and its copy is none.
-        let changes: Vec<Change> = moves
-            .iter()
-            .filter(|(from, _)| is_waiting(&self.progress, &self.waiting, **from))
-            .map(|(from, to)| Change::Moved { from: *from, to: *to })
-            .collect();
+        let mut changes = Vec::with_capacity(moves.len());
+        for (from, to) in &moves {
+            if is_waiting(&self.progress, &self.waiting, *from) {
+                changes.push(Change::Moved { from: *from, to: *to });
+            } else if *to <= self.progress.looked() {
+                // What has become due meanwhile is delivered where it was, and the cursor does not come by its copy again.
+                changes.push(Change::Finished { first: *to, last: *to });
+            }
+        }
         if !changes.is_empty() {
             failpoint::hit("queue.rewritten");
         }
-        if let Err(error) = self.keep(&changes) {
+        if let Err(error) = self.keep(changes) {
             let (topic, group) = (&self.topic.name, &self.name);
             tracing::warn!(topic, group, %error, "records that were rewritten count where they were, for now");
             self.rewriting.keep(moves);
@@ -278,8 +284,26 @@ impl DiskGroup {
             return;
         }
         self.checkpoint_at = looked + every;
-        if let Err(error) = self.slots.checkpoint(&self.progress, 0) {
-            tracing::warn!(topic = self.topic.name, group = self.name, %error, "cannot keep how far the group has read");
+        match self.slots.checkpoint(&self.progress, 0) {
+            Ok(()) => self.dropped.clear(),
+            Err(error) => {
+                let (topic, group) = (&self.topic.name, &self.name);
+                tracing::warn!(topic, group, %error, "cannot keep how far the group has read");
+            }
+        }
+    }
+
+    /// Has the journal know what the cursor found to be finished. Retention hears of it only then: the next holder must not look
+    /// for what is gone.
+    fn keep_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped.is_empty() {
+            return;
+        }
+        if let Err(error) = self.keep(dropped.clone()) {
+            let (topic, group) = (&self.topic.name, &self.name);
+            tracing::warn!(topic, group, %error, "cannot keep what need not be delivered");
+            self.dropped = dropped;
         }
     }
 
@@ -294,7 +318,7 @@ impl DiskGroup {
             first = early + 1;
         }
         finish(&mut changes, first, through.0);
-        self.keep(&changes)
+        self.keep(changes)
     }
 
     pub(crate) fn ack_all(&mut self, positions: &[Position]) -> Result<(), QueueError> {
@@ -310,7 +334,7 @@ impl DiskGroup {
                 finish(&mut changes, sequence, sequence);
             }
         }
-        self.keep(&changes)
+        self.keep(changes)
     }
 
     pub(crate) fn nack_all(&mut self, positions: &[(Position, Duration)]) -> Result<(), QueueError> {
@@ -324,7 +348,7 @@ impl DiskGroup {
             let retry = Retry { due_at_ms, attempt: known.attempt.saturating_add(1) };
             changes.push(Change::Retried { sequence: position.0, retry });
         }
-        self.keep(&changes)
+        self.keep(changes)
     }
 
     pub(crate) fn dead_letter(&mut self, message: &Message, reason: &str) -> Result<(), QueueError> {
@@ -350,8 +374,9 @@ impl DiskGroup {
             return Err(QueueError::OutOfRange(Position(low)));
         }
         let oldest = self.topic.files.oldest().map_or(0, |oldest| oldest - 1);
-        self.keep(&[Change::Reset { low: low.max(oldest) }])?;
+        self.keep(vec![Change::Reset { low: low.max(oldest) }])?;
         self.rewriting.forget();
+        self.dropped.clear();
         self.reader.seek(self.progress.looked() + 1);
         Ok(())
     }
@@ -365,27 +390,20 @@ impl DiskGroup {
     }
 
     /// Durable first, in memory second, the retention's bound last.
-    fn keep(&mut self, changes: &[Change]) -> Result<(), QueueError> {
+    fn keep(&mut self, changes: Vec<Change>) -> Result<(), QueueError> {
         if changes.is_empty() {
             return Ok(());
         }
-        self.slots.append(&self.progress, changes)?;
+        self.slots.append(&self.progress, &changes)?;
         failpoint::hit("queue.offset-publish");
         changes.iter().for_each(|change| self.make(change));
         if self.progress.looked() >= self.reader.next() {
             self.reader.seek(self.progress.looked() + 1);
         }
-        self.note();
-        Ok(())
-    }
-
-    /// Tells retention and backlog how far the group is. The cursor, too, moves it: over what is no record, and over copies.
-    fn note(&mut self) {
-        let standing = Standing::of(&self.progress, true);
-        if standing != self.noted {
-            self.noted = standing;
-            self.topic.note_group(&self.name, standing);
+        if self.dropped.is_empty() {
+            self.topic.note_group(&self.name, Standing::of(&self.progress, true));
         }
+        Ok(())
     }
 
     /// Makes a durable change in memory.
@@ -415,7 +433,9 @@ impl DiskGroup {
 impl Drop for DiskGroup {
     /// From now on others may know better.
     fn drop(&mut self) {
-        self.topic.note_group(&self.name, Standing::of(&self.progress, false));
+        if let Some(standing) = self.topic.groups.lock().get_mut(&self.name) {
+            standing.held = false;
+        }
     }
 }
 
