@@ -139,16 +139,25 @@ impl Config {
         gate.validate().map_err(|e| wrong(&e))
     }
 
-    /// The key of the operators' journal. Where no secret is configured one is made once, beside the operator's token: who shares
-    /// that shares this.
+    /// The key of the operators' journal, of a secret that is made once where none is configured.
     pub(crate) fn journal_key(&self) -> Result<JournalKey, ConfigError> {
-        if let Some(secret) = &self.admin.journal_secret {
-            return Ok(JournalKey::new(secret.expose().as_bytes()));
+        match &self.admin.journal_secret {
+            Some(secret) => Ok(JournalKey::new(secret.expose().as_bytes())),
+            None => Ok(JournalKey::new(self.made_journal_secret()?.as_bytes())),
         }
-        let defaults = gateway::config::AdminConfig::default();
-        let token_file = self.admin.token_file.as_deref().or(defaults.token_file.as_deref());
-        let made = token_file.unwrap_or(Path::new("")).with_file_name("journal.secret");
-        Ok(JournalKey::new(data_directory::secret_at(&made)?.as_bytes()))
+    }
+
+    /// Beside the file of the operator's token, so that processes which share that share this; beside the log where there is no such
+    /// file, or nothing can be made.
+    fn made_journal_secret(&self) -> Result<String, ConfigError> {
+        const NAME: &str = "journal.secret";
+        let token_file = self.admin.token_file.as_ref().filter(|_| self.admin.token.is_none());
+        if let Some(made) =
+            token_file.and_then(|path| data_directory::secret_at(&path.with_file_name(NAME)).ok())
+        {
+            return Ok(made);
+        }
+        DataDirectory::beside(&self.queue.directory)?.secret(NAME)
     }
 
     /// Puts a secret that was made once where none is configured, and checks what depends on secrets.
@@ -160,6 +169,10 @@ impl Config {
         if self.gate.pass_secrets.is_empty() {
             let secret = Some(Secret::new(data.secret("pass.secret")?));
             self.gate.pass_secrets.push(PassSecret { id: "k1".into(), secret, secret_file: None });
+        }
+        // Before the token is read, which then looks as if it had been configured.
+        if self.admin.journal_secret.is_none() {
+            self.admin.journal_secret = Some(Secret::new(self.made_journal_secret()?));
         }
         match (&self.admin.token, &self.admin.token_file) {
             (None, Some(path)) => self.admin.token = Some(Secret::new(data_directory::secret_at(path)?)),

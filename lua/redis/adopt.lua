@@ -4,11 +4,11 @@
 --
 -- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity (of no use here), 2 deployment
--- result  OK, then 1 and the epoch that it had, or 0: it is this deployment's or nobody's, and stays as it is; or UNKNOWN
+-- result  OK, then 1 and the epoch that it had, or 0: it is this deployment's, and stays as it is; or UNKNOWN
 -- crash   All of it or nothing. Repeated, it changes nothing. UNLINK frees big keys off the main thread.
 local books = redis.call('HMGET', KEYS[1], 'epoch', 'deployment')
 if not books[1] then return {'UNKNOWN'} end
-if not books[2] or books[2] == ARGV[2] then return {'OK', 0} end
+if books[2] == ARGV[2] then return {'OK', 0} end
 -- Writes from here on. No server has this identity and no install epoch 0: every step says AMNESIA, and any install replaces it.
 redis.call('UNLINK', unpack(KEYS))
 redis.call('HSET', KEYS[1], 'identity', '', 'deployment', ARGV[2], 'epoch', 0, 'open', 0, 'version', 0, 'total', 0,

@@ -6,7 +6,7 @@
 -- result  OK, also when it is not known; or FOREIGN deployment, AMNESIA
 -- crash   All of it or nothing. Repeated, it changes nothing. UNLINK frees big keys off the main thread.
 local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch', 'deployment')
-if books[3] and books[3] ~= ARGV[2] then return {'FOREIGN', books[3]} end
+if books[2] and books[3] ~= ARGV[2] then return {'FOREIGN', books[3] or 'none'} end
 if books[2] and books[1] ~= ARGV[1] then return {'AMNESIA'} end
 -- Writes from here on.
 redis.call('UNLINK', unpack(KEYS))

@@ -12,7 +12,7 @@ local EXPIRED_MAX = 128
 local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'passes_per_unit', 'remaining', 'flag_counter', 'gated',
   'deployment')
 if not books[3] then return {'UNKNOWN'} end
-if books[8] and books[8] ~= ARGV[2] then return {'FOREIGN', books[8]} end
+if books[8] ~= ARGV[2] then return {'FOREIGN', books[8] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[2] ~= '1' then return {'CLOSED'} end
 if books[3] ~= ARGV[3] then return {'EPOCH', books[3]} end

@@ -13,7 +13,7 @@ local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch', 'version', 'tota
 if #ARGV ~= 10 then return {'INVALID'} end
 local sale = {unpack(ARGV, 4, 10)}
 if books[2] then
-  if books[10] and books[10] ~= ARGV[2] then return {'FOREIGN', books[10]} end
+  if books[10] ~= ARGV[2] then return {'FOREIGN', books[10] or 'none'} end
   local epoch, known = tonumber(ARGV[3]), tonumber(books[2])
   if epoch < known then return {'EPOCH', books[2]} end
   if epoch == known then return {books[1] == ARGV[1] and 'OK' or 'AMNESIA'} end

@@ -17,7 +17,7 @@ local ENTRIES_MAX, IDS_MAX = 128, 1024
 local LOOKED_AT_MAX = 2048
 local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'deployment')
 if not books[2] then return {'UNKNOWN'} end
-if books[3] and books[3] ~= ARGV[2] then return {'FOREIGN', books[3]} end
+if books[3] ~= ARGV[2] then return {'FOREIGN', books[3] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 local owner, after, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
 if most == 0 then return {'OK', 'PAGE', ''} end

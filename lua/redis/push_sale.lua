@@ -8,7 +8,7 @@
 -- crash   All of it or nothing. Repeated, it changes nothing.
 local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch', 'version', 'total', 'remaining', 'flag_counter', 'deployment')
 if not books[2] then return {'UNKNOWN'} end
-if books[7] and books[7] ~= ARGV[2] then return {'FOREIGN', books[7]} end
+if books[7] ~= ARGV[2] then return {'FOREIGN', books[7] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 local before, flag_counter = tonumber(books[5]), tonumber(books[6])
 if tonumber(ARGV[3]) <= tonumber(books[3]) then return {'OK', books[2], before, flag_counter} end

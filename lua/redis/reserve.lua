@@ -13,7 +13,7 @@ local call, byte = redis.call, string.byte
 local books = call('HMGET', KEYS[1], 'identity', 'open', 'epoch', 'paused', 'starts_at_ms', 'ends_at_ms', 'per_user_limit',
   'remaining', 'pending', 'flag_counter', 'gated', 'deployment')
 if not books[3] then return {'UNKNOWN'} end
-if books[12] and books[12] ~= ARGV[2] then return {'FOREIGN', books[12]} end
+if books[12] ~= ARGV[2] then return {'FOREIGN', books[12] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[2] ~= '1' then return {'CLOSED'} end
 if books[3] ~= ARGV[3] then return {'EPOCH', books[3]} end

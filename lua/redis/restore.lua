@@ -9,7 +9,7 @@
 local call = redis.call
 local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'open', 'remaining', 'pending', 'flag_counter', 'deployment')
 if not books[2] then return {'UNKNOWN'} end
-if books[7] and books[7] ~= ARGV[2] then return {'FOREIGN', books[7]} end
+if books[7] ~= ARGV[2] then return {'FOREIGN', books[7] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[2] ~= ARGV[3] then return {'EPOCH', books[2]} end
 if books[3] == '1' then return {'OPEN'} end

@@ -10,7 +10,7 @@ local call, sub, match = redis.call, string.sub, string.match
 local books = call('HMGET', KEYS[1], 'identity', 'epoch', 'remaining', 'pending', 'confirmed', 'flag_counter', 'gated',
   'deployment')
 if not books[2] then return {'UNKNOWN'} end
-if books[8] and books[8] ~= ARGV[2] then return {'FOREIGN', books[8]} end
+if books[8] ~= ARGV[2] then return {'FOREIGN', books[8] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 local target = ARGV[3]
 local ids, users, quantities = cmsgpack.unpack(ARGV[4])

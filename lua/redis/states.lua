@@ -7,7 +7,7 @@
 -- crash   Writes nothing.
 local books = redis.call('HMGET', KEYS[1], 'identity', 'epoch', 'open', 'deployment')
 if not books[2] then return {'UNKNOWN'} end
-if books[4] and books[4] ~= ARGV[2] then return {'FOREIGN', books[4]} end
+if books[4] ~= ARGV[2] then return {'FOREIGN', books[4] or 'none'} end
 if books[1] ~= ARGV[1] then return {'AMNESIA'} end
 if books[3] ~= '1' then return {'CLOSED'} end
 local ids = {}

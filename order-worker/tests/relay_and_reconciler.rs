@@ -321,8 +321,10 @@ async fn the_audit_names_what_is_broken() {
     assert!(!good.at_rest(), "the log was not asked");
     let copy = |id: &str, user: &str| {
         format!(
-            "INSERT INTO floodgate_orders SELECT '{id}', sale_id, '{user}', quantity, units_held, amount, currency,
-             status, reason, metadata, created_at, updated_at, pay_by, version FROM floodgate_orders LIMIT 1"
+            "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, created_at,
+                                           updated_at, version)
+             SELECT '{id}', sale_id, '{user}', quantity, units_held, amount, currency, status, created_at, updated_at, version
+             FROM floodgate_orders LIMIT 1"
         )
     };
     for (id, user) in [

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, NewRecord, Position, Queue, Topic};
+use queue::{DiskOptions, NewRecord, Position, Queue, StartAt, Topic};
 
 struct Counting;
 
@@ -74,9 +74,9 @@ fn a_waiting_record_costs_64_bytes_at_most() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let queue = open(directory.path());
-        let topic = queue.topic("timeouts").unwrap();
+        let topic = queue.topic("timeouts").await.unwrap();
         append(&topic).await;
-        let mut group = topic.group("closer").unwrap();
+        let mut group = topic.group("closer", StartAt::Oldest).await.unwrap();
         let before = ALLOCATED.load(Ordering::Relaxed);
         let mut refused = Vec::new();
         let mut pulled = 0;
@@ -113,7 +113,7 @@ fn a_waiting_record_costs_64_bytes_at_most() {
         drop(gone);
         of("with three of four gone", WAITING / 4 + refused_records);
         drop(group);
-        let group = topic.group("closer").unwrap();
+        let group = topic.group("closer", StartAt::Oldest).await.unwrap();
         of("taken over", WAITING / 4 + refused_records);
         drop(group);
         queue.shutdown().await;

@@ -12,7 +12,7 @@ use crate::config::Config;
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct SharedBooks {
     pub(super) epoch: u64,
-    /// The orders database that it belongs to; none where an older version installed it.
+    /// The orders database that it belongs to; none where no tagged version installed it.
     pub(super) deployment: Option<String>,
     /// That is another one than ours: its figures say nothing of our rows.
     pub(super) foreign: bool,
@@ -70,8 +70,9 @@ impl SharedBooks {
     fn of(audit: stock::ledger::redis::SaleAudit, ours: Option<DeploymentId>) -> Self {
         let mut findings = audit.findings.clone();
         let ours = ours.map(|ours| ours.to_string());
-        let foreign = audit.deployment.is_some() && audit.deployment != ours;
-        if let Some(other) = audit.deployment.as_ref().filter(|_| foreign) {
+        let foreign = audit.deployment.is_none() || audit.deployment != ours;
+        if foreign {
+            let other = audit.deployment.as_deref().unwrap_or("none");
             findings.push(format!(
                 "in the ledger it belongs to another orders database (deployment {other}): see `floodgate ledger adopt --help`"
             ));

@@ -1,7 +1,6 @@
 //! Which backends and roles go together. What is configured and not in this binary, or cannot work in this role, stops the
 //! start: orders would go elsewhere than was asked for, or units be sold twice.
 
-
 use order_worker::OrdersBackend;
 use queue::QueueBackend;
 use stock::config::{SoldOutBackend, StockBackend};

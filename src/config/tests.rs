@@ -138,6 +138,12 @@ fn the_journals_secret_is_made_once_beside_the_operators_token() {
     let made = load(&toml, &[]).expect("valid").journal_key().expect("made");
     let other_log = load(&toml.replace("queue\"", "other\""), &[]).expect("valid");
     assert_eq!(other_log.journal_key().expect("kept").id(), made.id(), "who shares the token shares it");
+    let mut running = load(&toml, &[]).expect("valid");
+    running.complete_secrets().expect("made");
+    assert_eq!(running.journal_key().expect("kept").id(), made.id(), "a command has the process's");
+    let no_file = load(&toml.replace("token_file", "token"), &[]).expect("valid");
+    assert_ne!(no_file.journal_key().expect("made").id(), made.id());
+    assert!(directory.path().join("journal.secret").exists(), "beside the log");
     let kept = std::fs::read_to_string(directory.path().join("deep/journal.secret")).expect("there");
     let same = load(&format!("[admin]\njournal_secret = {kept:?}\n"), &[]).expect("valid");
     assert_eq!(same.journal_key().expect("given").id(), made.id());

@@ -196,7 +196,7 @@ impl Database {
     }
 }
 
-/// A restock, as long as it has been checked against the row that it is for.
+/// The total after a restock, or `None` where this very restock is recorded already.
 pub(super) fn restocked_total(
     row: &SaleRow,
     restock_id: &str,

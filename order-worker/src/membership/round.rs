@@ -203,9 +203,6 @@ impl Member {
                 self.view.seen.insert(sale.clone());
                 self.view.missing.remove(sale);
                 if snapshot.open {
-                    if !snapshot.tied {
-                        self.stock.open(sale, epoch).await?;
-                    }
                     return Ok(Place::Open);
                 }
                 // Read after its state was seen: what was never opened until now holds no promise.

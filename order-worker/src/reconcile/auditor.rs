@@ -56,7 +56,7 @@ impl Auditor {
         for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
             let sale = &row.definition.id;
             let Some(audit) = ledger.sale(sale).await? else { continue };
-            if audit.deployment.is_some() && audit.deployment != ours {
+            if audit.deployment.is_none() || audit.deployment != ours {
                 self.metrics.audited("foreign");
                 continue;
             }

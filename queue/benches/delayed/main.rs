@@ -5,8 +5,6 @@
 //! appended, and how long an open takes, up to the first pull, with the memory that it needs at most. For each record that waits, a
 //! minute to 30 days, four others are delivered and finished. `--seconds` bounds each part of a row; a part that takes longer says so.
 //! `FLOODGATE_BENCH_DIR` chooses the disk.
-//!
-//! The same source compiles on the code before journals, so that both can be measured: see [`Before`] and [`Later`].
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 
 mod measured;
@@ -14,36 +12,6 @@ mod story;
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-use queue::{DiskOptions, QueueError};
-
-/// On older code topics have no such option: there this one is found, which does nothing.
-trait Before {
-    #[allow(dead_code, reason = "only where the option itself is absent")]
-    fn delayed(&mut self, _topic: &str) {}
-}
-
-impl Before for DiskOptions {}
-
-/// A call that answers later.
-trait Later: Future + Sized {
-    #[allow(dead_code, reason = "only where a call answers later")]
-    fn settled(self) -> Self {
-        self
-    }
-}
-
-impl<F: Future> Later for F {}
-
-/// The same call where it answers at once.
-trait AtOnce: Sized {
-    #[allow(dead_code, reason = "only where a call answers at once")]
-    fn settled(self) -> std::future::Ready<Self> {
-        std::future::ready(self)
-    }
-}
-
-impl<T> AtOnce for Result<T, QueueError> {}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();

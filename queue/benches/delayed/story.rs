@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Group, Message, NewRecord, Position, Queue, QueueError, Topic};
+use queue::{DiskOptions, Group, Message, NewRecord, Position, Queue, QueueError, StartAt, Topic};
 
 use crate::measured::{allocated, cpu, file_bytes, peak, reset_peak, written};
-#[allow(unused_imports, reason = "which of them depends on the code that is measured")]
-use crate::{AtOnce, Before, Later};
 
 pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
 
@@ -54,8 +52,8 @@ fn open(directory: &Path, registry: &mut Registry) -> Result<Queue, QueueError> 
 pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<String> {
     let mut registry = Registry::default();
     let queue = open(directory, &mut registry).unwrap();
-    let topic = queue.topic("timeouts").settled().await.unwrap();
-    let mut group = topic.group("closer").settled().await.unwrap();
+    let topic = queue.topic("timeouts").await.unwrap();
+    let mut group = topic.group("closer", StartAt::Oldest).await.unwrap();
     let before = allocated();
     let unfinished = || vec![format!("not finished in {} s", bound.as_secs()); COLUMNS.len()];
 
@@ -119,8 +117,8 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
     let before = allocated();
     let started = Instant::now();
     let queue = open(directory, &mut Registry::default()).unwrap();
-    let topic = queue.topic("timeouts").settled().await.unwrap();
-    let mut group = topic.group("closer").settled().await.unwrap();
+    let topic = queue.topic("timeouts").await.unwrap();
+    let mut group = topic.group("closer", StartAt::Oldest).await.unwrap();
     assert!(group.pull(1, Duration::ZERO).await.unwrap().is_empty());
     let opened = format!("{:.2}, {}", started.elapsed().as_secs_f64(), (peak() - before) >> 20);
     drop(group);

@@ -302,7 +302,6 @@ impl Books {
             confirmed: self.units_confirmed,
             open: self.open,
             paused: self.sale.paused,
-            tied: true,
             flag: self.flag(),
         }
     }

@@ -24,7 +24,7 @@
 //!   epoch replaces such a state; one at its own epoch is refused with it;
 //! - MUST answer [`LedgerError::Foreign`], with nothing carried out, to any call on a sale whose state another deployment installed, at
 //!   whatever epoch; [`Ledger::adopt`] alone takes such a state, and what it leaves answers `Amnesia` until an install, at any
-//!   epoch, replaces it. A state that names no deployment (an older version installed it) is everybody's until `open` ties it;
+//!   epoch, replaces it. A state that names no deployment is foreign to all (`none`'s): no tagged version left it;
 //! - MUST hold a lease by the clock of the server that holds the leases: the last renewal decides until when. Leases belong to no
 //!   sale, move nothing and may be forgotten with the rest: an absent one says that nobody renewed it, not that somebody died;
 //! - MUST name the server that holds a sale and the one that holds the leases, without I/O, and judge every call on a sale by that
@@ -389,8 +389,6 @@ pub struct Snapshot {
     pub open: bool,
     /// As last pushed.
     pub paused: bool,
-    /// It names this deployment; not so what an older version installed.
-    pub tied: bool,
     /// The flag.
     pub flag: FlagState,
 }

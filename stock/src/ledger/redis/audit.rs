@@ -73,7 +73,7 @@ pub struct SaleAudit {
     pub epoch: u64,
     /// Run id and replication id of the server that it was installed on.
     pub identity: String,
-    /// The id of the orders database that it belongs to; none where an older version installed it.
+    /// The id of the orders database that it belongs to; none where no tagged version installed it.
     pub deployment: Option<String>,
     /// No rebuild is under way.
     pub open: bool,

@@ -252,8 +252,7 @@ impl RedisLedger {
         let open = answer.number::<u8>()? == 1;
         let paused = answer.number::<u8>()? == 1;
         let flag = flag(epoch, remaining, answer.number()?);
-        let tied = answer.number::<u8>()? == 1;
-        Ok(Snapshot { epoch, version, total, remaining, pending, confirmed, open, paused, tied, flag })
+        Ok(Snapshot { epoch, version, total, remaining, pending, confirmed, open, paused, flag })
     }
 
     pub(super) async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
