@@ -80,8 +80,8 @@ impl LedgerClocks {
 #[derive(Debug)]
 pub struct SaleClock {
     clocks: Arc<LedgerClocks>,
-    /// The number of the server that holds the sale. Written when it has moved; whoever reads the old one a moment longer has its
-    /// batch judged by the new server's clock all the same, so relaxed ordering serves.
+    /// The number of the server that holds the sale. Written when it has moved; a batch that reads the old one a moment longer is
+    /// judged by the new server's clock all the same, so relaxed ordering serves.
     server: AtomicU8,
 }
 

@@ -50,6 +50,8 @@ const UNDER_WAY_MAX: usize = 4_096;
 pub struct SimulatedServer {
     memory: Arc<Mutex<Memory>>,
     state: Arc<Mutex<ServerState>>,
+    /// Held while due calls arrive: a thread that settles at the same time finds what is due executed.
+    arriving: Arc<Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -123,7 +125,11 @@ impl SimulatedServer {
             struck: 0,
             happened: Happened::default(),
         };
-        Self { memory: Arc::new(Mutex::new(memory)), state: Arc::new(Mutex::new(state)) }
+        Self {
+            memory: Arc::new(Mutex::new(memory)),
+            state: Arc::new(Mutex::new(state)),
+            arriving: Arc::default(),
+        }
     }
 
     /// A client of it, for one process of the only deployment there is.
@@ -193,6 +199,7 @@ impl SimulatedServer {
 
     /// Executes the late calls whose time has come. Every call does so first; whoever checks at rest does so, too.
     pub fn settle(&self) {
+        let _arriving = self.arriving.lock();
         let now = Instant::now();
         let mut due = Vec::new();
         self.state.lock().under_way.retain(|sent| {
