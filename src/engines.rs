@@ -122,8 +122,7 @@ pub(crate) async fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
 }
 
 fn disk_options(config: &Config, now: Now) -> DiskOptions {
-    let mut options = DiskOptions::new(&config.queue.directory, now);
-    options.backlog_max = config.queue.backlog_max;
+    let mut options = config.queue.disk_options(&config.queue.directory, now);
     // A purchase that the limit lets in finds room in the log, whatever its metadata.
     options.in_flight_max = config.limits.in_flight_max;
     options.in_flight_bytes = ORDER_BYTES_MAX;

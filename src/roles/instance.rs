@@ -186,7 +186,7 @@ pub(super) fn member_parts(config: &Config, foundation: &Foundation, registry: &
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         own: None,
-        logs: logs_on_this_machine(foundation.now.clone()),
+        logs: logs_on_this_machine(&config.queue, foundation.now.clone()),
         outliving: outlives(config),
         metrics: MembershipMetrics::new(registry),
     }

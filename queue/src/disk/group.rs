@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::dead_letters;
-use super::files::io;
+use super::files::{corrupt, io};
 use super::names::valid_name;
 use super::offsets::{Finished, Progress, Retry, Slots};
 use super::reader::Reader;
 use super::shared::TopicShared;
 use crate::failpoint;
-use crate::port::{Message, Position, QueueError, StartAt};
+use crate::port::{BehindMax, Message, Position, QueueError, StartAt};
 use crate::storage::Lock;
 
 /// Records looked at before other tasks of the thread get a turn.
@@ -42,6 +42,10 @@ pub struct DiskGroup {
     due: BTreeSet<(u64, u64)>,
     /// The group's own clock never goes back.
     clock_ms: u64,
+    /// Whether it may be cut off.
+    limited: bool,
+    /// The sequence through which it has been told of a cut.
+    cut_told: u64,
     dead: Option<dead_letters::DeadLetters>,
     /// Held until drop; last, so that everything is closed before another may take it.
     _lock: Lock,
@@ -68,6 +72,11 @@ impl DiskGroup {
             let opened = Slots::open(storage, &directory, topic.files.log_id, start)?;
             storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
             topic.note_group(name, opened.1.finished.low());
+            let limits = topic.limit_files(name);
+            let (limit, cut) = (limits.limit()?, limits.cut()?);
+            if let Some(mark) = topic.groups.lock().get_mut(name) {
+                (mark.behind_max, mark.cut) = (limit, cut);
+            }
             drop(births);
             opened
         };
@@ -82,6 +91,8 @@ impl DiskGroup {
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
             clock_ms: 0,
+            limited: topic.limit_files(name).limit()?.is_some(),
+            cut_told: 0,
             dead: None,
             _lock: lock,
         })
@@ -109,6 +120,7 @@ impl DiskGroup {
             let arrival = topic.arrivals.notified();
             let mut arrival = std::pin::pin!(arrival);
             arrival.as_mut().enable();
+            self.meet_cut()?;
             let (messages, more) = self.look(max)?;
             if !messages.is_empty() || max == 0 {
                 return Ok(messages);
@@ -149,8 +161,16 @@ impl DiskGroup {
                 return Ok((messages, true));
             }
             looked += 1;
+            let expected = self.reader.next();
             let Some(frame) = self.reader.read(durable)? else { break };
             let sequence = frame.sequence;
+            if sequence != expected {
+                // Cut off while we looked: the next look tells. What was found so far was there.
+                self.reader.seek(expected);
+                self.meet_cut()?;
+                let found = format!("record {sequence} where record {expected} should be");
+                return Err(corrupt(&self.topic.files.directory, 0, found));
+            }
             if self.progress.finished.contains(sequence) {
                 continue;
             }
@@ -276,8 +296,18 @@ impl DiskGroup {
         if low > self.topic.durable() {
             return Err(QueueError::OutOfRange(Position(low)));
         }
+        // What the group goes back to must not be retired before the slots hold it.
+        let _births = wait_for(&self.topic)?;
+        self.topic.files.refresh()?;
         let oldest = self.topic.files.oldest().map_or(0, |oldest| oldest - 1);
         self.keep(Progress { finished: Finished::through(low.max(oldest)), retries: BTreeMap::new() })?;
+        // A crash before this leaves a cut that lies ahead again: the group is told of it.
+        self.topic.limit_files(&self.name).forget_cut()?;
+        if let Some(mark) = self.topic.groups.lock().get_mut(&self.name) {
+            mark.cut = 0;
+        }
+        self.cut_told = 0;
+        self.topic.publish_slowest();
         self.rewind();
         Ok(())
     }
@@ -286,6 +316,48 @@ impl DiskGroup {
         self.waiting.clear();
         self.due.clear();
         self.reader.seek(self.progress.finished.low() + 1);
+    }
+
+    pub(crate) fn limit_behind(&mut self, limit: Option<BehindMax>) -> Result<(), QueueError> {
+        self.topic.limit_files(&self.name).set_limit(limit)?;
+        self.limited = limit.is_some();
+        if let Some(mark) = self.topic.groups.lock().get_mut(&self.name) {
+            mark.behind_max = limit;
+        }
+        Ok(())
+    }
+
+    /// A cut is told first and finished by the next call: a crash in between tells it again.
+    fn meet_cut(&mut self) -> Result<(), QueueError> {
+        if !self.limited {
+            return Ok(());
+        }
+        let through = match &self.topic.own {
+            Some(_) => self.topic.groups.lock().get(&self.name).map_or(0, |mark| mark.cut),
+            None => self.topic.limit_files(&self.name).cut()?,
+        };
+        if self.cut_told > self.progress.finished.low() {
+            let mut next = self.progress.clone();
+            next.finished.insert(1, self.cut_told);
+            next.retries.retain(|sequence, _| !next.finished.contains(*sequence));
+            self.keep(next)?;
+            self.waiting.retain(|sequence, _| *sequence > self.cut_told);
+            self.due.retain(|(_, sequence)| *sequence > self.cut_told);
+            if self.reader.next() <= self.cut_told {
+                self.reader.seek(self.cut_told + 1);
+            }
+        }
+        let low = self.progress.finished.low();
+        if through <= low {
+            return Ok(());
+        }
+        self.cut_told = through;
+        Err(QueueError::Cut {
+            topic: self.topic.name.clone(),
+            group: self.name.clone(),
+            records: through - low,
+            through: Position(through),
+        })
     }
 
     /// Durable first, in memory second, the retention's bound last.

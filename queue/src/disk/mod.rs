@@ -6,11 +6,14 @@
 
 mod bell;
 mod committer;
+mod cut;
 mod dead_letters;
 mod files;
 mod format;
 mod group;
 mod identity;
+mod keeping;
+mod limits;
 mod names;
 mod offsets;
 mod open;
@@ -18,6 +21,7 @@ mod options;
 mod probe;
 mod reader;
 mod recovery;
+mod retention;
 mod shared;
 mod topic;
 mod trace;

@@ -12,6 +12,7 @@
 //!     groups/GROUP/      lock, offset.0, offset.1, dead/NUMBER.seg
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
@@ -24,16 +25,17 @@ use super::committer::Committer;
 use super::files::{LogFiles, corrupt, io};
 use super::format;
 use super::identity::{Identity, TOPIC_MAGIC, read_identity, write_identity};
+use super::keeping::Keeping;
 use super::offsets;
 use super::options::DiskOptions;
 use super::recovery::{Recovered, recover};
-use super::shared::{OwnTopic, Prepared, TopicShared, charge};
+use super::shared::{GroupMark, OwnTopic, Prepared, TopicShared, charge};
 use super::watermark::Watermark;
 use super::writer::{self, Writer, promised_bytes, settle_tail};
 use crate::metrics::QueueMetrics;
 use crate::port::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, QueueError, TAG_BYTES_MAX};
 use crate::ring::Ring;
-use crate::storage::{Lock, SharedMark, SyncMethod};
+use crate::storage::{Lock, SharedMark, Storage, SyncMethod};
 
 /// Largest body of one batch, in bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -83,7 +85,7 @@ pub(super) fn open_topic(
         storage.remove(&log.join(draft)).map_err(io("remove", &log))?;
     }
     let files = Arc::new(LogFiles::new(storage.clone(), log, log_id, false));
-    let recovered = recover(&files)?;
+    let recovered = recover(&files, finished_by_all(storage, &directory.join("groups"), log_id))?;
     settle_tail(&files, &recovered)?;
     let durable = recovered.next_sequence - 1;
     let mark = if storage.is_real() {
@@ -133,6 +135,8 @@ pub(super) fn open_topic(
             gone: AtomicBool::new(false),
             room_bytes: AtomicI64::new(room_bytes),
             slowest: AtomicU64::new(0),
+            slowest_segment: AtomicU64::new(0),
+            keeping: Keeping::new(options.keep_drained, options.keep_drained_bytes_max, (options.now)()),
             prepared: Mutex::new(prepared),
             segment_bytes: options.segment_bytes,
             room_bytes_wanted,
@@ -212,6 +216,16 @@ fn reclaim(files: &LogFiles, recovered: &Recovered, segment_bytes: u64) -> Resul
     Ok(prepared)
 }
 
+/// The sequence through which every group of a log has finished, as their files say before the log is read; 0 where one cannot tell.
+fn finished_by_all(storage: &Storage, groups: &Path, log_id: u64) -> u64 {
+    let Ok(names) = storage.list(groups) else { return 0 };
+    let low = |name: &String| {
+        offsets::load(storage, &groups.join(name), log_id)
+            .map_or(0, |(progress, _, _)| progress.finished.low())
+    };
+    names.iter().map(low).min().unwrap_or(0)
+}
+
 /// What a group has finished was acknowledged, and what it has not finished must still be there.
 fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueError> {
     let durable = recovered.next_sequence - 1;
@@ -237,11 +251,13 @@ fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueE
             let found = format!("group {name} has finished record {low}, the log ends at {durable}");
             return Err(corrupt(file, offset, found));
         }
-        if low + 1 < oldest {
+        let limits = topic.limit_files(&name);
+        let mark = GroupMark { low, cut: limits.cut()?, behind_max: limits.limit()? };
+        if mark.passed() + 1 < oldest {
             let found = format!("group {name} has finished record {low}, the log begins at {oldest}");
             return Err(corrupt(&topic.files.directory, 0, found));
         }
-        topic.groups.lock().insert(name, low);
+        topic.groups.lock().insert(name, mark);
     }
     Ok(())
 }

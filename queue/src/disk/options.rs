@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::trace::Trace;
 use crate::injected::{Now, Random};
@@ -42,13 +43,18 @@ pub struct DiskOptions {
     pub in_flight_bytes: usize,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
+    /// How long records stay after all groups have finished them.
+    pub keep_drained: Duration,
+    /// Bytes of segments that stay for it at most, a topic; then the oldest go earlier. On a full disk they do so too.
+    pub keep_drained_bytes_max: u64,
     /// Told of every batch.
     pub trace: Option<Trace>,
     pub(crate) sync: Option<SyncMethod>,
 }
 
 impl DiskOptions {
-    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records.
+    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records, and nothing
+    /// that is drained.
     pub fn new(directory: impl Into<PathBuf>, now: Now) -> Self {
         Self {
             directory: directory.into(),
@@ -61,6 +67,8 @@ impl DiskOptions {
             in_flight_max: 0,
             in_flight_bytes: 0,
             backlog_max: 10_000_000,
+            keep_drained: Duration::ZERO,
+            keep_drained_bytes_max: 1 << 30,
             trace: None,
             sync: None,
         }

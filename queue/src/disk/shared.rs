@@ -14,14 +14,17 @@ use tokio::time::Instant;
 use super::bell::Bell;
 use super::files::{LogFiles, io};
 use super::format::BATCH_OVERHEAD_MAX;
+use super::keeping::Keeping;
+use super::limits::LimitFiles;
 use super::names::valid_name;
 use super::offsets::{self, Progress};
 use super::reader::Reader;
 use super::trace::Trace;
 use super::watermark::Watermark;
+use super::writer::promised_bytes;
 use crate::injected::Now;
 use crate::metrics::TopicMetrics;
-use crate::port::{Lag, QueueError};
+use crate::port::{BehindMax, Lag, QueueError};
 use crate::ring::Ring;
 use crate::storage::{SharedMark, Storage, SyncMethod};
 
@@ -38,8 +41,8 @@ pub(crate) struct TopicShared {
     pub(crate) now: Now,
     /// Rings for consumers in this process at each acknowledgement.
     pub(crate) arrivals: Notify,
-    /// Of each group the sequence through which it is finished, as far as this process knows.
-    pub(crate) groups: Mutex<BTreeMap<String, u64>>,
+    /// How far each group is, as far as this process knows.
+    pub(crate) groups: Mutex<BTreeMap<String, GroupMark>>,
     /// Absent when another process owns the log.
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
@@ -69,6 +72,10 @@ pub(crate) struct OwnTopic {
     /// The sequence through which the slowest group is finished. Whoever moves a group stores `Relaxed`; permits load it as
     /// a bound that may be late.
     pub(crate) slowest: AtomicU64,
+    /// The first sequence of the segment that the slowest group is in. Whoever moves a group swaps it, `Relaxed`: a change rings for
+    /// the upkeep, which looks for itself.
+    pub(crate) slowest_segment: AtomicU64,
+    pub(crate) keeping: Keeping,
     pub(crate) prepared: Mutex<Prepared>,
     pub(crate) segment_bytes: u64,
     /// Room at which a further segment is made.
@@ -82,6 +89,24 @@ pub(crate) struct OwnTopic {
     /// Rings when the committer has ended.
     pub(crate) ended: Notify,
     pub(crate) has_ended: AtomicBool,
+}
+
+/// How far one group is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct GroupMark {
+    /// The sequence through which it is finished.
+    pub(crate) low: u64,
+    /// The sequence through which it was cut off; 0: never.
+    pub(crate) cut: u64,
+    /// How far it may be behind; `None`: as far as it likes.
+    pub(crate) behind_max: Option<BehindMax>,
+}
+
+impl GroupMark {
+    /// The sequence through which the group needs nothing any more.
+    pub(crate) fn passed(&self) -> u64 {
+        self.low.max(self.cut)
+    }
 }
 
 /// Segment files that are ready, oldest number first.
@@ -103,6 +128,23 @@ pub(crate) fn charge(words: u64) -> i64 {
 }
 
 impl OwnTopic {
+    pub(crate) fn take_number(&self) -> u64 {
+        let mut prepared = self.prepared.lock();
+        prepared.next_number += 1;
+        prepared.next_number - 1
+    }
+
+    /// Numbers are entered in rising order, so that the chain can be followed by them.
+    pub(crate) fn add_ready(&self, number: u64, bytes: u64) {
+        {
+            let mut prepared = self.prepared.lock();
+            let at = prepared.ready.partition_point(|(other, _)| *other < number);
+            prepared.ready.insert(at, (number, bytes));
+        }
+        let promised = promised_bytes(bytes, self.frame_bytes_max);
+        self.room_bytes.fetch_add(promised as i64, Ordering::Relaxed);
+    }
+
     /// Whether a further segment is to be made when so much room is left.
     pub(crate) fn wants_segment(&self, room_bytes: i64) -> bool {
         room_bytes < self.room_bytes_wanted
@@ -170,14 +212,17 @@ impl TopicShared {
         Ok(names)
     }
 
-    /// What a group has finished, as its slots say.
+    /// What a group has finished or was cut off from, as its files say.
     pub(crate) fn progress(&self, group: &str) -> Result<Progress, QueueError> {
         valid_name(group)?;
         let directory = self.group_directory(group);
         if !self.storage().exists(&directory.join("offset.1")).map_err(io("look for", &directory))? {
             return Err(QueueError::UnknownGroup { topic: self.name.clone(), group: group.to_owned() });
         }
-        offsets::load(self.storage(), &directory, self.files.log_id).map(|(progress, _, _)| progress)
+        let (mut progress, _, _) = offsets::load(self.storage(), &directory, self.files.log_id)?;
+        // What it was cut off from it will never finish, whether it has been told or not.
+        progress.finished.insert(1, self.limit_files(group).cut()?);
+        Ok(progress)
     }
 
     pub(crate) fn lag(&self, progress: &Progress) -> Result<Lag, QueueError> {
@@ -192,21 +237,41 @@ impl TopicShared {
         Ok(Lag { records, age_ms: appended_at_ms.map_or(0, |at| (self.now)().saturating_sub(at)) })
     }
 
+    /// The files of a group's bound and cut.
+    pub(crate) fn limit_files(&self, group: &str) -> LimitFiles<'_> {
+        LimitFiles::new(self.storage(), self.group_directory(group), self.files.log_id)
+    }
+
     /// Remembers how far a group is; what it is past may be recycled.
     pub(crate) fn note_group(&self, name: &str, low: u64) {
-        self.groups.lock().insert(name.to_owned(), low);
+        self.groups.lock().entry(name.to_owned()).or_default().low = low;
         self.publish_slowest();
+    }
+
+    /// Learns how far groups are that other processes hold, and how far they may be behind.
+    pub(crate) fn read_groups(&self) {
+        let Ok(names) = self.group_names() else { return };
+        for name in names {
+            // A slot that is being written at this moment is read again next time.
+            let progress = offsets::load(self.storage(), &self.group_directory(&name), self.files.log_id);
+            let (Ok((progress, _, _)), Ok(limit)) = (progress, self.limit_files(&name).limit()) else {
+                continue;
+            };
+            let mut groups = self.groups.lock();
+            let mark = groups.entry(name).or_default();
+            (mark.low, mark.behind_max) = (progress.finished.low(), limit);
+        }
     }
 
     pub(crate) fn publish_slowest(&self) {
         let Some(own) = &self.own else { return };
-        let slowest = self.groups.lock().values().min().copied();
+        let slowest = self.groups.lock().values().map(GroupMark::passed).min();
         let slowest = slowest.unwrap_or_else(|| self.files.oldest().map_or(0, |oldest| oldest - 1));
         own.slowest.store(slowest, Ordering::Relaxed);
         own.metrics.backlog.set(own.watermark.durable().saturating_sub(slowest) as i64);
-        // The oldest segment is done with: its room can be used again.
-        let second = self.files.segments.read().get(1).map(|segment| segment.first_sequence);
-        if second.is_some_and(|first| first <= slowest + 1) {
+        // The slowest group has left a segment, whose room may be used again.
+        let begins = self.files.first_of_segment(slowest + 1);
+        if own.slowest_segment.swap(begins, Ordering::Relaxed) != begins {
             own.upkeep.ring();
         }
     }

@@ -45,7 +45,7 @@ pub(crate) fn verify(storage: &Storage, directory: &Path) -> Result<Vec<Verified
         }
         let Some(identity) = read_identity(storage, &path.join("topic"), TOPIC_MAGIC)? else { continue };
         let files = LogFiles::new(storage.clone(), path.join("log"), identity.id, false);
-        let (recovered, damage) = match recover(&files) {
+        let (recovered, damage) = match recover(&files, 0) {
             Ok(recovered) => (recovered, None),
             Err(QueueError::Corrupt { file, offset, found }) => {
                 (Recovered::default(), Some(DamagedBatch { file, offset, found }))

@@ -3,12 +3,17 @@
 //! A failing seed is printed; `FLOODGATE_SEED=n` replays it alone, `FLOODGATE_SEED=n..m` runs those, `FLOODGATE_LONG=1` many more.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod aside;
+mod model;
+
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aside::{Aside, finish_late};
+use model::{Model, Random};
 use prometheus_client::registry::Registry;
 use queue::failpoint::{Crash, set_hook};
 use queue::{
@@ -20,84 +25,6 @@ const LIVES: u64 = 5;
 
 /// Seeds beyond those of `./test` that once found a bug.
 const ONCE_FAILED: [u64; 1] = [22_502];
-
-/// What must be true of the log and the group, whatever happened.
-#[derive(Default)]
-struct Model {
-    next_payload: u64,
-    attempted: BTreeMap<u64, Option<u64>>,
-    /// Position to payload of everything acknowledged to the appender or shown to a reader.
-    promised: BTreeMap<Position, u64>,
-    finished: BTreeSet<Position>,
-    perhaps_finished: BTreeSet<Position>,
-    delivered: BTreeSet<Position>,
-    /// Given to the dead letters and not delivered since.
-    dead: BTreeSet<Position>,
-    lies: bool,
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ (mixed >> 32)) % bound
-    }
-}
-
-impl Model {
-    fn payload(&mut self, random: &mut Random, now: u64) -> (u64, Vec<u8>, Option<u64>) {
-        let id = self.next_payload;
-        self.next_payload += 1;
-        let mut payload = id.to_le_bytes().to_vec();
-        let length = if random.below(8) == 0 { random.below(6000) } else { random.below(300) };
-        payload.resize(8 + length as usize, id as u8);
-        let deliver_at = (random.below(6) == 0).then(|| now + random.below(60));
-        self.attempted.insert(id, deliver_at);
-        (id, payload, deliver_at)
-    }
-
-    fn check_message(&self, message: &Message) -> u64 {
-        let id = u64::from_le_bytes(message.payload[..8].try_into().unwrap());
-        assert!(message.payload[8..].iter().all(|byte| *byte == id as u8), "garbage in {}", message.position);
-        let deliver_at = self.attempted.get(&id).expect("a record that nobody appended");
-        assert_eq!(*deliver_at, message.deliver_at_ms, "of {}", message.position);
-        id
-    }
-
-    /// The log as it reads now: everything promised is in it, nothing twice, nothing strange, in order.
-    fn check_log(&mut self, log: &[Message]) {
-        let mut seen = BTreeSet::new();
-        let mut last = None;
-        let mut positions = BTreeMap::new();
-        for message in log {
-            let id = self.check_message(message);
-            assert!(seen.insert(id), "record {id} twice");
-            assert!(last < Some(message.position), "positions rise");
-            last = Some(message.position);
-            positions.insert(message.position, id);
-        }
-        let oldest = log.first().map(|message| message.position);
-        for (position, id) in &self.promised {
-            let retired = oldest.is_none_or(|oldest| *position < oldest);
-            match positions.get(position) {
-                Some(found) => assert_eq!(found, id, "at {position}"),
-                None if retired
-                    && (self.finished.contains(position) || self.perhaps_finished.contains(position)) => {}
-                None => {
-                    let tail = last.is_none_or(|last| *position > last);
-                    assert!(self.lies && tail, "promised {position} is lost");
-                }
-            }
-        }
-        if self.lies {
-            self.promised.retain(|position, _| Some(*position) <= last);
-            self.finished.retain(|position| Some(*position) <= last);
-        }
-        self.promised.extend(positions);
-    }
-}
 
 fn faults(random: &mut Random) -> Faults {
     let mut faults = Faults::default();
@@ -123,7 +50,13 @@ fn run_seed(seed: u64) {
     let disk_faults = faults(&mut random);
     let disk = SimulatedDisk::new(seed, Faults::default());
     let clock = Arc::new(AtomicU64::new(1_000));
-    let mut model = Model { lies: disk_faults.lying_sync > 0, ..Model::default() };
+    let mut aside = Aside(Random(seed.wrapping_mul(0x2545_f491).wrapping_add(5)));
+    let mut model = Model {
+        lies: disk_faults.lying_sync > 0,
+        keep_drained_ms: [0, 0, 300, 3_000][aside.0.below(4) as usize],
+        keep_drained_bytes_max: [0, 300_000, u64::MAX][aside.0.below(3) as usize],
+        ..Model::default()
+    };
     for life in 0..LIVES {
         let last = life == LIVES - 1;
         disk.set_faults(if last { Faults::default() } else { disk_faults.clone() });
@@ -139,7 +72,7 @@ fn run_seed(seed: u64) {
         })));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            runtime.unwrap().block_on(one_life(&mut random, &disk, &clock, &mut model, last))
+            runtime.unwrap().block_on(one_life(&mut random, &mut aside, &disk, &clock, &mut model, last))
         }));
         set_hook(None);
         match outcome {
@@ -161,7 +94,7 @@ fn run_seed(seed: u64) {
     }
 }
 
-fn open(disk: &SimulatedDisk, clock: &Arc<AtomicU64>) -> Result<Queue, QueueError> {
+fn open(disk: &SimulatedDisk, clock: &Arc<AtomicU64>, model: &Model) -> Result<Queue, QueueError> {
     let now = Arc::clone(clock);
     let mut options = DiskOptions::new("/queue", Arc::new(move || now.load(Ordering::Relaxed)));
     options.storage = Storage::Simulated(disk.clone());
@@ -169,24 +102,27 @@ fn open(disk: &SimulatedDisk, clock: &Arc<AtomicU64>) -> Result<Queue, QueueErro
     options.segment_bytes = 128 * 1024;
     options.ring_bytes = 64 * 1024;
     options.random = Arc::new(|| 42);
+    options.keep_drained = Duration::from_millis(model.keep_drained_ms);
+    options.keep_drained_bytes_max = model.keep_drained_bytes_max;
     Queue::open_disk(options, &mut Registry::default())
 }
 
 async fn one_life(
     random: &mut Random,
+    aside: &mut Aside,
     disk: &SimulatedDisk,
     clock: &Arc<AtomicU64>,
     model: &mut Model,
     last: bool,
 ) -> Result<(), QueueError> {
-    let queue = open(disk, clock)?;
+    let queue = open(disk, clock, model)?;
     let topic = queue.topic("orders").await?;
     let script = async {
         model.check_log(&topic.read(None, usize::MAX).await?);
         if last {
             finish(&queue, &topic, clock, model).await
         } else {
-            act(random, &topic, clock, model).await
+            act(random, aside, &topic, clock, model).await
         }
     };
     let result = tokio::select! {
@@ -202,6 +138,7 @@ async fn one_life(
 
 async fn act(
     random: &mut Random,
+    aside: &mut Aside,
     topic: &Topic,
     clock: &AtomicU64,
     model: &mut Model,
@@ -209,8 +146,11 @@ async fn act(
     let mut under_way = Vec::new();
     let mut group = topic.group("workers", StartAt::Oldest).await?;
     let mut pulled: Vec<Message> = Vec::new();
+    let mut late = None;
     for _ in 0..random.below(60) {
+        aside.act(topic, &mut late, clock, model).await?;
         clock.fetch_add(random.below(10), Ordering::Relaxed);
+        model.latest_ms = model.latest_ms.max(clock.load(Ordering::Relaxed));
         match random.below(10) {
             0..=4 => {
                 for _ in 0..=random.below(6) {
@@ -243,10 +183,7 @@ async fn act(
                 let messages = group.pull(1 + random.below(20) as usize, Duration::ZERO).await?;
                 for message in &messages {
                     let id = model.check_message(message);
-                    assert!(
-                        message.deliver_at_ms.is_none_or(|at| at <= clock.load(Ordering::Relaxed)),
-                        "early"
-                    );
+                    assert!(message.deliver_at_ms.is_none_or(|at| at <= model.latest_ms), "early");
                     assert!(
                         model.lies || !model.finished.contains(&message.position),
                         "finished {} again",
@@ -293,7 +230,8 @@ async fn finish(
     model: &mut Model,
 ) -> Result<(), QueueError> {
     let mut group = topic.group("workers", StartAt::Oldest).await?;
-    clock.fetch_add(10_000, Ordering::Relaxed);
+    clock.store(model.latest_ms + 30_000, Ordering::Relaxed);
+    finish_late(topic, model).await?;
     loop {
         let messages = group.pull(100, Duration::ZERO).await?;
         let Some(last) = messages.iter().map(|message| message.position).max() else { break };
@@ -350,7 +288,7 @@ fn life_of_a_group(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.unwrap().block_on(async {
-            let queue = open(disk, &Arc::new(AtomicU64::new(1_000)))?;
+            let queue = open(disk, &Arc::new(AtomicU64::new(1_000)), &Model::default())?;
             let topic = queue.topic("orders").await?;
             let script = async {
                 // What comes before the group's own slots may pass the same failpoints.
