@@ -123,9 +123,7 @@ pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> 
 
 /// A worker's own directory, locked for this process. Opened anew whenever it was lost, so that its metrics are the worker's.
 pub(crate) fn open_worker_queue(config: &QueueConfig, now: Now) -> Result<Queue, QueueError> {
-    let mut options = DiskOptions::new(&config.worker_directory, now);
-    options.backlog_max = config.backlog_max;
-    Queue::open_disk(options, &mut Registry::default())
+    Queue::open_disk(config.disk_options(&config.worker_directory, now), &mut Registry::default())
 }
 
 /// The queue's directory beside the process that owns it: nothing can be appended.
@@ -134,8 +132,7 @@ pub(crate) async fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
 }
 
 fn disk_options(config: &Config, now: Now) -> DiskOptions {
-    let mut options = DiskOptions::new(&config.queue.directory, now);
-    options.backlog_max = config.queue.backlog_max;
+    let mut options = config.queue.disk_options(&config.queue.directory, now);
     // A purchase that the limit lets in finds room in the log, whatever its metadata.
     options.in_flight_max = config.limits.in_flight_max;
     options.in_flight_bytes = ORDER_BYTES_MAX;

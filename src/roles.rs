@@ -57,7 +57,7 @@ impl Foundation {
             database: self.database.clone(),
             stock: self.stock.clone(),
             own,
-            logs: logs_on_this_machine(self.now.clone()),
+            logs: logs_on_this_machine(&config.queue, self.now.clone()),
             outliving: engines::ledger_outlives(config),
             metrics: MembershipMetrics::new(registry),
         })

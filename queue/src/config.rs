@@ -1,9 +1,12 @@
 //! The `[queue]` section of the configuration. Knows shapes and defaults; choosing the adapter is the root's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskOptions;
+use crate::injected::Now;
 use crate::port::LogAddress;
 
 /// `[queue]`.
@@ -20,6 +23,10 @@ pub struct QueueConfig {
     pub sources: Vec<LogAddress>,
     /// Records that the slowest group may be behind before permits are refused.
     pub backlog_max: u64,
+    /// How long records stay after all groups have finished them, in seconds: what a restored database lacks is read from them again.
+    pub keep_drained_s: u64,
+    /// Bytes that stay for it at most, of each topic; then the oldest go earlier.
+    pub keep_drained_bytes_max: u64,
     /// RocketMQ's name servers, `host:port;host:port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rocketmq_namesrv: Option<String>,
@@ -35,6 +42,8 @@ impl Default for QueueConfig {
             worker_directory: PathBuf::from("data/worker-queue"),
             sources: Vec::new(),
             backlog_max: 10_000_000,
+            keep_drained_s: 86_400,
+            keep_drained_bytes_max: 1 << 30,
             rocketmq_namesrv: None,
             topic_prefix: String::from("floodgate-"),
         }
@@ -42,6 +51,16 @@ impl Default for QueueConfig {
 }
 
 impl QueueConfig {
+    /// How a log of this deployment is opened at `directory`, whichever process does it.
+    #[must_use]
+    pub fn disk_options(&self, directory: &Path, now: Now) -> DiskOptions {
+        let mut options = DiskOptions::new(directory, now);
+        options.backlog_max = self.backlog_max;
+        options.keep_drained = Duration::from_secs(self.keep_drained_s);
+        options.keep_drained_bytes_max = self.keep_drained_bytes_max;
+        options
+    }
+
     /// Where this instance's own log is.
     #[must_use]
     pub fn own_log(&self) -> LogAddress {

@@ -11,8 +11,8 @@ use prometheus_client::registry::Registry;
 use crate::disk::{self, DiskOptions};
 use crate::injected::Now;
 use crate::port::{
-    AppendError, Capabilities, DeadLetter, Lag, LogAddress, Message, NewRecord, Position, QueueError,
-    Refused, StartAt, TopicState,
+    AppendError, BehindMax, Capabilities, DeadLetter, Lag, LogAddress, Message, NewRecord, Position,
+    QueueError, Refused, StartAt, TopicState,
 };
 
 /// One instance's topics. Cheap to clone; the last clone's drop gives up what [`Queue::shutdown`] would have settled.
@@ -287,10 +287,10 @@ impl Topic {
     }
 
     /// The last position of the records written before `unix_ms`, by the log's own clock, which never goes back; what a
-    /// group is reset to by time. `None` if all kept records are newer.
+    /// group is reset to by time. `None` if the topic has never had one.
     ///
     /// # Errors
-    /// `Corrupt`, `Io`.
+    /// `NotKept` if there was one and none is kept; `Corrupt`, `Io`.
     pub async fn position_before(&self, unix_ms: u64) -> Result<Option<Position>, QueueError> {
         match self {
             Self::Disk(topic) => topic.position_before(unix_ms),
@@ -310,7 +310,7 @@ impl Group {
     /// Waits at most `wait` for the first one; an empty answer means none came. Cancel safe.
     ///
     /// # Errors
-    /// `Corrupt`, `Io`, `Closed`.
+    /// `Corrupt`, `Io`, `Closed`; `Cut`, told once, after which the next call goes on.
     pub async fn pull(&mut self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         match self {
             Self::Disk(group) => group.pull(max, wait).await,
@@ -325,6 +325,16 @@ impl Group {
     pub async fn commit(&mut self, through: Position) -> Result<(), QueueError> {
         match self {
             Self::Disk(group) => group.commit(through),
+        }
+    }
+
+    /// Gives the group a bound on how far it may be behind; durable when it returns. Without one, as at first, it is never cut off.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn limit_behind(&mut self, limit: Option<BehindMax>) -> Result<(), QueueError> {
+        match self {
+            Self::Disk(group) => group.limit_behind(limit),
         }
     }
 

@@ -23,8 +23,8 @@ pub use disk::{
 pub use handles::{Append, AppendBatch, Group, Permit, Queue, Topic};
 pub use injected::{Now, Random};
 pub use port::{
-    AppendError, Capabilities, InvalidAddress, InvalidPosition, KEY_BYTES_MAX, Lag, LogAddress, Message,
-    NewRecord, PAYLOAD_BYTES_MAX, Position, QueueError, Refused, StartAt, TAG_BYTES_MAX, TopicState,
+    AppendError, BehindMax, Capabilities, InvalidAddress, InvalidPosition, KEY_BYTES_MAX, Lag, LogAddress,
+    Message, NewRecord, PAYLOAD_BYTES_MAX, Position, QueueError, Refused, StartAt, TAG_BYTES_MAX, TopicState,
 };
 pub use push::{RetryLevels, Verdict};
 pub use storage::Storage;
@@ -44,6 +44,7 @@ pub const FAILPOINTS: &[&str] = &[
     "queue.recycle",
     "queue.retire",
     "queue.recover-sync",
+    "queue.cut",
     "queue.offset-write",
     "queue.offset-sync",
     "queue.offset-publish",

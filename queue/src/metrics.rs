@@ -13,6 +13,13 @@ pub(crate) struct TopicLabel {
     pub(crate) topic: String,
 }
 
+/// One group of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct GroupLabel {
+    pub(crate) topic: String,
+    pub(crate) group: String,
+}
+
 /// All topics' metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct QueueMetrics {
@@ -25,6 +32,9 @@ pub(crate) struct QueueMetrics {
     segments_made: Family<TopicLabel, Counter>,
     segments_recycled: Family<TopicLabel, Counter>,
     rewritten: Family<TopicLabel, Counter>,
+    kept_bytes: Family<TopicLabel, Gauge>,
+    kept_cut: Family<TopicLabel, Counter>,
+    cut_records: Family<GroupLabel, Counter>,
     sync_seconds: Family<TopicLabel, Histogram, fn() -> Histogram>,
     append_seconds: Family<TopicLabel, Histogram, fn() -> Histogram>,
 }
@@ -41,6 +51,10 @@ pub(crate) struct TopicMetrics {
     pub(crate) segments_made: Counter,
     pub(crate) segments_recycled: Counter,
     pub(crate) rewritten: Counter,
+    pub(crate) kept_bytes: Gauge,
+    pub(crate) kept_cut: Counter,
+    topic: String,
+    cut_records: Family<GroupLabel, Counter>,
     pub(crate) sync_seconds: Histogram,
     pub(crate) append_seconds: Histogram,
 }
@@ -61,6 +75,9 @@ impl QueueMetrics {
             segments_made: Family::default(),
             segments_recycled: Family::default(),
             rewritten: Family::default(),
+            kept_bytes: Family::default(),
+            kept_cut: Family::default(),
+            cut_records: Family::default(),
             sync_seconds: Family::new_with_constructor(latencies),
             append_seconds: Family::new_with_constructor(latencies),
         };
@@ -81,6 +98,21 @@ impl QueueMetrics {
             "floodgate_queue_rewritten_records",
             "Waiting records copied to the log's end",
             m.rewritten.clone(),
+        );
+        registry.register(
+            "floodgate_queue_drained_kept_bytes",
+            "Segments that all groups are past and that stay for a while",
+            m.kept_bytes.clone(),
+        );
+        registry.register(
+            "floodgate_queue_drained_cut_early_segments",
+            "Drained segments that went before queue.keep_drained_s was over",
+            m.kept_cut.clone(),
+        );
+        registry.register(
+            "floodgate_queue_cut_off_records",
+            "Records that a group will never see, since it was too far behind",
+            m.cut_records.clone(),
         );
         registry.register(
             "floodgate_queue_sync_duration_seconds",
@@ -107,8 +139,20 @@ impl QueueMetrics {
             segments_made: self.segments_made.get_or_create(&label).clone(),
             segments_recycled: self.segments_recycled.get_or_create(&label).clone(),
             rewritten: self.rewritten.get_or_create(&label).clone(),
+            kept_bytes: self.kept_bytes.get_or_create(&label).clone(),
+            kept_cut: self.kept_cut.get_or_create(&label).clone(),
+            topic: name.to_owned(),
+            cut_records: self.cut_records.clone(),
             sync_seconds: self.sync_seconds.get_or_create(&label).clone(),
             append_seconds: self.append_seconds.get_or_create(&label).clone(),
         }
+    }
+}
+
+impl TopicMetrics {
+    /// Of the records that `group` was cut off from.
+    pub(crate) fn cut_records(&self, group: &str) -> Counter {
+        let label = GroupLabel { topic: self.topic.clone(), group: group.to_owned() };
+        self.cut_records.get_or_create(&label).clone()
     }
 }

@@ -13,7 +13,9 @@
 //! - MUST let one process at a time hold a group of a log; another may take it as soon as the first is gone;
 //! - MUST have a group's offset or acknowledgement durable when the call returns, and a dead letter durable before the source
 //!   position moves;
-//! - MUST keep every record until the slowest group is past it; a group ends only by an explicit drop;
+//! - MUST keep every record until the slowest group is past it, and for a stated time longer; a group ends only by an explicit drop;
+//! - MUST NOT take a record from a group that has not finished it, unless the group has a [`BehindMax`]; where it has one, MUST tell of
+//!   each cut by [`QueueError::Cut`] before the group goes on behind it;
 //! - MUST answer from memory, without I/O and without waiting, what the path of a purchase asks: permit, append, state, end.
 //!   Everything that a broker would be asked over a network is asynchronous;
 //! - MUST count for its callers ("the last n", "how many ahead"): positions are opaque, nobody else calculates with them;
@@ -28,7 +30,9 @@ mod record;
 
 pub use address::{InvalidAddress, LogAddress};
 pub use error::{AppendError, QueueError, Refused};
-pub use record::{DeadLetter, InvalidPosition, Lag, Message, NewRecord, Position, StartAt, TopicState};
+pub use record::{
+    BehindMax, DeadLetter, InvalidPosition, Lag, Message, NewRecord, Position, StartAt, TopicState,
+};
 
 /// Longest key of a record, in bytes.
 pub const KEY_BYTES_MAX: usize = 128;

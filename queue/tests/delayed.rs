@@ -49,6 +49,8 @@ impl World {
         options.backlog_max = self.backlog_max;
         if self.delayed {
             options.delayed("timeouts");
+            // Of no account there.
+            options.keep_drained = Duration::from_secs(86_400);
         }
         self.registry = Registry::default();
         Queue::open_disk(options, &mut self.registry).unwrap()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, LogAddress, NewRecord, Queue, QueueError, StartAt, Topic};
+use queue::{BehindMax, DiskOptions, LogAddress, NewRecord, Queue, QueueError, StartAt, Topic};
 
 /// Messages that the consumer takes and acknowledges at once.
 const BATCH: usize = 256;
@@ -268,6 +268,36 @@ fn delayed_messages_reach_a_group_that_is_killed_in_time_and_once() {
     }
     println!("{messages} messages, {kills} kills, {repeated} repeated, {} done", done.len());
     runtime.block_on(queue.shutdown());
+}
+
+/// The owner cuts it off, and only its file tells the consumer.
+#[tokio::test]
+async fn a_group_that_another_handle_holds_is_cut_off_and_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut owners = options(directory.path());
+    owners.segment_bytes = 64 * 1024;
+    let queue = Queue::open_disk(owners, &mut Registry::default()).unwrap();
+    let topic = queue.topic("timeouts").await.unwrap();
+    let attached = Queue::attach(&LogAddress::from(directory.path()), Arc::new(now_ms)).await.unwrap();
+    let attached = attached.topic("timeouts").await.unwrap();
+    let mut late = attached.group("late", StartAt::Oldest).await.unwrap();
+    late.limit_behind(Some(BehindMax { records: Some(10), age: None })).await.unwrap();
+    let mut appended = 0;
+    while topic.lag("late").await.unwrap().records == appended {
+        let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &[7; 8_000] };
+        topic.append(permit(&topic, 8_000), record).await.unwrap();
+        appended += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let Err(QueueError::Cut { records, through, .. }) = late.pull(1, Duration::ZERO).await else {
+        panic!("not told")
+    };
+    assert_eq!(records.to_string(), through.to_string(), "from the first record on");
+    let rest = late.pull(usize::MAX, Duration::ZERO).await.unwrap();
+    assert_eq!(rest.len() as u64, appended - records);
+    late.commit(rest.last().unwrap().position).await.unwrap();
+    assert_eq!(topic.lag("late").await.unwrap().records, 0);
+    queue.shutdown().await;
 }
 
 #[test]

@@ -105,6 +105,44 @@ fn a_disk_for_one_segment_takes_records_again_once_they_are_drained() {
     });
 }
 
+/// What stays for a while though it is drained makes room for what comes, on a disk that holds a tenth of what is written.
+#[test]
+fn drained_records_that_stay_refuse_nobody_a_permit() {
+    const PERMITS: usize = 500;
+    const BYTES: usize = 1_408;
+    let mut kept = Vec::new();
+    for keep_drained in [Duration::ZERO, Duration::from_secs(86_400)] {
+        let capacity_bytes = 12 << 20;
+        let disk = SimulatedDisk::new(1, Faults { capacity_bytes, ..Faults::default() });
+        let mut options = simulated(&disk);
+        options.segment_bytes = 1 << 20;
+        options.ring_bytes = 1 << 20;
+        options.in_flight_max = PERMITS;
+        options.in_flight_bytes = BYTES;
+        options.keep_drained = keep_drained;
+        options.keep_drained_bytes_max = u64::MAX;
+        runtime().block_on(async {
+            let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+            let topic = queue.topic("orders").await.unwrap();
+            let script = async {
+                let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
+                for round in 0..200 {
+                    upkeep().await;
+                    assert_eq!(topic.state(), TopicState::Writable, "round {round}");
+                    let (mut held, refused) = permits(&topic, BYTES);
+                    assert!(held.len() >= PERMITS, "{} permits in round {round}, then {refused}", held.len());
+                    held.truncate(PERMITS);
+                    append_all(&topic, held, BYTES).await;
+                    group.commit(topic.end().unwrap()).await.unwrap();
+                }
+                topic.read(None, usize::MAX).await.unwrap().len()
+            };
+            tokio::select! { biased; left = script => kept.push(left), () = queue.run() => {} }
+        });
+    }
+    assert!(kept[1] > kept[0] + PERMITS, "as much as the disk has room for: {kept:?}");
+}
+
 fn segments(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(directory.join("orders/log"))
         .unwrap()

@@ -274,6 +274,8 @@ fn a_database_put_back_or_exchanged_stops_the_start() {
     rest();
     server.signal("-TERM");
     assert!(server.wait().success());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let backup_begins = stock::Timestamp(now.as_millis() as u64).to_string();
     copy(&data, &backup);
     let server = site.start();
     let (pass, order) = buy("bob");
@@ -285,9 +287,12 @@ fn a_database_put_back_or_exchanged_stops_the_start() {
     copy(&data, &site.path().join("newest"));
     copy(&backup, &data);
     fails_with(&site, &[], 1, &["orders.db", "lacks order", &order, "reset-offset"]);
-    // What the log still keeps is written again.
-    let back = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--oldest"];
+    // What the log still keeps is written again: of what was drained since the backup began, Bob's order.
+    let back = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--before", &backup_begins];
     assert!(site.run(&back).status.success());
+    let lag = site.run(&["queue", "lag", "--json"]);
+    assert!(String::from_utf8_lossy(&lag.stdout).contains("\"records\": 1,"), "one order");
+    assert!(String::from_utf8_lossy(&site.run(&back).stdout).contains("stays there"), "never forward");
     let server = site.start();
     assert_eq!(rest()["sold"], 2);
     assert_eq!(site.press("s", &pass, "{}").json()["order_id"], order.as_str());

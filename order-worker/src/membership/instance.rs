@@ -36,8 +36,9 @@ pub enum InstanceError {
     /// What the log has handed over would be forgotten and its units sold again, or what it holds be rejected.
     #[error(
         "the orders database {database} {mismatch}, so the queue in {queue} belongs to another one, or to a newer state of it: put \
-         that database back. If it is lost, `floodgate queue reset-offset {ORDERS_TOPIC} {DRAIN_GROUP} --oldest` has every order \
-         that the queue still keeps written again; if they are to be forgotten, remove the queue's directory"
+         that database back. If it was put back from a backup, `floodgate queue reset-offset {ORDERS_TOPIC} {DRAIN_GROUP} --before TIME`, with \
+         a time before the backup was begun, has what it lacks written again, as far as the queue keeps it (--oldest: everything kept); \
+         if they are to be forgotten, remove the queue's directory"
     )]
     ForeignDatabase {
         /// As it may be shown.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, LogAddress, Queue};
+use queue::{LogAddress, Queue, QueueConfig};
 
 use super::OpenLog;
 use crate::database::Instance;
@@ -33,13 +33,14 @@ fn machine() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
-/// Takes logs whose place is on this machine. `now` is the clock of logs.
+/// Takes logs whose place is on this machine, to keep in them what `config` has each process keep. `now` is the clock of logs.
 #[must_use]
-pub fn logs_on_this_machine(now: queue::Now) -> OpenLog {
-    Arc::new(move |instance| Box::pin(take(instance, now.clone())))
+pub fn logs_on_this_machine(config: &QueueConfig, now: queue::Now) -> OpenLog {
+    let config = config.clone();
+    Arc::new(move |instance| Box::pin(take(instance, config.clone(), now.clone())))
 }
 
-async fn take(instance: Instance, now: queue::Now) -> Option<Queue> {
+async fn take(instance: Instance, config: QueueConfig, now: queue::Now) -> Option<Queue> {
     let (on, log) = machine_and_log(&instance.place)?;
     if on != machine() {
         return None;
@@ -51,7 +52,7 @@ async fn take(instance: Instance, now: queue::Now) -> Option<Queue> {
     }
     drop(there);
     let LogAddress::Disk(directory) = log;
-    match Queue::open_disk(DiskOptions::new(directory, now), &mut Registry::default()) {
+    match Queue::open_disk(config.disk_options(&directory, now), &mut Registry::default()) {
         Ok(queue) if queue.instance() == instance.owner.0 => Some(queue),
         // Its process lives, or has just come back: it merges its log itself.
         Ok(_) | Err(_) => None,

@@ -38,7 +38,7 @@ impl DeadLetters {
         let files = Arc::new(letter_files(topic, group));
         let storage = &files.storage;
         storage.create_directory(&files.directory).map_err(io("create", &files.directory))?;
-        let recovered = recover(&files)?;
+        let recovered = recover(&files, 0)?;
         settle_tail(&files, &recovered)?;
         let body_bytes_max = 8 * frame_words_max() as usize;
         let writer = Writer::new(Arc::clone(&files), SyncMethod::DataSync, &recovered, body_bytes_max);
@@ -89,7 +89,7 @@ pub(crate) fn letters(
     if !files.storage.exists(&files.directory).map_err(io("look for", &files.directory))? {
         return Ok(Vec::new());
     }
-    let durable = recover(&files)?.next_sequence - 1;
+    let durable = recover(&files, 0)?.next_sequence - 1;
     let mut reader = Reader::new(files, after.map_or(1, |position| position.0 + 1));
     let mut letters = Vec::new();
     while letters.len() < max

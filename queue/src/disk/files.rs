@@ -87,6 +87,13 @@ impl LogFiles {
         segments.get(after.saturating_sub(1)).map(|segment| segment.number)
     }
 
+    /// The first sequence of the segment that `sequence` is in or will be in; 0 in an empty log.
+    pub(crate) fn first_of_segment(&self, sequence: u64) -> u64 {
+        let segments = self.segments.read();
+        let after = segments.partition_point(|segment| segment.first_sequence <= sequence);
+        segments.get(after.saturating_sub(1)).map_or(0, |segment| segment.first_sequence)
+    }
+
     /// The oldest kept sequence, or the first that will be.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.segments.read().first().map(|segment| segment.first_sequence)

@@ -16,7 +16,7 @@ use super::offsets::Slots;
 use super::pairs::Pairs;
 use super::progress::{AT_ONCE, Change, DUE_MS_MAX, Passed, Progress, Retry, Unfinished};
 use super::reader::Reader;
-use super::rewriting::{Rewriting, lost};
+use super::rewriting::Rewriting;
 use super::shared::{Standing, TopicShared};
 use crate::failpoint;
 use crate::port::{Message, Position, QueueError, StartAt};
@@ -28,17 +28,13 @@ const SCAN_RECORDS_MAX: usize = 4096;
 /// Records that the cursor passes between two checkpoints at least: the next holder reads them again.
 const PASSED_RECORDS_MIN: u64 = 65_536;
 
-/// How long and how often a group that begins waits for another one, or for a segment that goes.
-const BIRTH_TRY_AGAIN: Duration = Duration::from_millis(2);
-const BIRTH_TRIES_MAX: u32 = 1_000;
-
 /// A group of a disk log.
 #[derive(Debug)]
 pub struct DiskGroup {
-    topic: Arc<TopicShared>,
-    name: String,
+    pub(super) topic: Arc<TopicShared>,
+    pub(super) name: String,
     slots: Slots,
-    progress: Progress,
+    pub(super) progress: Progress,
     /// The cursor: records from here on have not been looked at.
     reader: Reader,
     /// For records that are due.
@@ -48,12 +44,16 @@ pub struct DiskGroup {
     /// Delivered and not finished.
     delivered: BTreeSet<u64>,
     rewriting: Rewriting,
-    /// What the cursor has found to be finished and the journal does not know of yet: copies that stand for nothing, and gaps.
+    /// What the cursor has found to be finished and the journal does not know of yet: copies that stand for nothing.
     dropped: Vec<Change>,
     /// How far the cursor has to be for the next checkpoint on its account.
     checkpoint_at: u64,
     /// The group's own clock never goes back.
     clock_ms: u64,
+    /// Whether it may be cut off.
+    pub(super) limited: bool,
+    /// The sequence through which it has been told of a cut.
+    pub(super) cut_told: u64,
     dead: Option<dead_letters::DeadLetters>,
     /// Held until drop; last, so that everything is closed before another may take it.
     _lock: Lock,
@@ -69,9 +69,9 @@ impl DiskGroup {
         let lock = storage.lock(&lock_path).map_err(io("lock", &lock_path))?;
         let lock =
             lock.ok_or_else(|| QueueError::GroupHeld { topic: topic.name.clone(), group: name.to_owned() })?;
-        let (slots, progress) = {
+        let (slots, progress, standing) = {
             // The owner must not retire the oldest segment between our look at it and the slots that hold it.
-            let births = wait_for(topic)?;
+            let births = topic.wait_for_births()?;
             topic.files.refresh()?;
             let start = match start {
                 StartAt::Oldest => topic.files.oldest().map_or(0, |oldest| oldest - 1),
@@ -79,9 +79,13 @@ impl DiskGroup {
             };
             let opened = Slots::open(storage, &directory, topic.files.log_id, start)?;
             storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
-            topic.note_group(name, Standing::of(&opened.1, true));
+            let limits = topic.limit_files(name);
+            let (limit, cut) = (limits.limit()?, limits.cut()?);
+            let standing = Standing::of(&opened.1, cut, limit, true);
+            topic.groups.lock().insert(name.to_owned(), standing);
+            topic.publish_slowest();
             drop(births);
-            opened
+            (opened.0, opened.1, standing)
         };
         let mut waiting: Vec<_> =
             progress.unfinished_since(0).map(|found| (found.retry.due_at_ms, found.sequence)).collect();
@@ -99,6 +103,8 @@ impl DiskGroup {
             slots,
             progress,
             clock_ms: 0,
+            limited: standing.behind_max.is_some() || standing.passed() > standing.low,
+            cut_told: 0,
             dead: None,
             _lock: lock,
         })
@@ -126,6 +132,7 @@ impl DiskGroup {
             let arrival = topic.arrivals.notified();
             let mut arrival = std::pin::pin!(arrival);
             arrival.as_mut().enable();
+            self.meet_cut()?;
             let (messages, more) = self.look(max)?;
             if !messages.is_empty() || max == 0 {
                 return Ok(messages);
@@ -168,9 +175,14 @@ impl DiskGroup {
                 return Ok((messages, true));
             }
             looked += 1;
+            let expected = self.reader.next();
             let Some(frame) = self.reader.read(durable)? else { break };
             let sequence = frame.sequence;
-            finish(&mut self.dropped, self.progress.looked() + 1, sequence - 1);
+            if sequence != expected {
+                // Cut off while we looked: the next look tells. What was found so far was there.
+                self.reader.seek(expected);
+                return Err(self.missing(expected));
+            }
             let passed = self.progress.pass(sequence);
             let retry = match (passed, frame.source.filter(|source| *source > self.progress.base())) {
                 (Passed::Finished, _) => {
@@ -238,7 +250,7 @@ impl DiskGroup {
                     let attempt = self.progress.unfinished(sequence).map_or(1, |found| found.retry.attempt);
                     messages.insert(sequence, frame.to_message(attempt));
                 }
-                _ => return Err(lost(&self.topic.files, sequence)),
+                _ => return Err(self.missing(sequence)),
             }
         }
         Ok(due.iter().filter_map(|(_, sequence)| messages.remove(sequence)).collect())
@@ -373,11 +385,25 @@ impl DiskGroup {
         if low > self.topic.durable() {
             return Err(QueueError::OutOfRange(Position(low)));
         }
+        // What the group goes back to must not be retired before the slots hold it.
+        let _births = self.topic.wait_for_births()?;
+        self.topic.files.refresh()?;
         let oldest = self.topic.files.oldest().map_or(0, |oldest| oldest - 1);
-        self.keep(vec![Change::Reset { low: low.max(oldest) }])?;
+        // Of what is told to retention below, nothing of before counts.
+        let dropped = std::mem::take(&mut self.dropped);
+        if let Err(error) = self.keep(vec![Change::Reset { low: low.max(oldest) }]) {
+            self.dropped = dropped;
+            return Err(error);
+        }
         self.rewriting.forget();
-        self.dropped.clear();
         self.reader.seek(self.progress.looked() + 1);
+        self.cut_told = 0;
+        // A crash before this, or an error, leaves a cut that lies ahead again: the group is told of it.
+        self.topic.limit_files(&self.name).forget_cut()?;
+        if let Some(standing) = self.topic.groups.lock().get_mut(&self.name) {
+            standing.cut = 0;
+        }
+        self.topic.note_group(&self.name, &self.progress);
         Ok(())
     }
 
@@ -390,7 +416,7 @@ impl DiskGroup {
     }
 
     /// Durable first, in memory second, the retention's bound last.
-    fn keep(&mut self, changes: Vec<Change>) -> Result<(), QueueError> {
+    pub(super) fn keep(&mut self, changes: Vec<Change>) -> Result<(), QueueError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -401,7 +427,7 @@ impl DiskGroup {
             self.reader.seek(self.progress.looked() + 1);
         }
         if self.dropped.is_empty() {
-            self.topic.note_group(&self.name, Standing::of(&self.progress, true));
+            self.topic.note_group(&self.name, &self.progress);
         }
         Ok(())
     }
@@ -453,16 +479,4 @@ fn finish(changes: &mut Vec<Change>, first: u64, last: u64) {
         Some(Change::Finished { last: end, .. }) if *end + 1 >= first => *end = last,
         _ => changes.push(Change::Finished { first, last }),
     }
-}
-
-/// The lock under which groups begin. Others hold it for a rename or a few small writes.
-fn wait_for(topic: &TopicShared) -> Result<Lock, QueueError> {
-    let path = topic.births();
-    for _ in 0..BIRTH_TRIES_MAX {
-        if let Some(lock) = topic.storage().lock(&path).map_err(io("lock", &path))? {
-            return Ok(lock);
-        }
-        std::thread::sleep(BIRTH_TRY_AGAIN);
-    }
-    Err(io("lock", &path)(std::io::ErrorKind::TimedOut.into()))
 }

@@ -6,11 +6,14 @@
 
 mod bell;
 mod committer;
+mod cut;
 mod dead_letters;
 mod files;
 mod format;
 mod group;
 mod identity;
+mod keeping;
+mod limits;
 mod names;
 mod offsets;
 mod open;
@@ -21,6 +24,7 @@ mod progress;
 mod progress_bytes;
 mod reader;
 mod recovery;
+mod retention;
 mod rewriting;
 mod shared;
 mod topic;

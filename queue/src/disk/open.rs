@@ -12,8 +12,10 @@
 //!     groups/GROUP/      lock, offset.0, offset.1, dead/NUMBER.seg
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -24,6 +26,7 @@ use super::committer::Committer;
 use super::files::{LogFiles, corrupt, io};
 use super::format;
 use super::identity::{Identity, TOPIC_MAGIC, read_identity, write_identity};
+use super::keeping::Keeping;
 use super::offsets;
 use super::options::DiskOptions;
 use super::recovery::{Recovered, recover};
@@ -33,7 +36,7 @@ use super::writer::{self, Writer, promised_bytes, settle_tail};
 use crate::metrics::QueueMetrics;
 use crate::port::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, QueueError, TAG_BYTES_MAX};
 use crate::ring::Ring;
-use crate::storage::{Lock, SharedMark, SyncMethod};
+use crate::storage::{Lock, SharedMark, Storage, SyncMethod};
 
 /// Largest body of one batch, in bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -83,7 +86,7 @@ pub(super) fn open_topic(
         storage.remove(&log.join(draft)).map_err(io("remove", &log))?;
     }
     let files = Arc::new(LogFiles::new(storage.clone(), log, log_id, false));
-    let recovered = recover(&files)?;
+    let recovered = recover(&files, finished_by_all(storage, &directory.join("groups"), log_id))?;
     settle_tail(&files, &recovered)?;
     let durable = recovered.next_sequence - 1;
     let mark = if storage.is_real() {
@@ -115,6 +118,8 @@ pub(super) fn open_topic(
         charge(frame_words).saturating_mul(options.in_flight_max as i64).min(READY_BYTES_MAX as i64);
     let rewrites = options.delayed.contains(name);
     let reserve_bytes = if rewrites { promised / 2 } else { 0 };
+    // Nobody is told its records again, and its length must stay a multiple of what is unfinished.
+    let keep_drained = if rewrites { Duration::ZERO } else { options.keep_drained };
     let room_bytes_wanted = promised + promised.max(in_flight) + reserve_bytes;
     let writer = Writer::new(Arc::clone(&files), method, &recovered, body_bytes_max);
     let topic = Arc::new(TopicShared {
@@ -137,9 +142,11 @@ pub(super) fn open_topic(
             room_bytes: AtomicI64::new(room_bytes),
             slowest: AtomicU64::new(0),
             least_done: AtomicU64::new(0),
+            slowest_segment: AtomicU64::new(0),
             rewrites,
             reserve_bytes,
             copy_bytes_max: super::rewriting::round_bytes(ring_bytes),
+            keeping: Keeping::new(keep_drained, options.keep_drained_bytes_max, (options.now)()),
             prepared: Mutex::new(prepared),
             segment_bytes: options.segment_bytes,
             room_bytes_wanted,
@@ -219,6 +226,15 @@ fn reclaim(files: &LogFiles, recovered: &Recovered, segment_bytes: u64) -> Resul
     Ok(prepared)
 }
 
+/// The sequence through which every group of a log has finished, as their files say before the log is read; 0 where one cannot tell.
+fn finished_by_all(storage: &Storage, groups: &Path, log_id: u64) -> u64 {
+    let Ok(names) = storage.list(groups) else { return 0 };
+    let low = |name: &String| {
+        offsets::load(storage, &groups.join(name), log_id).map_or(0, |progress| progress.low())
+    };
+    names.iter().map(low).min().unwrap_or(0)
+}
+
 /// What a group has finished was acknowledged, and what it has not finished must still be there.
 fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueError> {
     let durable = recovered.next_sequence - 1;
@@ -235,7 +251,9 @@ fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueE
             Some(_held) => offsets::Slots::open(topic.storage(), &directory, topic.files.log_id, 0)?.1,
             None => offsets::load(topic.storage(), &directory, topic.files.log_id)?,
         };
-        let (low, newest) = (progress.low(), progress.newest());
+        let limits = topic.limit_files(&name);
+        let standing = Standing::of(&progress, limits.cut()?, limits.limit()?, false);
+        let newest = progress.newest().max(standing.cut);
         let (file, offset) = recovered
             .end
             .as_ref()
@@ -244,11 +262,12 @@ fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueE
             let found = format!("group {name} has seen record {newest}, the log ends at {durable}");
             return Err(corrupt(file, offset, found));
         }
-        if low + 1 < oldest {
+        if standing.passed() + 1 < oldest {
+            let low = standing.low;
             let found = format!("group {name} has finished record {low}, the log begins at {oldest}");
             return Err(corrupt(&topic.files.directory, 0, found));
         }
-        topic.groups.lock().insert(name, Standing::of(&progress, false));
+        topic.groups.lock().insert(name, standing);
     }
     Ok(())
 }

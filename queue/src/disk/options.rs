@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::trace::Trace;
 use crate::injected::{Now, Random};
@@ -45,13 +46,18 @@ pub struct DiskOptions {
     pub backlog_max: u64,
     /// Topics whose records may be rewritten to a new position while they wait; see [`DiskOptions::delayed`].
     pub(crate) delayed: BTreeSet<String>,
+    /// How long records stay after all groups have finished them; not at all on a topic that is [`DiskOptions::delayed`].
+    pub keep_drained: Duration,
+    /// Bytes of segments that stay for it at most, a topic; then the oldest go earlier. On a full disk they do so too.
+    pub keep_drained_bytes_max: u64,
     /// Told of every batch.
     pub trace: Option<Trace>,
     pub(crate) sync: Option<SyncMethod>,
 }
 
 impl DiskOptions {
-    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records.
+    /// Real storage, committers in threads, 32 MiB segments, rings of 16 MiB, a backlog of ten million records, and nothing
+    /// that is drained.
     pub fn new(directory: impl Into<PathBuf>, now: Now) -> Self {
         Self {
             directory: directory.into(),
@@ -65,6 +71,8 @@ impl DiskOptions {
             in_flight_bytes: 0,
             backlog_max: 10_000_000,
             delayed: BTreeSet::new(),
+            keep_drained: Duration::ZERO,
+            keep_drained_bytes_max: 1 << 30,
             trace: None,
             sync: None,
         }
@@ -75,7 +83,7 @@ impl DiskOptions {
     ///
     /// A rewritten record has a new position, which its message tells; the old one counts as finished, and `read` may show it at
     /// both. What a consumer has pulled and not finished is never rewritten. Not for topics of promises, nor with a second group:
-    /// while there is one, nothing is rewritten.
+    /// while there is one, nothing is rewritten. What is drained does not stay: [`DiskOptions::keep_drained`] counts as zero here.
     pub fn delayed(&mut self, topic: &str) {
         self.delayed.insert(topic.to_owned());
     }

@@ -91,6 +91,16 @@ impl Progress {
         self.looked - self.unfinished.len() as u64 + self.ahead_records
     }
 
+    /// How many are finished, or would be if everything through `cut` were.
+    pub(crate) fn done_through(&self, cut: u64) -> u64 {
+        if cut <= self.low() {
+            return self.done();
+        }
+        let passed = self.unfinished_since(0).take_while(|found| found.sequence <= cut).count() as u64;
+        let ahead = self.ahead.range(..=cut).map(|(first, last)| last.min(&cut) - first + 1).sum::<u64>();
+        self.done() + passed + cut.saturating_sub(self.looked).saturating_sub(ahead)
+    }
+
     pub(crate) fn base(&self) -> u64 {
         self.base
     }

@@ -7,7 +7,7 @@
 use super::files::{LogFiles, Place, corrupt, io};
 use super::format::{BatchHeader, FORMAT_VERSION, Invalid};
 use crate::port::QueueError;
-use crate::storage::{AlignedBuffer, BLOCK_BYTES};
+use crate::storage::{Access, AlignedBuffer, BLOCK_BYTES};
 
 /// Bytes read at once when searching behind the end of the chain.
 const SEARCH_BYTES: usize = 1 << 20;
@@ -35,16 +35,24 @@ pub(crate) struct Recovered {
     pub(crate) end: Option<Place>,
 }
 
-/// Follows the chain and fills the table of segments.
-pub(crate) fn recover(files: &LogFiles) -> Result<Recovered, QueueError> {
+/// Follows the chain and fills the table of segments. Of those whose records are all at or below `finished`, kept though nobody waits
+/// for them, only the first batch is looked at: what is in them is checked when it is read.
+pub(crate) fn recover(files: &LogFiles, finished: u64) -> Result<Recovered, QueueError> {
     let mut recovered = Recovered { next_sequence: 1, ..Recovered::default() };
     let mut buffer = Vec::new();
-    for number in files.numbers()? {
+    let numbers = files.numbers()?;
+    let begins = first_needed(files, &numbers, finished)?;
+    for number in numbers {
+        if number < begins {
+            let place = first_place(files, number)?;
+            if let Ok(header) = files.read_batch(&place, &mut buffer)? {
+                files.note(&header, place.bytes)?;
+                continue;
+            }
+        }
         recovered.last_number = recovered.last_number.max(number);
-        let path = files.segment_path(number);
-        let file = files.storage.open(&path, crate::storage::Access::Read).map_err(io("open", &path))?;
-        let bytes = file.length().map_err(io("measure", &path))?;
-        let mut place = Place { segment: number, offset: 0, bytes, file: file.into(), path };
+        let mut place = first_place(files, number)?;
+        let bytes = place.bytes;
         loop {
             match files.read_batch(&place, &mut buffer)? {
                 Ok(header) => {
@@ -73,6 +81,27 @@ pub(crate) fn recover(files: &LogFiles) -> Result<Recovered, QueueError> {
         }
     }
     Ok(recovered)
+}
+
+/// The number of the segment that the first record after `finished` is in.
+fn first_needed(files: &LogFiles, numbers: &[u64], finished: u64) -> Result<u64, QueueError> {
+    let (mut needed, mut last, mut buffer) = (0, 0, Vec::new());
+    for number in numbers {
+        // A segment without a sound first batch: from the one before it on, everything is looked at.
+        let Ok(header) = files.read_batch(&first_place(files, *number)?, &mut buffer)? else { break };
+        if header.first_sequence > finished + 1 || header.first_sequence < last {
+            break;
+        }
+        (needed, last) = (*number, header.first_sequence);
+    }
+    Ok(needed)
+}
+
+fn first_place(files: &LogFiles, number: u64) -> Result<Place, QueueError> {
+    let path = files.segment_path(number);
+    let file = files.storage.open(&path, Access::Read).map_err(io("open", &path))?;
+    let bytes = file.length().map_err(io("measure", &path))?;
+    Ok(Place { segment: number, offset: 0, bytes, file: file.into(), path })
 }
 
 fn follow(recovered: &mut Recovered, header: &BatchHeader, place: &Place) -> Result<(), QueueError> {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -14,17 +15,24 @@ use tokio::time::Instant;
 use super::bell::Bell;
 use super::files::{LogFiles, io};
 use super::format::BATCH_OVERHEAD_MAX;
+use super::keeping::Keeping;
+use super::limits::LimitFiles;
 use super::names::valid_name;
 use super::offsets;
 use super::progress::Progress;
 use super::reader::Reader;
 use super::trace::Trace;
 use super::watermark::Watermark;
+use super::writer::promised_bytes;
 use crate::injected::Now;
 use crate::metrics::TopicMetrics;
-use crate::port::{Lag, QueueError};
+use crate::port::{BehindMax, Lag, QueueError};
 use crate::ring::Ring;
-use crate::storage::{SharedMark, Storage, SyncMethod};
+use crate::storage::{Lock, SharedMark, Storage, SyncMethod};
+
+/// How long and how often a group that begins or goes back waits for another one, or for a segment that goes.
+const BIRTH_TRY_AGAIN: Duration = Duration::from_millis(2);
+const BIRTH_TRIES_MAX: u32 = 1_000;
 
 /// How long a batch may be under way before the topic counts as stalled.
 const STALLED_AFTER_MS: u64 = 5_000;
@@ -72,12 +80,16 @@ pub(crate) struct OwnTopic {
     pub(crate) slowest: AtomicU64,
     /// The number of records that the group with the most unfinished ones has finished. As `slowest`.
     pub(crate) least_done: AtomicU64,
+    /// The first sequence of the segment that the slowest group is in. Whoever moves a group swaps it, `Relaxed`: a change rings for
+    /// the upkeep, which looks for itself.
+    pub(crate) slowest_segment: AtomicU64,
     /// Whether the one group's holder may rewrite records that wait; see [`super::DiskOptions::delayed`].
     pub(crate) rewrites: bool,
     /// Room that permits leave to rewritten copies, which are what frees segments.
     pub(crate) reserve_bytes: i64,
     /// Bytes of records that are rewritten at once at most.
     pub(crate) copy_bytes_max: u64,
+    pub(crate) keeping: Keeping,
     pub(crate) prepared: Mutex<Prepared>,
     pub(crate) segment_bytes: u64,
     /// Room at which a further segment is made.
@@ -93,15 +105,19 @@ pub(crate) struct OwnTopic {
     pub(crate) has_ended: AtomicBool,
 }
 
-/// How far a group is.
+/// How far one group is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
     /// Everything through here is finished.
     pub(crate) low: u64,
-    /// How many records are finished, counted from the log's first.
+    /// How many records need nothing of it any more, counted from the log's first: finished, or cut off.
     pub(crate) done: u64,
     /// Whether this process holds it, and so knows best.
     pub(crate) held: bool,
+    /// The sequence through which it was cut off; 0: never.
+    pub(crate) cut: u64,
+    /// How far it may be behind; `None`: as far as it likes.
+    pub(crate) behind_max: Option<BehindMax>,
 }
 
 /// Segment files that are ready, oldest number first.
@@ -123,6 +139,23 @@ pub(crate) fn charge(words: u64) -> i64 {
 }
 
 impl OwnTopic {
+    pub(crate) fn take_number(&self) -> u64 {
+        let mut prepared = self.prepared.lock();
+        prepared.next_number += 1;
+        prepared.next_number - 1
+    }
+
+    /// Numbers are entered in rising order, so that the chain can be followed by them.
+    pub(crate) fn add_ready(&self, number: u64, bytes: u64) {
+        {
+            let mut prepared = self.prepared.lock();
+            let at = prepared.ready.partition_point(|(other, _)| *other < number);
+            prepared.ready.insert(at, (number, bytes));
+        }
+        let promised = promised_bytes(bytes, self.frame_bytes_max);
+        self.room_bytes.fetch_add(promised as i64, Ordering::Relaxed);
+    }
+
     /// Whether a further segment is to be made when so much room is left.
     pub(crate) fn wants_segment(&self, room_bytes: i64) -> bool {
         room_bytes < self.room_bytes_wanted
@@ -153,8 +186,13 @@ impl OwnTopic {
 }
 
 impl Standing {
-    pub(crate) fn of(progress: &Progress, held: bool) -> Self {
-        Self { low: progress.low(), done: progress.done(), held }
+    pub(crate) fn of(progress: &Progress, cut: u64, behind_max: Option<BehindMax>, held: bool) -> Self {
+        Self { low: progress.low(), done: progress.done_through(cut), held, cut, behind_max }
+    }
+
+    /// The sequence through which the group needs nothing any more.
+    pub(crate) fn passed(&self) -> u64 {
+        self.low.max(self.cut)
     }
 }
 
@@ -180,9 +218,21 @@ impl TopicShared {
         self.groups_directory().join(name)
     }
 
-    /// The lock that is held while a group begins or a segment goes.
+    /// The lock that is held while a group begins, goes back or is cut off, or a segment goes.
     pub(crate) fn births(&self) -> PathBuf {
         self.directory.join("births")
+    }
+
+    /// Takes that lock. Others hold it for a rename or a few small writes.
+    pub(crate) fn wait_for_births(&self) -> Result<Lock, QueueError> {
+        let path = self.births();
+        for _ in 0..BIRTH_TRIES_MAX {
+            if let Some(lock) = self.storage().lock(&path).map_err(io("lock", &path))? {
+                return Ok(lock);
+            }
+            std::thread::sleep(BIRTH_TRY_AGAIN);
+        }
+        Err(io("lock", &path)(std::io::ErrorKind::TimedOut.into()))
     }
 
     pub(crate) fn group_names(&self) -> Result<Vec<String>, QueueError> {
@@ -201,14 +251,22 @@ impl TopicShared {
         valid_name(group)?;
         let known = self.groups.lock().get(group).copied();
         if let Some(held) = known.filter(|known| known.held) {
-            return Ok(held);
+            // A cut is the owner's to make: beside it only the file tells, until the holder meets it.
+            let cut = if self.own.is_some() { held.cut } else { self.limit_files(group).cut()? };
+            return Ok(Standing { cut, done: held.done.max(cut), ..held });
         }
         let directory = self.group_directory(group);
         if !self.storage().exists(&directory.join("offset.1")).map_err(io("look for", &directory))? {
             return Err(QueueError::UnknownGroup { topic: self.name.clone(), group: group.to_owned() });
         }
-        let progress = offsets::load(self.storage(), &directory, self.files.log_id)?;
-        Ok(Standing::of(&progress, false))
+        self.stored(group)
+    }
+
+    /// How far a group is, as its files say.
+    pub(crate) fn stored(&self, group: &str) -> Result<Standing, QueueError> {
+        let progress = offsets::load(self.storage(), &self.group_directory(group), self.files.log_id)?;
+        let limits = self.limit_files(group);
+        Ok(Standing::of(&progress, limits.cut()?, limits.limit()?, false))
     }
 
     pub(crate) fn lag(&self, standing: Standing) -> Result<Lag, QueueError> {
@@ -217,37 +275,64 @@ impl TopicShared {
         if records == 0 {
             return Ok(Lag::default());
         }
-        let mut reader = Reader::new(Arc::clone(&self.files), standing.low + 1);
+        let mut reader = Reader::new(Arc::clone(&self.files), standing.passed() + 1);
         let appended_at_ms = reader.read(durable)?.map(|frame| frame.appended_at_ms);
         Ok(Lag { records, age_ms: appended_at_ms.map_or(0, |at| (self.now)().saturating_sub(at)) })
     }
 
-    /// Remembers how far a group is; what it is past may be recycled.
-    pub(crate) fn note_group(&self, name: &str, standing: Standing) {
-        {
-            let mut groups = self.groups.lock();
-            match groups.get_mut(name) {
-                Some(known) => *known = standing,
-                None => _ = groups.insert(name.to_owned(), standing),
-            }
+    /// The files of a group's bound and cut.
+    pub(crate) fn limit_files(&self, group: &str) -> LimitFiles<'_> {
+        LimitFiles::new(self.storage(), self.group_directory(group), self.files.log_id)
+    }
+
+    /// Remembers how far a group that this process holds is; what it is past may be recycled.
+    pub(crate) fn note_group(&self, name: &str, progress: &Progress) {
+        if let Some(known) = self.groups.lock().get_mut(name) {
+            *known = Standing::of(progress, known.cut, known.behind_max, true);
         }
         self.publish_slowest();
+    }
+
+    /// Learns how far groups are that other processes hold, and how far they may be behind.
+    pub(crate) fn read_groups(&self) {
+        let Ok(names) = self.group_names() else { return };
+        for name in names {
+            if self.groups.lock().get(&name).is_some_and(|known| known.held) {
+                continue;
+            }
+            // What is being written at this moment is read again next time.
+            let Ok(standing) = self.stored(&name) else { continue };
+            let mut groups = self.groups.lock();
+            // Whoever has begun to hold it meanwhile knows better.
+            if groups.get(&name).is_none_or(|known| !known.held) {
+                groups.insert(name, standing);
+            }
+        }
+    }
+
+    /// A group was cut off through there, durably.
+    pub(crate) fn note_cut(&self, name: &str, cut: u64) {
+        // What it had finished behind the cut its holder knows anyway, and the next look at its files tells.
+        let done = self.stored(name).map_or(cut, |stored| stored.done);
+        if let Some(known) = self.groups.lock().get_mut(name) {
+            (known.cut, known.done) = (known.cut.max(cut), known.done.max(done));
+        }
     }
 
     pub(crate) fn publish_slowest(&self) {
         let Some(own) = &self.own else { return };
         let (slowest, least_done) = {
             let groups = self.groups.lock();
-            let slowest = groups.values().map(|standing| standing.low).min();
+            let slowest = groups.values().map(Standing::passed).min();
             (slowest, groups.values().map(|standing| standing.done).min())
         };
         let slowest = slowest.unwrap_or_else(|| self.files.oldest().map_or(0, |oldest| oldest - 1));
         own.slowest.store(slowest, Ordering::Relaxed);
         own.least_done.store(least_done.unwrap_or(slowest), Ordering::Relaxed);
         own.metrics.backlog.set(own.backlog() as i64);
-        // The oldest segment is done with: its room can be used again.
-        let second = self.files.segments.read().get(1).map(|segment| segment.first_sequence);
-        if second.is_some_and(|first| first <= slowest + 1) {
+        // The slowest group has left a segment, whose room may be used again.
+        let begins = self.files.first_of_segment(slowest + 1);
+        if own.slowest_segment.swap(begins, Ordering::Relaxed) != begins {
             own.upkeep.ring();
         }
     }

@@ -113,8 +113,8 @@ impl DiskTopic {
     }
 
     pub(crate) fn committed(&self, group: &str) -> Result<Option<Position>, QueueError> {
-        let low = self.shared.standing(group)?.low;
-        Ok((low > 0).then_some(Position(low)))
+        let passed = self.shared.standing(group)?.passed();
+        Ok((passed > 0).then_some(Position(passed)))
     }
 
     pub(crate) fn lag(&self, group: &str) -> Result<Lag, QueueError> {
@@ -175,7 +175,14 @@ impl DiskTopic {
                 }
             }
         }
-        let Some((segment, at)) = found else { return Ok(None) };
+        let Some((segment, at)) = found else {
+            return match segments.first() {
+                Some(oldest) if oldest.first_sequence > 1 => Err(QueueError::NotKept {
+                    oldest_ms: oldest.index.first().map_or(0, |entry| entry.written_at_ms),
+                }),
+                _ => Ok(None),
+            };
+        };
         let mut place = segment.place(segment.index[at].offset);
         let mut buffer = Vec::new();
         let mut last = segment.index[at].sequence.saturating_sub(1);

@@ -48,7 +48,7 @@ pub(crate) fn verify(storage: &Storage, directory: &Path) -> Result<Vec<Verified
         let files = LogFiles::new(storage.clone(), path.join("log"), identity.id, false);
         // Before the log, which may be in use: a group has never seen more than it holds.
         let newest = damage_of(newest_seen(storage, &path, identity.id))?;
-        let recovered = damage_of(recover(&files))?;
+        let recovered = damage_of(recover(&files, 0))?;
         let (recovered, damage) = match (recovered, newest) {
             (Ok(recovered), Ok(newest)) => {
                 let beyond = newest >= recovered.next_sequence;

@@ -189,6 +189,11 @@ pub(crate) fn settle_tail(files: &LogFiles, recovered: &Recovered) -> Result<(),
     file.write_all_at(&batch, last.offset).and_then(|()| file.sync()).map_err(fail)
 }
 
+/// Whether the disk takes so many bytes more and leaves others what they need; true where only trying tells.
+pub(crate) fn has_room(files: &LogFiles, bytes: u64) -> bool {
+    files.storage.bytes_free(&files.directory).is_none_or(|free| free >= bytes + FREE_BYTES_MIN)
+}
+
 /// Makes a zeroed segment file of whole blocks, durable, its name included.
 ///
 /// A crash on the way leaves a draft, which the next open removes, or a segment without a batch, which it reuses.
@@ -196,7 +201,7 @@ pub(crate) fn prepare(files: &LogFiles, number: u64, bytes: u64, method: SyncMet
     if failpoint::hit("queue.prepare") {
         return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
     }
-    if files.storage.bytes_free(&files.directory).is_some_and(|free| free < bytes + FREE_BYTES_MIN) {
+    if !has_room(files, bytes) {
         return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
     }
     let draft = files.directory.join(format!("{number:016x}.draft"));

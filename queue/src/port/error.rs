@@ -129,6 +129,29 @@ pub enum QueueError {
         /// The group.
         group: String,
     },
+    /// The group was further behind than it may be. Told once: the next pull goes on behind `through`.
+    #[error(
+        "group {group} of topic {topic} was too far behind and is cut off: it will not see up to {records} records, through \
+         position {through}; raise its bound, or make its consumer faster"
+    )]
+    Cut {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// So many at most were not finished.
+        records: u64,
+        /// The last of them.
+        through: Position,
+    },
+    /// All records of that time are gone.
+    #[error(
+        "what was written before the asked time is not kept any more; the oldest kept record is of Unix ms {oldest_ms}"
+    )]
+    NotKept {
+        /// When the oldest kept record was written, Unix ms.
+        oldest_ms: u64,
+    },
     /// A position beyond the durable end.
     #[error("position {0} is beyond the durable end of the log")]
     OutOfRange(Position),
@@ -155,6 +178,8 @@ impl QueueError {
             | Self::InvalidName(_)
             | Self::UnknownGroup { .. }
             | Self::OutOfRange(_)
+            | Self::Cut { .. }
+            | Self::NotKept { .. }
             | Self::Closed
             | Self::NotOwner => false,
         }

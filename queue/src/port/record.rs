@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,18 @@ pub enum StartAt {
     Oldest,
     /// With the first record that becomes durable after it was made.
     End,
+}
+
+/// How far a group may be behind before it is cut off, so that it does not hold what nobody else needs. None of both: never.
+///
+/// Records go when either bound is exceeded, up to an eighth more than need be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BehindMax {
+    /// So many records, at least 1.
+    pub records: Option<u64>,
+    /// The age of the oldest unfinished record, at least a millisecond. By the time that the owner has seen pass: a clock that is put
+    /// forward cuts nobody.
+    pub age: Option<Duration>,
 }
 
 /// How far a group is behind.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use queue::{
@@ -29,6 +30,8 @@ pub(crate) struct Fixture {
     pub(crate) segment_bytes: u64,
     pub(crate) ring_bytes: usize,
     pub(crate) backlog_max: u64,
+    pub(crate) keep_drained: Duration,
+    pub(crate) keep_drained_bytes_max: u64,
 }
 
 impl Fixture {
@@ -41,6 +44,8 @@ impl Fixture {
             segment_bytes: 256 * 1024,
             ring_bytes: 256 * 1024,
             backlog_max: 1_000_000,
+            keep_drained: Duration::ZERO,
+            keep_drained_bytes_max: u64::MAX,
         };
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all();
@@ -60,6 +65,8 @@ impl Fixture {
         options.segment_bytes = self.segment_bytes;
         options.ring_bytes = self.ring_bytes;
         options.backlog_max = self.backlog_max;
+        options.keep_drained = self.keep_drained;
+        options.keep_drained_bytes_max = self.keep_drained_bytes_max;
         if self.kind == Kind::Simulated {
             options.storage = Storage::Simulated(self.disk.clone());
         }
@@ -104,7 +111,7 @@ impl Fixture {
     /// Lets time pass for the queue's clock and for tokio's.
     pub(crate) async fn sleep(&self, ms: u64) {
         for _ in 0..ms {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
             self.advance(1);
         }
     }
@@ -131,7 +138,7 @@ pub(crate) async fn permit(topic: &Topic, bytes: usize) -> queue::Permit {
             Ok(permit) => return permit,
             Err(refused) => assert!(refused.is_retryable(), "{refused}"),
         }
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("never a permit: {:?}", topic.try_permit(bytes));
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use queue::{AppendError, Group, Message, NewRecord, Permit, QueueError, Refused, StartAt, TopicState};
 
 mod consuming;
+mod keeping;
 
 pub(crate) use consuming::*;
+pub(crate) use keeping::*;
 
 use crate::fixture::{Fixture, append, append_at, permit, record, texts};
 
@@ -258,7 +260,8 @@ pub(crate) async fn a_second_owner_is_refused(fixture: Fixture) {
     fixture.open();
 }
 
-pub(crate) async fn a_clock_that_jumps_back_loses_nothing(fixture: Fixture) {
+pub(crate) async fn a_clock_that_jumps_back_loses_nothing(mut fixture: Fixture) {
+    fixture.keep_drained = SOON;
     let queue = fixture.open();
     let topic = queue.topic("orders").await.unwrap();
     let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();

@@ -96,7 +96,7 @@ impl Story for Model {
     const CRASH_WITHIN: u64 = 600;
     const LIVES: u64 = 5;
 
-    fn new(lies: bool) -> Self {
+    fn new(_seed: u64, lies: bool) -> Self {
         Self { lies, ..Self::default() }
     }
 
@@ -110,6 +110,7 @@ impl Story for Model {
         let mut options = options(disk, clock);
         options.segment_bytes = 64 * 1024;
         options.delayed("timeouts");
+        options.keep_drained = Duration::from_secs(86_400);
         self.records.values_mut().for_each(|record| record.held = false);
         let queue = Queue::open_disk(options, &mut Registry::default())?;
         let topic = queue.topic("timeouts").await?;

@@ -3,6 +3,7 @@
 //! A failing seed is printed; `FLOODGATE_SEED=n` replays it alone, `FLOODGATE_SEED=n..m` runs those, `FLOODGATE_LONG=1` many more.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod aside;
 mod delayed;
 mod groups;
 mod promises;
@@ -62,7 +63,7 @@ trait Story {
     /// Lives beside the one without faults.
     const LIVES: u64;
 
-    fn new(lies: bool) -> Self;
+    fn new(seed: u64, lies: bool) -> Self;
 
     /// One process, which may crash or fail anywhere; without faults if it is the `last` one.
     async fn live(
@@ -83,7 +84,7 @@ fn run_seed<S: Story>(seed: u64, census: &Census) {
     let disk = SimulatedDisk::new(seed, Faults::default());
     let clock = Arc::new(AtomicU64::new(1_000));
     let lies = disk_faults.lying_sync > 0;
-    let mut story = S::new(lies);
+    let mut story = S::new(seed, lies);
     for life in 0..=S::LIVES {
         let last = life == S::LIVES;
         disk.set_faults(if last { Faults::default() } else { disk_faults.clone() });
@@ -183,7 +184,7 @@ fn expect(census: &Census, names: &[&str]) {
 
 #[test]
 fn seeds_hold_against_the_model() {
-    let census = play::<promises::Model>("seeds_hold_against_the_model", 2_500, 200_000, &[22_502]);
+    let census = play::<promises::Promises>("seeds_hold_against_the_model", 2_500, 200_000, &[22_502]);
     expect(&census, queue::FAILPOINTS);
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use queue::{
     AppendError, Message, NewRecord, Position, Queue, QueueError, SimulatedDisk, StartAt, Topic, operator,
 };
 
-use crate::{Random, Story, open};
+use crate::aside::{Aside, finish_late};
+use crate::{Random, Story, options};
 
 /// What must be true of the log and the group, whatever happened.
 #[derive(Default)]
@@ -17,13 +19,22 @@ pub(crate) struct Model {
     next_payload: u64,
     attempted: BTreeMap<u64, Option<u64>>,
     /// Position to payload of everything acknowledged to the appender or shown to a reader.
-    promised: BTreeMap<Position, u64>,
+    pub(crate) promised: BTreeMap<Position, u64>,
     finished: BTreeSet<Position>,
     perhaps_finished: BTreeSet<Position>,
     delivered: BTreeSet<Position>,
     /// Given to the dead letters and not delivered since.
     dead: BTreeSet<Position>,
-    lies: bool,
+    /// What a group that may be cut off has seen, and what it was told that it will not see: the last position, and how many.
+    pub(crate) late_seen: BTreeSet<Position>,
+    pub(crate) late_cuts: Vec<(u64, u64)>,
+    /// The oldest record when it was made.
+    pub(crate) late_oldest: Option<Position>,
+    /// The latest time that the wall clock has ever shown.
+    pub(crate) latest_ms: u64,
+    keep_drained_ms: u64,
+    keep_drained_bytes_max: u64,
+    pub(crate) lies: bool,
 }
 
 impl Model {
@@ -38,7 +49,7 @@ impl Model {
         (id, payload, deliver_at)
     }
 
-    fn check_message(&self, message: &Message) -> u64 {
+    pub(crate) fn check_message(&self, message: &Message) -> u64 {
         let id = u64::from_le_bytes(message.payload[..8].try_into().unwrap());
         assert!(message.payload[8..].iter().all(|byte| *byte == id as u8), "garbage in {}", message.position);
         let deliver_at = self.attempted.get(&id).expect("a record that nobody appended");
@@ -79,12 +90,25 @@ impl Model {
     }
 }
 
-impl Story for Model {
+/// The model, and what happens beside the promise group.
+pub(crate) struct Promises {
+    model: Model,
+    aside: Aside,
+}
+
+impl Story for Promises {
     const CRASH_WITHIN: u64 = 150;
     const LIVES: u64 = 4;
 
-    fn new(lies: bool) -> Self {
-        Self { lies, ..Self::default() }
+    fn new(seed: u64, lies: bool) -> Self {
+        let mut aside = Aside(Random(seed.wrapping_mul(0x2545_f491).wrapping_add(5)));
+        let model = Model {
+            lies,
+            keep_drained_ms: [0, 0, 300, 3_000][aside.0.below(4) as usize],
+            keep_drained_bytes_max: [0, 300_000, u64::MAX][aside.0.below(3) as usize],
+            ..Model::default()
+        };
+        Self { model, aside }
     }
 
     async fn live(
@@ -94,14 +118,18 @@ impl Story for Model {
         clock: &Arc<AtomicU64>,
         last: bool,
     ) -> Result<(), QueueError> {
-        let queue = open(disk, clock)?;
+        let Self { model, aside } = self;
+        let mut options = options(disk, clock);
+        options.keep_drained = Duration::from_millis(model.keep_drained_ms);
+        options.keep_drained_bytes_max = model.keep_drained_bytes_max;
+        let queue = Queue::open_disk(options, &mut Registry::default())?;
         let topic = queue.topic("orders").await?;
         let script = async {
-            self.check_log(&topic.read(None, usize::MAX).await?);
+            model.check_log(&topic.read(None, usize::MAX).await?);
             if last {
-                finish(&queue, &topic, clock, self).await
+                finish(&queue, &topic, clock, model).await
             } else {
-                act(random, &topic, clock, self).await
+                act(random, aside, &topic, clock, model).await
             }
         };
         let result = tokio::select! {
@@ -118,6 +146,7 @@ impl Story for Model {
 
 async fn act(
     random: &mut Random,
+    aside: &mut Aside,
     topic: &Topic,
     clock: &AtomicU64,
     model: &mut Model,
@@ -125,8 +154,11 @@ async fn act(
     let mut under_way = Vec::new();
     let mut group = topic.group("workers", StartAt::Oldest).await?;
     let mut pulled: Vec<Message> = Vec::new();
+    let mut late = None;
     for _ in 0..random.below(60) {
+        aside.act(topic, &mut late, clock, model).await?;
         clock.fetch_add(random.below(10), Ordering::Relaxed);
+        model.latest_ms = model.latest_ms.max(clock.load(Ordering::Relaxed));
         match random.below(10) {
             0..=4 => {
                 for _ in 0..=random.below(6) {
@@ -159,10 +191,7 @@ async fn act(
                 let messages = group.pull(1 + random.below(20) as usize, Duration::ZERO).await?;
                 for message in &messages {
                     let id = model.check_message(message);
-                    assert!(
-                        message.deliver_at_ms.is_none_or(|at| at <= clock.load(Ordering::Relaxed)),
-                        "early"
-                    );
+                    assert!(message.deliver_at_ms.is_none_or(|at| at <= model.latest_ms), "early");
                     assert!(
                         model.lies || !model.finished.contains(&message.position),
                         "finished {} again",
@@ -209,7 +238,8 @@ async fn finish(
     model: &mut Model,
 ) -> Result<(), QueueError> {
     let mut group = topic.group("workers", StartAt::Oldest).await?;
-    clock.fetch_add(10_000, Ordering::Relaxed);
+    clock.store(model.latest_ms + 30_000, Ordering::Relaxed);
+    finish_late(topic, model).await?;
     loop {
         let messages = group.pull(100, Duration::ZERO).await?;
         let Some(last) = messages.iter().map(|message| message.position).max() else { break };

@@ -1,7 +1,7 @@
 //! `queue reset-offset`: a consumer group goes on from another place.
 
 use clap::Args;
-use queue::{Position, Queue, Topic, operator};
+use queue::{Position, Queue, QueueError, Topic, operator};
 use stock::Timestamp;
 
 use super::super::Failure;
@@ -33,7 +33,14 @@ struct Place {
     /// Go on behind this position
     #[arg(long, value_name = "POSITION")]
     after: Option<Position>,
-    /// Go on with what was written at or after this time, such as 2026-11-11T20:00:00+08:00
+    /// Go back to the last record written before this time, such as 2026-11-11T20:00:00+08:00; never forward
+    ///
+    /// For a database that was put back: with the time at which its backup was begun, every order that the backup lacks is
+    /// written again. What was drained longer than queue.keep_drained_s ago may be gone: the command then says from when on
+    /// records are kept.
+    #[arg(long, value_name = "TIME")]
+    before: Option<Timestamp>,
+    /// Go on with what was written at or after this time, earlier or later
     #[arg(long, value_name = "TIME")]
     time: Option<Timestamp>,
 }
@@ -43,6 +50,14 @@ impl ResetOffset {
         let topic = super::topic(queue, &self.topic).await?;
         let before = topic.committed(&self.group).await?;
         let through = self.to.through(&topic).await?;
+        if self.to.before.is_some() && through >= before {
+            return Ok(stdout::line(format_args!(
+                "group {} of {} is at {} already, which was written before that time: it stays there",
+                self.group,
+                self.topic,
+                super::position(before)
+            ))?);
+        }
         if through > topic.end() {
             return Err(Failure::Usage(format!(
                 "position {} is beyond the newest record, {}",
@@ -78,7 +93,17 @@ impl Place {
         Ok(match self {
             Self { newest: true, .. } => topic.end(),
             Self { after: Some(position), .. } => Some(*position),
-            Self { time: Some(time), .. } => topic.position_before(time.0).await?,
+            Self { before: Some(time), .. } | Self { time: Some(time), .. } => {
+                topic.position_before(time.0).await.map_err(|error| match error {
+                    QueueError::NotKept { oldest_ms } => Failure::Failed(format!(
+                        "what was written before {time} is not kept any more: the oldest kept record was written at {}. Use that time \
+                         or a later one, or --oldest for all that is kept; queue.keep_drained_s and queue.keep_drained_bytes_max say \
+                         how much that is",
+                        Timestamp(oldest_ms)
+                    )),
+                    error => error.into(),
+                })?
+            }
             _ => None,
         })
     }
