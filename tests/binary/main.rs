@@ -1,5 +1,6 @@
 //! The binary from outside: what it says to mistakes, and one purchase from login to row and back.
 
+mod restore;
 mod server;
 
 use server::{Site, free_address};

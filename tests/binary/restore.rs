@@ -1,0 +1,102 @@
+//! The restore drill: the orders database goes back to a backup, and what it lacks comes from the records that the queue keeps.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use crate::server::{Server, Site};
+use crate::{fails_with, sale};
+
+/// Buyers that press at the same time.
+const BUYERS_AT_ONCE: u32 = 8;
+
+/// Orders after the backup; `FLOODGATE_DRILL_ORDERS` sets another number.
+fn orders_after_the_backup() -> u32 {
+    std::env::var("FLOODGATE_DRILL_ORDERS").ok().and_then(|number| number.parse().ok()).unwrap_or(600)
+}
+
+/// Sells one unit to each of `buyers`; of each order the buyer, once it was promised with 202.
+fn sell(site: &Site, buyers: std::ops::Range<u32>) -> BTreeMap<String, String> {
+    let (next, promised) = (AtomicU32::new(buyers.start), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..BUYERS_AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let buyer = next.fetch_add(1, Ordering::Relaxed);
+                    if buyer >= buyers.end {
+                        return;
+                    }
+                    let user = format!("buyer-{buyer}");
+                    let (_, pass, order) = site.pass("s", &user);
+                    let answer = site.press("s", &pass, "{}");
+                    assert_eq!(answer.status, 202, "{}", answer.body);
+                    promised.lock().insert(order, user);
+                }
+            });
+        }
+    });
+    promised.into_inner()
+}
+
+fn wait_for_rest(site: &Site, sold: usize) {
+    let figures = || site.admin_call("GET", "/admin/v1/sales/s", "");
+    site.wait_for("rest", figures, |a| a.json()["at_rest"] == true && a.json()["sold"] == sold);
+}
+
+fn killed(server: Server) {
+    drop(server);
+}
+
+#[test]
+fn a_restored_database_gets_back_what_the_queue_keeps() {
+    let later = orders_after_the_backup();
+    let earlier = later / 4;
+    let site = Site::new(&sale("s", earlier + later + 10, -1));
+    let server = site.start();
+
+    let mut promised = sell(&site, 0..earlier);
+    wait_for_rest(&site, promised.len());
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let before = stock::Timestamp(before).to_string();
+    let backup = site.path().join("backup.db");
+    let database = rusqlite::Connection::open(site.database()).expect("there");
+    database.execute("VACUUM INTO ?1", [backup.to_str().expect("UTF-8")]).expect("copied");
+    drop(database);
+
+    promised.extend(sell(&site, earlier..earlier + later));
+    wait_for_rest(&site, promised.len());
+    killed(server);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", site.database().display()));
+    }
+    std::fs::copy(&backup, site.database()).expect("copied");
+
+    // What the log has handed over and the database lacks stops the start, with the way out.
+    fails_with(&site, &[], 1, &["lacks order", "queue reset-offset", "--before"]);
+    let reset = site.run(&["queue", "reset-offset", "floodgate-orders", "order-worker", "--before", &before]);
+    assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+
+    let server = site.start();
+    wait_for_rest(&site, promised.len());
+    let database = rusqlite::Connection::open(site.database()).expect("there");
+    for (order, user) in &promised {
+        let row = database.query_row(
+            "SELECT user_id, status, units_held FROM floodgate_orders WHERE order_id = ?1",
+            [order],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?)),
+        );
+        assert_eq!(row, Ok((user.clone(), "unpaid".to_owned(), 1)), "order {order}");
+    }
+    let rows: u32 =
+        database.query_row("SELECT count(*) FROM floodgate_orders", [], |row| row.get(0)).expect("counted");
+    assert_eq!(rows, earlier + later, "a row each");
+    let audit = site.run(&["audit"]);
+    assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stdout));
+    // What is left is sold as if nothing had happened.
+    assert_eq!(sell(&site, earlier + later..earlier + later + 10).len(), 10);
+    wait_for_rest(&site, promised.len() + 10);
+    println!("restored: {later} orders after the backup, {} promised, each with its row", promised.len());
+    drop(server);
+}
