@@ -21,8 +21,10 @@ const FINISHED_EACH: usize = 4;
 /// Records that are appended, and their due ones finished, at once.
 const CHUNK_RECORDS: usize = 50_000;
 
-/// Single acknowledgements, and as many refusals: with a million waiting, several checkpoints are among them.
-const CALLS: usize = 10_000;
+/// Single acknowledgements, and as many refusals: few beside what waits, and several checkpoints are among them.
+fn calls_of(size: usize) -> usize {
+    (size / 20).clamp(200, 10_000)
+}
 
 const DAYS_30_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
@@ -54,6 +56,19 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
     let queue = open(directory, &mut registry).unwrap();
     let topic = queue.topic("timeouts").await.unwrap();
     let mut group = topic.group("closer", StartAt::Oldest).await.unwrap();
+    // Buffers grow before anything is measured.
+    for _ in 0..2 {
+        let mut under_way = Vec::with_capacity(CHUNK_RECORDS);
+        for _ in 0..CHUNK_RECORDS {
+            under_way.push(append(&topic, None).await);
+        }
+        for append in under_way {
+            append.await.unwrap();
+        }
+        let positions: Vec<Position> =
+            pull(&mut group, CHUNK_RECORDS).await.iter().map(|message| message.position).collect();
+        group.ack_all(&positions).await.unwrap();
+    }
     let before = allocated();
     let unfinished = || vec![format!("not finished in {} s", bound.as_secs()); COLUMNS.len()];
 
@@ -84,11 +99,13 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
     }
     let memory = (allocated() - before) as f64 / size as f64;
 
-    for _ in 0..2 * CALLS {
+    let calls = calls_of(size);
+    for _ in 0..2 * calls {
         append(&topic, None).await.await.unwrap();
     }
-    let mut messages = pull(&mut group, 2 * CALLS).await;
-    let refused = messages.split_off(CALLS);
+    let mut messages = pull(&mut group, 2 * calls).await;
+    quiet().await;
+    let refused = messages.split_off(calls);
     let ack = cost(&mut group, &messages, bound, async |group, position| group.ack(position).await).await;
     let hour = Duration::from_secs(3_600);
     let nack =
@@ -106,8 +123,9 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
         }
         bytes = now;
     }
-    let copies = counter(&registry, "rewritten_records") as f64 / (appended + 2 * CALLS) as f64;
-    let undelivered = ((size + CALLS) * FRAME_BYTES) as f64;
+    let appended = appended + 2 * CHUNK_RECORDS + 2 * calls;
+    let copies = counter(&registry, "rewritten_records") as f64 / appended as f64;
+    let undelivered = ((size + calls) * FRAME_BYTES) as f64;
     drop(group);
     drop(topic);
     queue.shutdown().await;
@@ -132,6 +150,15 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
         format!("{copies:.2}"),
         opened,
     ]
+}
+
+/// Until nothing is written any more: segments are zeroed in the background.
+async fn quiet() {
+    let mut before = 0;
+    while before != written() {
+        before = written();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
 }
 
 async fn append(topic: &Topic, deliver_at_ms: Option<u64>) -> queue::Append {
@@ -176,8 +203,12 @@ async fn cost(
         }
     }
     let micros = (cpu() - before.0).as_micros() as f64 / f64::from(calls);
-    let few = if calls < CALLS as i32 { format!(" ({calls} calls)") } else { String::new() };
-    format!("{micros:.0}, {:.0}{few}", (written() - before.1) as f64 / f64::from(calls))
+    let written = written() - before.1;
+    // Those that the bound has left are nobody's cost.
+    let left: Vec<Position> = messages[calls as usize..].iter().map(|message| message.position).collect();
+    group.ack_all(&left).await.unwrap();
+    let few = if (calls as usize) < messages.len() { format!(" ({calls} calls)") } else { String::new() };
+    format!("{micros:.0}, {:.0}{few}", written as f64 / f64::from(calls))
 }
 
 /// The value of a counter in the registry's text; 0 where there is none.

@@ -194,8 +194,13 @@ impl DiskGroup {
                 // The journal does not know of this copy: the record itself is finished, or delivered, or still to be moved.
                 (Passed::Unknown, Some(source)) => {
                     if is_waiting(&self.progress, &self.waiting, source) {
-                        self.rewriting.found(source, sequence);
+                        // Of two copies the newer one is to stand for it.
+                        let older = self.rewriting.found(source, sequence);
+                        if let Some(older) = older.filter(|older| *older < sequence) {
+                            self.dropped.push(Change::Finished { first: older, last: older });
+                        }
                     } else {
+                        self.rewriting.drop_copy(source, sequence);
                         finish(&mut self.dropped, sequence, sequence);
                     }
                     continue;

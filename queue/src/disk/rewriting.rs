@@ -55,8 +55,16 @@ impl Rewriting {
     }
 
     /// The cursor found the copy of a record that still waits: a crash came between the copy and the journal.
-    pub(crate) fn found(&mut self, from: u64, to: u64) {
-        self.moves.insert(from, to);
+    /// Returns another copy of it that was found before.
+    pub(crate) fn found(&mut self, from: u64, to: u64) -> Option<u64> {
+        self.moves.insert(from, to).filter(|other| *other != to)
+    }
+
+    /// The cursor found the copy of a record that does not wait: it is none, even if the record waits again later.
+    pub(crate) fn drop_copy(&mut self, from: u64, to: u64) {
+        if self.moves.get(&from) == Some(&to) {
+            self.moves.remove(&from);
+        }
     }
 
     /// Copies that are durable, and so may be said to have taken their records' place. See [`Rewriting::keep`].

@@ -191,7 +191,7 @@ fn seeds_hold_against_the_model() {
 #[test]
 fn seeds_of_delayed_messages_hold_against_the_model() {
     let test = "seeds_of_delayed_messages_hold_against_the_model";
-    let census = play::<delayed::Model>(test, 1_000, 100_000, &[60]);
+    let census = play::<delayed::Model>(test, 1_000, 100_000, &[60, 1_521]);
     expect(&census, queue::REWRITING_FAILPOINTS);
     expect(&census, &["queue.checkpoint-write", "queue.checkpoint-sync", "queue.retire"]);
 }
