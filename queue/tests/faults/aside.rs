@@ -8,7 +8,10 @@ use queue::{BehindMax, Group, Position, QueueError, StartAt, Topic};
 use crate::model::{Model, Random};
 
 /// Draws from a stream of its own, so that the rest of a seed stays what it is.
-pub(crate) struct Aside(pub(crate) Random);
+pub(crate) struct Aside {
+    pub(crate) random: Random,
+    pub(crate) acts: bool,
+}
 
 impl Aside {
     pub(crate) async fn act(
@@ -18,21 +21,24 @@ impl Aside {
         clock: &AtomicU64,
         model: &mut Model,
     ) -> Result<(), QueueError> {
-        match self.0.below(12) {
-            0 if late.is_none() => *late = Some(hold_late(topic, &mut self.0, model).await?),
+        if !self.acts {
+            return Ok(());
+        }
+        match self.random.below(12) {
+            0 if late.is_none() => *late = Some(hold_late(topic, &mut self.random, model).await?),
             1 => *late = None,
             2 | 3 => {
                 if let Some(late) = late {
-                    let most = 1 + self.0.below(30) as usize;
+                    let most = 1 + self.random.below(30) as usize;
                     if let Some(end) = pull_late(late, most, model).await? {
                         late.commit(end).await?;
                     }
                 }
             }
-            4 => tokio::time::advance(Duration::from_millis(self.0.below(700))).await,
+            4 => tokio::time::advance(Duration::from_millis(self.random.below(700))).await,
             5 => {
-                let step = self.0.below(20_000);
-                let back = self.0.below(2) == 0;
+                let step = self.random.below(20_000);
+                let back = self.random.below(2) == 0;
                 let put = |ms: u64| if back { ms.saturating_sub(step).max(1) } else { ms + step };
                 let _ = clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |ms| Some(put(ms)));
             }
