@@ -35,9 +35,9 @@ struct Place {
     after: Option<Position>,
     /// Go back to the last record written before this time, such as 2026-11-11T20:00:00+08:00; never forward
     ///
-    /// For a database that was put back: with the time at which its backup was begun, every order that the backup lacks is
-    /// written again. What was drained longer than queue.keep_drained_s ago may be gone: the command then says from when on
-    /// records are kept.
+    /// For a database that was put back: with a time before its backup was begun, by more than orders then waited in the queue,
+    /// every order that the backup lacks is written again. What was drained longer than queue.keep_drained_s ago may be gone: the
+    /// command then says from when on records are kept.
     #[arg(long, value_name = "TIME")]
     before: Option<Timestamp>,
     /// Go on with what was written at or after this time, earlier or later
