@@ -325,3 +325,19 @@ async fn the_audit_names_what_is_broken() {
     }
     assert!(serde_json::to_string(&bad).unwrap().contains("\"at_rest\":null"));
 }
+
+#[tokio::test]
+async fn queued_orders_are_not_looked_up_again_and_again() {
+    let world = World::new();
+    let sale = world.open("s", 6_000, 1).await;
+    for n in 0..6_000 {
+        world.reserve(&sale, n, &format!("u{n}"), 1).await.unwrap();
+    }
+    let reconciler = world.reconciler();
+    for _ in 0..20 {
+        world.advance(1_000);
+        reconciler.pass().await.unwrap();
+    }
+    let looked_up = world.metric("floodgate_reconciled_orders_total{found=\"absent\"}");
+    assert!(looked_up < 1_000.0, "{looked_up} look-ups in 20 s of 6,000 queued orders");
+}

@@ -47,6 +47,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         group,
+        log: instance.own_log().owner,
         pace: pace.clone(),
         metrics: metrics.clone(),
         stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),

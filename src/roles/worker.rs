@@ -46,7 +46,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
         drain: config.drain.clone(),
         metrics: metrics.clone(),
         backlogs,
-        worker: random(),
+        life: random(),
     };
     let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();

@@ -215,6 +215,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         database: database.clone(),
         stock: stock.clone(),
         group,
+        log: owner,
         stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
         pace: Arc::new(Pace::new(&drain)),
         metrics: WorkerMetrics::new(&mut registry),

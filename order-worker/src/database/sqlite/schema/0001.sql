@@ -252,9 +252,10 @@ CREATE TABLE floodgate_instances (
     seen_at        TEXT
 ) WITHOUT ROWID;
 
--- Workers that drain, and the part of the limit, in millionths, that each may use until its time is over.
+-- Logs that workers drain, and the part of the limit, in millionths, that each drain may use until its time is over.
 CREATE TABLE floodgate_workers (
-    worker_id  TEXT    NOT NULL PRIMARY KEY,
+    log_id     TEXT    NOT NULL PRIMARY KEY,
+    life       TEXT    NOT NULL, -- of the process; random
     share_ppm  INTEGER NOT NULL,
     expires_at TEXT    NOT NULL
 ) WITHOUT ROWID;
