@@ -54,15 +54,21 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     };
     let drain = Worker::new(worker, stopping.clone()).run();
     let (database, stopping_too) = (foundation.database.clone(), stopping.clone());
+    let sharing = pace.clone();
     let is_shared = engines::is_shared(&config);
     let drain = async move {
         match is_shared {
-            true => rate_shares::within(drain, (database, pace, random()), stopping_too).await,
+            true => rate_shares::within(drain, (database, sharing, random()), stopping_too).await,
             false => drain.await,
         }
     };
-    let mut worker =
-        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drain, stopping))?;
+    let mut worker = WorkerThread::start(background::follow(
+        foundation.clone(),
+        (pace, metrics),
+        member,
+        drain,
+        stopping,
+    ))?;
 
     // 4. The buyers.
     let running = buyers.start(registry)?;

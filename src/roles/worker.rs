@@ -51,8 +51,13 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();
     let member = foundation.member(&config, None, &mut registry);
-    let mut worker =
-        WorkerThread::start(background::follow(foundation.clone(), metrics, member, drains, stopping))?;
+    let mut worker = WorkerThread::start(background::follow(
+        foundation.clone(),
+        (sources.pace(), metrics),
+        member,
+        drains,
+        stopping,
+    ))?;
 
     // 3. Until the end.
     let probes = Probes::start(&config, foundation, sources.clone(), Arc::new(registry)).await?;

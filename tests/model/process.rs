@@ -299,9 +299,10 @@ impl Process {
         let (closing, closed) = watch::channel(false);
         let (database, stock, metrics) =
             (inside.database.clone(), inside.stock.clone(), worker.metrics.clone());
+        let pace = worker.pace.clone();
         let worker = Worker::new(worker, closed.clone());
         let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
-        let reconciler = Reconciler::new(database, stock, world.now.clone(), metrics);
+        let reconciler = Reconciler::new(database, stock, pace, world.now.clone(), metrics);
         let front = Front { world, operator: &operator, inside: &inside };
         let mut ending = Parts(vec![
             lasts(front.answer(calls, closed.clone())),

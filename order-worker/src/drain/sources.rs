@@ -138,6 +138,12 @@ impl Sources {
         rate_shares::within(drains, share, self.stopping.clone()).await
     }
 
+    /// The pace of all drains together.
+    #[must_use]
+    pub fn pace(&self) -> Arc<Pace> {
+        self.pace.clone()
+    }
+
     /// What it does with each of them.
     #[must_use]
     pub fn report(&self) -> Vec<SourceReport> {
