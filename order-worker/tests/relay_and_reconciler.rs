@@ -4,6 +4,7 @@
 mod world;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
@@ -400,4 +401,35 @@ async fn a_log_that_nobody_drains_any_more_comes_to_rest() {
         reconciler.pass().await.unwrap();
     }
     assert_eq!(world.units(&sale).await, (0, 0, 20_000));
+}
+
+#[tokio::test]
+async fn ended_sales_cost_next_to_nothing() {
+    let world = World::new();
+    // Half of them have an order that nobody ever pays, and never settle.
+    for n in 0..80 {
+        let sale = world.open(&format!("s{n:02}"), 2, 2).await;
+        if n % 2 == 0 {
+            let order = world.reserve(&sale, n, "u", 1).await.unwrap();
+            world.database.settle(vec![order]).await.unwrap();
+        }
+    }
+    world.advance(3_700_000);
+    let mut reconciler = world.reconciler();
+    for _ in 0..20 {
+        reconciler.pass().await.unwrap();
+    }
+    let unsettled = world.database.sales().await.unwrap().iter().filter(|row| !row.settled).count();
+    assert_eq!(unsettled, 40);
+    let transactions = Arc::new(AtomicU64::new(0));
+    let _hook = world::count_in("database.", &transactions);
+    let calls = world.sum("floodgate_ledger_calls_total");
+    for _ in 0..100 {
+        reconciler.pass().await.unwrap();
+    }
+    let (calls, transactions) =
+        (world.sum("floodgate_ledger_calls_total") - calls, transactions.load(Ordering::Relaxed));
+    // A second: the sales, once; eight of them, in turn.
+    assert!(calls <= 800, "{calls} calls on the ledger in 100 s");
+    assert!(transactions <= 100 + 3 * 800, "{transactions} steps of transactions in 100 s");
 }

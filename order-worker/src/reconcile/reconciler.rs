@@ -7,7 +7,7 @@
 //!
 //! [`look_ups`]: super::look_ups
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PAGES_PER_PASS_MAX: usize = 16;
 /// A sale whose pending ids have all been read is read again after so many passes: most of what is pending is on its usual way.
 const ROUND_PASSES_MIN: u64 = 3;
+/// Sales that are over, with nothing pending, that a pass looks at, in turn: their orders may stay unpaid for long.
+const OVER_PER_PASS_MAX: usize = 8;
 /// An ended sale is asked about for so long before it may be settled: late repeats get their usual answers.
 const SETTLE_AFTER_MS: u64 = 60_000;
 
@@ -61,6 +63,8 @@ pub struct Reconciler {
     look_ups: LookUps,
     /// How far the pending ids of each sale have been read.
     readings: BTreeMap<SaleId, Reading>,
+    /// Sales that are over and could not be settled.
+    over: BTreeMap<SaleId, Over>,
     journal: HeadWatch,
 }
 
@@ -71,6 +75,19 @@ struct Reading {
     /// When the next round may begin.
     round_at_pass: u64,
     read_in_pass: u64,
+}
+
+/// A sale that is over, as it was when nothing of it was pending. Nothing ever is again, unless one of these differs.
+#[derive(Debug, PartialEq, Eq)]
+struct Over {
+    version: u64,
+    opened_epoch: Option<u64>,
+}
+
+impl From<&SaleRow> for Over {
+    fn from(row: &SaleRow) -> Self {
+        Self { version: row.version, opened_epoch: row.opened_epoch }
+    }
 }
 
 impl Reconciler {
@@ -84,8 +101,8 @@ impl Reconciler {
         metrics: WorkerMetrics,
     ) -> Self {
         let journal = HeadWatch::new(database.clone(), now.clone());
-        let (look_ups, readings) = (LookUps::new(pace), BTreeMap::new());
-        Self { database, stock, now, metrics, look_ups, readings, journal }
+        let (look_ups, readings, over) = (LookUps::new(pace), BTreeMap::new(), BTreeMap::new());
+        Self { database, stock, now, metrics, look_ups, readings, over, journal }
     }
 
     /// Makes a pass every second until `shutdown` is true or its sender gone, and keeps the journal's head in the log.
@@ -111,28 +128,35 @@ impl Reconciler {
     /// # Errors
     /// [`DatabaseError`] when the sales cannot be read.
     pub async fn pass(&mut self) -> Result<(), DatabaseError> {
-        let rows: Vec<SaleRow> =
-            self.database.sales().await?.into_iter().filter(|row| !row.settled).collect();
+        let rows = self.database.unsettled_sales().await?;
         let is_sale = |sale: &SaleId| rows.binary_search_by(|row| row.definition.id.cmp(sale)).is_ok();
         self.look_ups.begin_pass(is_sale);
         self.readings.retain(|sale, _| is_sale(sale));
+        self.over.retain(|sale, _| is_sale(sale));
 
         // Before the books are looked at: what was over then takes no promise any more.
         let now_ms = (self.now)();
         let mut pending = Vec::new();
+        let in_turn = self.over_in_turn();
         for row in &rows {
             let sale = &row.definition.id;
+            if self.over.get(sale).is_some_and(|over| *over == row.into()) && !in_turn.contains(sale) {
+                continue;
+            }
             match self.bring(row).await {
-                Ok(books) if books.pending > 0 => pending.push(sale),
+                Ok(books) if books.pending > 0 => {
+                    self.over.remove(sale);
+                    pending.push(sale);
+                }
                 Ok(books) => {
                     self.look_ups.nothing_is_pending(sale);
                     self.readings.remove(sale);
                     // One that is closed may not know of every promise yet.
-                    if books.open
-                        && row.ends_at.0 + SETTLE_AFTER_MS <= now_ms
-                        && let Err(error) = self.settle(sale).await
-                    {
-                        later(sale, &error);
+                    if books.open && row.ends_at.0 + SETTLE_AFTER_MS <= now_ms {
+                        self.over.insert(sale.clone(), row.into());
+                        if let Err(error) = self.settle(sale).await {
+                            later(sale, &error);
+                        }
                     }
                 }
                 Err(error) => later(sale, &error),
@@ -144,6 +168,14 @@ impl Reconciler {
         }
         self.metrics.without_row.set(i64::try_from(self.look_ups.absent()).unwrap_or(i64::MAX));
         Ok(())
+    }
+
+    /// Which of those that are over are looked at now: the next ones, round and round.
+    fn over_in_turn(&self) -> BTreeSet<SaleId> {
+        let turns = self.over.len().div_ceil(OVER_PER_PASS_MAX).max(1) as u64;
+        // Below the number of sales.
+        let first = (self.look_ups.pass() % turns) as usize * OVER_PER_PASS_MAX;
+        self.over.keys().skip(first).take(OVER_PER_PASS_MAX).cloned().collect()
     }
 
     /// Answers with the ledger's books.

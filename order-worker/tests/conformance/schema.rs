@@ -78,7 +78,7 @@ const TABLES: &[Table] = &[
         "sales",
         "sale_id total sold version definition starts_at ends_at paused_by? opened_epoch? installed_epoch? settled \
          withdrawn_at? gather_key? created_at updated_at",
-        &["!primary(sale_id)"],
+        &["!primary(sale_id)", "sales_settled(settled,sale_id)"],
     ),
     ("settings", "name value version", &["!primary(name)"]),
     (

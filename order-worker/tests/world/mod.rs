@@ -169,6 +169,14 @@ impl World {
         found.map_or(0, |figure| figure.parse().unwrap())
     }
 
+    /// The sum of a counter over all of its labels.
+    pub(crate) fn sum(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
     /// The value of a metric's line, labels included.
     pub(crate) fn metric(&self, line: &str) -> f64 {
         let mut text = String::new();
@@ -215,6 +223,15 @@ pub(crate) fn crash(name: &'static str, nth: usize) -> Hooked {
         }
         // Only what was not confirmed is looked up.
         hit == "drain.confirm" && name == "reconciler.looked_up"
+    })
+}
+
+/// Counts the steps whose name begins so.
+pub(crate) fn count_in(prefix: &'static str, count: &Arc<AtomicU64>) -> Hooked {
+    let count = count.clone();
+    hook(move |hit| {
+        count.fetch_add(u64::from(hit.starts_with(prefix)), Ordering::Relaxed);
+        false
     })
 }
 

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS floodgate_sales (
     gather_key CHAR(64)         NULL,                 -- orders the first presses; drawn at publish, no buyer knows it
     created_at CHAR(24)         NOT NULL,
     updated_at CHAR(24)         NOT NULL,
+    KEY floodgate_sales_settled (settled, sale_id),   -- what is looked after every second
     CHECK (sold <= total)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
 

@@ -28,6 +28,8 @@ CREATE TABLE floodgate_sales (
     updated_at TEXT    NOT NULL,
     CHECK (sold >= 0 AND sold <= total)
 ) WITHOUT ROWID;
+-- What is looked after every second.
+CREATE INDEX floodgate_sales_settled ON floodgate_sales (settled, sale_id);
 
 -- What a sale offered at each of its versions: a promise is judged by the one under which it was made.
 CREATE TABLE floodgate_sale_versions (
