@@ -50,8 +50,7 @@ impl RootOperator {
     /// their orders are found by id.
     pub(crate) async fn refresh_catalog(&self) -> Result<(), DatabaseError> {
         let epoch = self.seat.offered();
-        let mut rows = self.database.sales().await?;
-        rows.retain(|row| !row.settled);
+        let mut rows = self.database.unsettled_sales().await?;
         rows.sort_by_key(|row| (row.definition.starts_at, row.definition.id.clone()));
         let sales = rows
             .into_iter()

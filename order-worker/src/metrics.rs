@@ -41,7 +41,7 @@ pub struct WorkerMetrics {
     pub(crate) releases_relayed: Counter,
     /// Ids that the reconciler found different in ledger and database.
     pub(crate) reconciled: Family<Found, Counter>,
-    /// Pending for long and without a row, as the last pass found them.
+    /// Pending though they should be rows by now, as last looked up.
     pub(crate) without_row: Gauge,
 }
 
@@ -130,12 +130,12 @@ impl WorkerMetrics {
         );
         registry.register(
             "floodgate_reconciled_orders",
-            "Orders pending for long that the reconciler looked up, by what it found",
+            "Orders pending though they should be rows by now that the reconciler looked up, by what it found",
             metrics.reconciled.clone(),
         );
         registry.register(
             "floodgate_pending_orders_without_row",
-            "Promised for seconds and not in the database: the backlog, or dead letters where there is none",
+            "Should be rows by now and are not, of the logs drained here: dead letters, where it stays",
             metrics.without_row.clone(),
         );
         metrics

@@ -331,3 +331,37 @@ mod deployments {
         new.end().await;
     }
 }
+
+#[tokio::test]
+async fn ended_sales_are_looked_at_in_turn_and_their_loss_is_noticed_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let mut sales = Vec::new();
+    for n in 0..40 {
+        sales.push(world.publish(&format!("s{n}"), 10, 10).await);
+    }
+    let process = Process::start_closed(world, directory.path()).await;
+    let mut member = process.member(true);
+    assert_eq!(member.start().await.unwrap(), 1);
+    process.promise(&sales[7], 1, "u", 2).await.unwrap();
+    process.world.advance(3_600_000);
+    let calls = |process: &Process| process.world.sum("floodgate_ledger_calls_total");
+    let before = calls(&process);
+    for _ in 0..50 {
+        // A round each.
+        assert_eq!(member.start().await.unwrap(), 1);
+    }
+    let idle = calls(&process) - before;
+    assert!(idle <= 50 * (8 + 1), "{idle} calls on the ledger in 50 rounds");
+
+    for sale in &sales {
+        process.world.stock.forget(sale).await.unwrap();
+    }
+    assert_eq!(member.start().await.unwrap(), 2);
+    for sale in &sales {
+        let snapshot = process.world.snapshot(sale).await;
+        assert!(snapshot.open && snapshot.epoch == 2);
+    }
+    assert_eq!(process.world.units(&sales[7]).await, (8, 2, 0), "the log's promise is back");
+    process.end().await;
+}

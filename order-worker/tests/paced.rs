@@ -77,6 +77,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
         database,
         stock,
         group: topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap(),
+        log: Owner(queue.instance()),
         pace: Arc::new(Pace::new(&DrainConfig {
             orders_per_second_max: limit,
             batch_size_max,

@@ -4,15 +4,16 @@
 mod world;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
-use order_worker::{ReconcileError, Relay, audit, bring};
+use order_worker::{DrainConfig, Pace, ReconcileError, Relay, audit, bring};
 use prometheus_client::registry::Registry;
 use stock::ledger::{IdState, ReserveOutcome, Settlement};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
 use tokio::sync::watch;
-use world::{World, author, order_id, sale_id};
+use world::{OWNER, World, author, order_id, sale_id};
 
 #[tokio::test]
 async fn a_cancelled_order_gives_its_units_back_and_lifts_the_flag() {
@@ -172,7 +173,7 @@ async fn what_a_pass_could_not_look_at_keeps_its_figure() {
     world.reserve(&other, 3, "u", 1).await.unwrap();
     world.advance(10_000);
     let without_row = || world.metric("floodgate_pending_orders_without_row").round() as i64;
-    let reconciler = world.reconciler();
+    let mut reconciler = world.reconciler();
     reconciler.pass().await.unwrap();
     assert_eq!(without_row(), 3);
 
@@ -180,7 +181,9 @@ async fn what_a_pass_could_not_look_at_keeps_its_figure() {
     world.stock.forget(&sale).await.unwrap();
     let moved = world.reserve(&other, 4, "u", 1).await.unwrap();
     world.advance(10_000);
-    reconciler.pass().await.unwrap();
+    for _ in 0..3 {
+        reconciler.pass().await.unwrap();
+    }
     assert_eq!(without_row(), 4);
     world.database.settle(vec![moved]).await.unwrap();
     reconciler.pass().await.unwrap();
@@ -342,4 +345,108 @@ async fn the_audit_names_what_is_broken() {
         assert!(faults.contains(fault), "{faults}");
     }
     assert!(serde_json::to_string(&bad).unwrap().contains("\"at_rest\":null"));
+}
+
+#[tokio::test]
+async fn queued_orders_are_not_looked_up_again_and_again() {
+    // Of a log that this process drains, and of one that it does not.
+    for (drained_here, most) in [(true, 0), (false, 64 * 5)] {
+        let world = World::new();
+        let sale = world.open("s", 6_000, 1).await;
+        for n in 0..6_000 {
+            world.reserve(&sale, n, &format!("u{n}"), 1).await.unwrap();
+        }
+        let pace = Arc::new(Pace::new(&DrainConfig::default()));
+        let _drain = drained_here.then(|| pace.enter(OWNER));
+        let mut reconciler = world.reconciler_beside(pace);
+        for _ in 0..20 {
+            world.advance(1_000);
+            reconciler.pass().await.unwrap();
+        }
+        let looked_up = world.counter("floodgate_reconciled_orders_total{found=\"absent\"}");
+        assert!(
+            looked_up <= most,
+            "{looked_up} look-ups in 20 s of 6,000 queued orders; drained here: {drained_here}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn behind_the_drain_rows_are_confirmed_while_the_rest_waits() {
+    let world = World::new();
+    let sale = world.open("s", 6_000, 1).await;
+    let mut orders = Vec::new();
+    for n in 0..6_000 {
+        orders.push(world.reserve(&sale, n, &format!("u{n}"), 1).await.unwrap());
+        world.advance(10);
+    }
+    // Ten seconds' worth are rows of which the ledger was not told; the drain knows how far it has come.
+    for batch in orders[..1_000].chunks(256) {
+        world.database.settle(batch).await.unwrap();
+    }
+    world.drain.has_settled_through(orders[999].reserved_at_ms);
+    let mut reconciler = world.reconciler();
+    for _ in 0..10 {
+        reconciler.pass().await.unwrap();
+    }
+    // The last three seconds' worth are still on their usual way.
+    assert_eq!(world.units(&sale).await, (0, 5_300, 700));
+    assert_eq!(world.counter("floodgate_reconciled_orders_total{found=\"absent\"}"), 0);
+    world.drain.has_settled_everything();
+    for _ in 0..10 {
+        reconciler.pass().await.unwrap();
+    }
+    assert_eq!(world.units(&sale).await, (0, 5_000, 1_000));
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_drains_any_more_comes_to_rest() {
+    let world = World::new();
+    let sale = world.open("s", 20_000, 1).await;
+    let mut orders = Vec::new();
+    for n in 0..20_000 {
+        orders.push(world.reserve(&sale, n, &format!("u{n}"), 1).await.unwrap());
+    }
+    for batch in orders.chunks(512) {
+        world.database.settle(batch).await.unwrap();
+    }
+    // Its worker is gone for good, and has told the ledger of nothing: another one, which drains other logs, does.
+    let pace = Arc::new(Pace::new(&DrainConfig::default()));
+    let mut reconciler = world.reconciler_beside(pace);
+    for _ in 0..50 {
+        world.advance(1_000);
+        reconciler.pass().await.unwrap();
+    }
+    assert_eq!(world.units(&sale).await, (0, 0, 20_000));
+}
+
+#[tokio::test]
+async fn ended_sales_cost_next_to_nothing() {
+    let world = World::new();
+    // Half of them have an order that nobody ever pays, and never settle.
+    for n in 0..80 {
+        let sale = world.open(&format!("s{n:02}"), 2, 2).await;
+        if n % 2 == 0 {
+            let order = world.reserve(&sale, n, "u", 1).await.unwrap();
+            world.database.settle(vec![order]).await.unwrap();
+        }
+    }
+    world.advance(3_700_000);
+    let mut reconciler = world.reconciler();
+    for _ in 0..20 {
+        reconciler.pass().await.unwrap();
+    }
+    let unsettled = world.database.sales().await.unwrap().iter().filter(|row| !row.settled).count();
+    assert_eq!(unsettled, 40);
+    let transactions = Arc::new(AtomicU64::new(0));
+    let _hook = world::count_in("database.", &transactions);
+    let calls = world.sum("floodgate_ledger_calls_total");
+    for _ in 0..100 {
+        reconciler.pass().await.unwrap();
+    }
+    let (calls, transactions) =
+        (world.sum("floodgate_ledger_calls_total") - calls, transactions.load(Ordering::Relaxed));
+    // A second: the sales, once; eight of them, in turn.
+    assert!(calls <= 800, "{calls} calls on the ledger in 100 s");
+    assert!(transactions <= 100 + 3 * 800, "{transactions} steps of transactions in 100 s");
 }

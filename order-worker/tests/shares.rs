@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use order_worker::database::{Database, SharedConnection};
 use order_worker::drain::rate_shares;
 use order_worker::{DrainConfig, Pace};
 use parking_lot::Mutex;
-use stock::Now;
+use stock::{Now, Owner};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -23,9 +24,11 @@ struct World {
     database: Database,
     begun: Instant,
     written: Written,
+    lives: AtomicU64,
 }
 
 struct Process {
+    log: u64,
     pace: Arc<Pace>,
     shutdown: watch::Sender<bool>,
     sharing: JoinHandle<()>,
@@ -41,19 +44,21 @@ impl World {
             database: Database::over_connection(connection, now).unwrap(),
             begun,
             written: Written::default(),
+            lives: AtomicU64::new(1_000),
         }
     }
 
-    /// A worker with a backlog that never ends.
+    /// A worker of one log with a backlog that never ends. It has got the log's group: what drained it before is dead.
     fn start(&self, worker: u64) -> Process {
         let config = DrainConfig { orders_per_second_max: LIMIT, ..DrainConfig::default() };
         let pace = Arc::new(Pace::new(&config));
         let (shutdown, down) = watch::channel(false);
-        let sharing = tokio::spawn(rate_shares::run(self.database.clone(), pace.clone(), worker, down));
+        let life = self.lives.fetch_add(1, Ordering::Relaxed);
+        let sharing = tokio::spawn(rate_shares::run(self.database.clone(), pace.clone(), life, down));
         let draining = tokio::spawn({
             let (pace, written, begun) = (pace.clone(), self.written.clone(), self.begun);
             async move {
-                let _place = pace.enter();
+                let _place = pace.enter(Owner(worker));
                 loop {
                     let orders = pace.batch_max();
                     pace.take(orders).await;
@@ -64,7 +69,7 @@ impl World {
                 }
             }
         });
-        Process { pace, shutdown, sharing, draining }
+        Process { log: worker, pace, shutdown, sharing, draining }
     }
 
     /// Orders a second of one worker in whole seconds since the beginning.
@@ -146,9 +151,14 @@ async fn the_shares_in_use_never_exceed_the_whole() {
     for step in 0..600u64 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         match random >> 60 {
-            0 | 1 if running.len() < 5 => running.push(world.start(100 + step)),
-            2 if !running.is_empty() => running.swap_remove(step as usize % running.len()).die(),
-            3 if running.len() > 1 => running.swap_remove(0).stop().await,
+            // A log that is free: of a dead worker, of one that has left, or a new one.
+            0..=2 if running.len() < 5 => {
+                let free = |log: &u64| running.iter().all(|process| process.log != *log);
+                let log = (0..8).map(|n| (step + n) % 8).find(free).unwrap();
+                running.push(world.start(log));
+            }
+            3 | 4 if !running.is_empty() => running.swap_remove(step as usize % running.len()).die(),
+            5 if running.len() > 1 => running.swap_remove(0).stop().await,
             _ => {}
         }
         // A dead worker's pace is gone with it, and what it may still have had in use with its lease.
@@ -174,4 +184,56 @@ async fn a_worker_that_hears_nothing_stops_before_its_share_is_given_away() {
     assert!(world.rate(1, 11, 15) < 1.0);
     let most = world.most_in_a_second();
     assert!(most <= (LIMIT + LIMIT / 10) as usize, "{most} in one second, both together");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_killed_twice_a_second_drains_in_each_of_its_lives() {
+    let world = World::new();
+    let mut written_before = 0;
+    for life in 1..=20 {
+        let worker = world.start(1);
+        sleep(Duration::from_millis(300)).await;
+        worker.die();
+        let written = world.written.lock().len();
+        assert!(written > written_before, "nothing became a row in life {life}");
+        written_before = written;
+        sleep(Duration::from_millis(200)).await;
+    }
+    let most = world.most_in_a_second();
+    assert!(most <= (LIMIT + LIMIT / 10) as usize, "{most} in one second, all lives together");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_killed_again_and_again_keeps_its_part_beside_another() {
+    let world = World::new();
+    let other = world.start(1);
+    sleep(Duration::from_secs(3)).await;
+    let killed = world.start(2);
+    sleep(Duration::from_millis(100)).await;
+    killed.die();
+    // The other one has gone down for it meanwhile.
+    sleep(Duration::from_millis(1_500)).await;
+    for _ in 0..20 {
+        let killed = world.start(2);
+        sleep(Duration::from_millis(400)).await;
+        let (of_killed, of_other) = (killed.pace.share_ppm(), other.pace.share_ppm());
+        assert_eq!((of_killed, of_other), (500_000, 500_000), "of the killed and of the other one");
+        killed.die();
+        sleep(Duration::from_millis(100)).await;
+    }
+    // Its lease has never ended, yet the limit holds.
+    let most = world.most_in_a_second();
+    assert!(most <= (LIMIT + LIMIT / 10) as usize, "{most} in one second, all lives together");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_copies_of_a_log_share_like_two_logs() {
+    let world = World::new();
+    let one = world.start(1);
+    sleep(Duration::from_secs(3)).await;
+    let copy = world.start(1);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((one.pace.share_ppm(), copy.pace.share_ppm()), (500_000, 500_000));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((one.pace.share_ppm(), copy.pace.share_ppm()), (500_000, 500_000), "for good");
 }

@@ -47,22 +47,24 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         group,
+        log: instance.own_log().owner,
         pace: pace.clone(),
         metrics: metrics.clone(),
         stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
     };
     let drain = Worker::new(worker, stopping.clone()).run();
     let (database, stopping_too) = (foundation.database.clone(), stopping.clone());
+    let sharing = pace.clone();
     let is_shared = engines::is_shared(&config);
     let drain = async move {
         match is_shared {
-            true => rate_shares::within(drain, (database, pace, random()), stopping_too).await,
+            true => rate_shares::within(drain, (database, sharing, random()), stopping_too).await,
             false => drain.await,
         }
     };
     let mut worker = WorkerThread::start(
         "worker",
-        background::follow(foundation.clone(), metrics, member, drain, stopping),
+        background::follow(foundation.clone(), (pace, metrics), member, drain, stopping),
     )?;
 
     // 4. The buyers.

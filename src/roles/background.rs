@@ -2,8 +2,9 @@
 //! membership, which keeps the ledger complete.
 
 use std::future::Future;
+use std::sync::Arc;
 
-use order_worker::{DrainError, Member, Reconciler, Relay, WorkerMetrics};
+use order_worker::{DrainError, Member, Pace, Reconciler, Relay, WorkerMetrics};
 use tokio::sync::watch;
 
 use super::Foundation;
@@ -12,14 +13,14 @@ use super::Foundation;
 /// behind the others.
 pub(super) async fn follow(
     foundation: Foundation,
-    metrics: WorkerMetrics,
+    (pace, metrics): (Arc<Pace>, WorkerMetrics),
     mut member: Member,
     drain: impl Future<Output = Result<(), DrainError>>,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), DrainError> {
     let Foundation { now, database, stock } = foundation;
     let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
-    let reconciler = Reconciler::new(database, stock, now, metrics);
+    let reconciler = Reconciler::new(database, stock, pace, now, metrics);
     // Of its own: it gives its lease back after the drain has ended.
     let membership = tokio::spawn({
         let stopping = stopping.clone();

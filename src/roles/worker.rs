@@ -49,14 +49,14 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
         drain: config.drain.clone(),
         metrics: metrics.clone(),
         backlogs,
-        worker: random(),
+        life: random(),
     };
     let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();
     let member = foundation.member(&config, None, &mut registry);
     let mut worker = WorkerThread::start(
         "worker",
-        background::follow(foundation.clone(), metrics, member, drains, stopping),
+        background::follow(foundation.clone(), (sources.pace(), metrics), member, drains, stopping),
     )?;
 
     // 3. Its own log, on a thread of its own: a disk that hangs holds up nothing else.

@@ -215,6 +215,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         database: database.clone(),
         stock: stock.clone(),
         group,
+        log: owner,
         stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
         pace: Arc::new(Pace::new(&drain)),
         metrics: WorkerMetrics::new(&mut registry),
@@ -299,9 +300,10 @@ impl Process {
         let (closing, closed) = watch::channel(false);
         let (database, stock, metrics) =
             (inside.database.clone(), inside.stock.clone(), worker.metrics.clone());
+        let pace = worker.pace.clone();
         let worker = Worker::new(worker, closed.clone());
         let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
-        let reconciler = Reconciler::new(database, stock, world.now.clone(), metrics);
+        let reconciler = Reconciler::new(database, stock, pace, world.now.clone(), metrics);
         let front = Front { world, operator: &operator, inside: &inside };
         let mut ending = Parts(vec![
             lasts(front.answer(calls, closed.clone())),

@@ -117,7 +117,8 @@ pub(crate) async fn drain(
     let metrics = WorkerMetrics::new(&mut registry);
     let pace = Arc::new(Pace::new(&config));
     let batch_max = pace.batch_max();
-    let parts = WorkerParts { database, stock, group, pace, metrics, stats: stats.clone() };
+    let log = Owner(queue.instance());
+    let parts = WorkerParts { database, stock, group, log, pace, metrics, stats: stats.clone() };
     let (shutdown, down) = watch::channel(false);
     let begun = Instant::now();
     let worker = tokio::spawn(Worker::new(parts, down).run());

@@ -48,7 +48,7 @@ pub use mysql::mysql_schema_sql;
 pub use registry::{ENGINE_DISK, Instance, LedgerChange};
 pub use sales::{Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
-pub use shares::{Beat, Share};
+pub use shares::{Beat, LogBeat, Renewed, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
 
 #[cfg(feature = "mysql")]

@@ -104,6 +104,14 @@ impl Database {
         adapter!(self, database => database.sales().await)
     }
 
+    /// Those that are not settled, by id: what is done every second is done with these, and costs nothing for what is over.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn unsettled_sales(&self) -> Result<Vec<SaleRow>, DatabaseError> {
+        adapter!(self, database => database.unsettled_sales().await)
+    }
+
     /// One sale.
     ///
     /// # Errors

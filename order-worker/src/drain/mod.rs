@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use queue::{Group, Message, Position, QueueError};
 use stock::reservation::DecodeError;
-use stock::{Reservation, Stock};
+use stock::{Owner, Reservation, Stock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -36,8 +36,10 @@ pub struct WorkerParts {
     pub database: Database,
     /// Who is told afterwards.
     pub stock: Arc<Stock>,
-    /// The group [`crate::DRAIN_GROUP`] of the topic [`crate::ORDERS_TOPIC`] of one log.
+    /// The group [`crate::DRAIN_GROUP`] of the topic [`crate::ORDERS_TOPIC`] of one log …
     pub group: Group,
+    /// … which has this id.
+    pub log: Owner,
     /// How fast: one for all drains of the process.
     pub pace: Arc<Pace>,
     /// Where it counts.
@@ -66,13 +68,16 @@ pub enum DrainError {
 pub struct Worker {
     database: Database,
     stock: Arc<Stock>,
-    group: Group,
     pace: Arc<Pace>,
-    /// Its place among the drains of the process.
-    _place: Drain,
+    /// Its place among the drains of the process. Before the group: who gets that next takes over the share of a drain that has
+    /// none any more.
+    place: Drain,
+    group: Group,
     metrics: WorkerMetrics,
     stats: Arc<DrainStats>,
     shutdown: watch::Receiver<bool>,
+    /// Of the last order that was settled.
+    last_reserved_at_ms: u64,
     /// When the last batch was settled, if more was waiting behind it.
     backlogged_since: Option<Instant>,
 }
@@ -117,9 +122,21 @@ impl Worker {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: WorkerParts, shutdown: watch::Receiver<bool>) -> Self {
-        let WorkerParts { database, stock, group, pace, metrics, stats } = parts;
-        let _place = pace.enter();
-        Self { database, stock, group, pace, _place, metrics, stats, shutdown, backlogged_since: None }
+        let WorkerParts { database, stock, group, log, pace, metrics, stats } = parts;
+        let place = pace.enter(log);
+        let (last_reserved_at_ms, backlogged_since) = (0, None);
+        Self {
+            database,
+            stock,
+            pace,
+            place,
+            group,
+            metrics,
+            stats,
+            shutdown,
+            last_reserved_at_ms,
+            backlogged_since,
+        }
     }
 
     /// Drains until `shutdown` is true (or its sender gone), then lets confirmations under way finish, for 2 s at most.
@@ -162,8 +179,10 @@ impl Worker {
         let messages = self.pull(most).await?;
         if messages.is_empty() {
             self.backlogged_since = None;
+            self.place.has_settled_everything();
             return Ok(());
         }
+        self.place.has_settled_through(self.last_reserved_at_ms);
         let backlogged = messages.len() == most;
         if queue::failpoint::hit("drain.pulled") {
             self.group.rewind();
@@ -199,6 +218,10 @@ impl Worker {
             self.commit(through).await?;
         }
         queue::failpoint::hit("drain.committed");
+        if let Some(latest) = batch.orders.iter().map(|order| order.reserved_at_ms).max() {
+            self.last_reserved_at_ms = latest;
+            self.place.has_settled_through(latest);
+        }
 
         // 7. The ledger hears of it, without holding us.
         confirms.send(&settled);

@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use queue::{Group, GroupWatch, LogAddress, Now, Queue, QueueError, StartAt, Topic};
 use serde::Serialize;
-use stock::Stock;
+use stock::{Owner, Stock};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -67,7 +67,7 @@ pub struct SourcesParts {
     /// Where what waits in each of them shows.
     pub backlogs: LogBacklogs,
     /// This life of the process; random.
-    pub worker: u64,
+    pub life: u64,
 }
 
 /// All logs of one worker.
@@ -80,7 +80,7 @@ pub struct Sources {
     pace: Arc<Pace>,
     metrics: WorkerMetrics,
     backlogs: LogBacklogs,
-    worker: u64,
+    life: u64,
     stopping: watch::Receiver<bool>,
 }
 
@@ -99,7 +99,7 @@ impl Sources {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: SourcesParts, stopping: watch::Receiver<bool>) -> Self {
-        let SourcesParts { logs, now, database, stock, drain, metrics, backlogs, worker } = parts;
+        let SourcesParts { logs, now, database, stock, drain, metrics, backlogs, life } = parts;
         let source = |log| Source {
             log,
             state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
@@ -113,7 +113,7 @@ impl Sources {
             pace: Arc::new(Pace::new(&drain)),
             metrics,
             backlogs,
-            worker,
+            life,
             stopping,
         }
     }
@@ -134,8 +134,14 @@ impl Sources {
             }
             stopped.map_or(Ok(()), Err)
         };
-        let share = (self.database.clone(), self.pace.clone(), self.worker);
+        let share = (self.database.clone(), self.pace.clone(), self.life);
         rate_shares::within(drains, share, self.stopping.clone()).await
+    }
+
+    /// The pace of all drains together.
+    #[must_use]
+    pub fn pace(&self) -> Arc<Pace> {
+        self.pace.clone()
     }
 
     /// What it does with each of them.
@@ -168,7 +174,7 @@ impl Sources {
             self.backlogs.show(&source.log, drained.clone());
             let drained = tokio::select! {
                 biased;
-                drained = self.drain(source, &orders) => drained,
+                drained = self.drain(source, &orders, Owner(queue.instance())) => drained,
                 () = replaced(&source.log, &self.now, queue.instance()) => {
                     tracing::warn!(log = %source.log, "another log is at this address now; it is drained from here on");
                     continue;
@@ -192,7 +198,7 @@ impl Sources {
     }
 
     /// Stands by until the group is free, then drains until the worker stops.
-    async fn drain(&self, source: &Source, orders: &Topic) -> Result<(), DrainError> {
+    async fn drain(&self, source: &Source, orders: &Topic, log: Owner) -> Result<(), DrainError> {
         let mut stopping = self.stopping.clone();
         let group = tokio::select! {
             biased;
@@ -204,6 +210,7 @@ impl Sources {
             database: self.database.clone(),
             stock: self.stock.clone(),
             group,
+            log,
             pace: self.pace.clone(),
             metrics: self.metrics.clone(),
             stats: source.stats.clone(),

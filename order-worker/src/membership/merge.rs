@@ -100,8 +100,7 @@ pub(crate) async fn merge_log(
     epoch: u64,
 ) -> Result<usize, RebuildError> {
     // Read here, when the log has got its last record: every sale of a record was published before.
-    let mut sales = database.sales().await?;
-    sales.retain(|row| !row.settled);
+    let sales = database.unsettled_sales().await?;
     let mut after = match orders.committed(DRAIN_GROUP).await {
         // No drain has ever come here: everything is promised still.
         Err(QueueError::UnknownGroup { .. }) => None,

@@ -6,7 +6,7 @@ use stock::ledger::BATCH_MAX;
 use stock::{LedgerError, Owner, SaleId, Stock};
 
 use super::merge::RebuildError;
-use crate::database::{Database, LedgerChange, SaleRow};
+use crate::database::{Database, LedgerChange};
 use crate::journal::Author;
 
 /// The ledger's life and everybody's part in it.
@@ -59,7 +59,7 @@ pub struct InstanceStatus {
 pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status, RebuildError> {
     let epoch = database.epoch().await?;
     let mut sales = Vec::new();
-    for row in unsettled(database).await? {
+    for row in database.unsettled_sales().await? {
         let sale = row.definition.id;
         let (ledger, ledger_epoch) = match stock {
             None => ("unreachable", None),
@@ -127,7 +127,7 @@ pub async fn at_risk(
     let unknown = AtRisk { orders: None, units: None };
     let Some(stock) = stock else { return Ok(unknown) };
     let (mut orders, mut units) = (0, 0);
-    for row in unsettled(database).await? {
+    for row in database.unsettled_sales().await? {
         let sale = &row.definition.id;
         // Only an open ledger remembers every promise; a closed one may lack just this log's.
         match stock.ledger().snapshot(sale).await {
@@ -210,7 +210,7 @@ pub async fn adopt(database: &Database, stock: &Stock, author: &Author) -> Resul
         return Err(RebuildError::OtherAlive(other));
     }
     let (mut sales, mut highest) = (Vec::new(), 0);
-    for row in unsettled(database).await? {
+    for row in database.unsettled_sales().await? {
         let sale = row.definition.id;
         if let Some(epoch) = stock.adopt(&sale).await? {
             tracing::warn!(%sale, epoch, "the sale is taken over from another deployment");
@@ -225,10 +225,4 @@ pub async fn adopt(database: &Database, stock: &Stock, author: &Author) -> Resul
         epoch = database.change_ledger(highest.max(epoch), change, author).await?;
     }
     Ok(Adopted { sales, epoch })
-}
-
-async fn unsettled(database: &Database) -> Result<Vec<SaleRow>, RebuildError> {
-    let mut rows = database.sales().await?;
-    rows.retain(|row| !row.settled);
-    Ok(rows)
 }

@@ -49,6 +49,10 @@ pub(super) struct View {
     began: bool,
     /// Sales whose state of this epoch was seen, or installed here.
     seen: BTreeSet<SaleId>,
+    /// Sales that were open when last looked at.
+    open: BTreeSet<SaleId>,
+    /// Rounds that left ended sales out.
+    rounds: u64,
     /// Sales that are missing, and since when.
     missing: BTreeMap<SaleId, Instant>,
     /// Our own log is merged.
@@ -66,6 +70,8 @@ impl View {
             since: Instant::now(),
             began,
             seen: BTreeSet::new(),
+            open: BTreeSet::new(),
+            rounds: 0,
             missing: BTreeMap::new(),
             merged: false,
             complete_since: None,
@@ -73,6 +79,9 @@ impl View {
         }
     }
 }
+
+/// Of sales that have ended and were seen open at this epoch a round looks at so many, in turn: what is lost, is lost with them all.
+const ENDED_PER_ROUND_MAX: usize = 8;
 
 /// How a sale stands in the ledger.
 enum Place {
@@ -104,7 +113,8 @@ impl Member {
         // 1, 2, and 6 for what is complete.
         let (mut closed, mut is_missing, mut again) = (Vec::new(), false, false);
         let mut foreign = None;
-        for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
+        for row in self.worth_a_look().await? {
+            self.view.open.remove(&row.definition.id);
             let place = match self.place(&row).await {
                 // The others, where they were never open, hold no promise and need no rebuild: they are sold.
                 Err(RebuildError::Ledger(error @ LedgerError::Foreign { .. })) => {
@@ -114,7 +124,7 @@ impl Member {
                 place => place?,
             };
             match place {
-                Place::Open => {}
+                Place::Open => _ = self.view.open.insert(row.definition.id),
                 Place::Closed => closed.push(row.definition.id),
                 Place::Missing => is_missing = true,
                 Place::Again => again = true,
@@ -163,6 +173,33 @@ impl Member {
             tracing::info!(%sale, epoch, rows, "the stock ledger is rebuilt");
         }
         Ok(Standing::Again)
+    }
+
+    /// The sales to look at: all but most of those that have ended.
+    async fn worth_a_look(&mut self) -> Result<Vec<SaleRow>, RebuildError> {
+        let mut rows = self.database.unsettled_sales().await?;
+        if self.view.open.len() <= ENDED_PER_ROUND_MAX {
+            return Ok(rows);
+        }
+        // Decides only how often an ended sale is looked at, so that any server's clock serves.
+        let now_ms = self.stock.now_ms(self.stock.leases_server()).await?;
+        let rows_in_all = rows.len();
+        let open = &self.view.open;
+        let is_over = |row: &SaleRow| row.ends_at.0 <= now_ms && open.contains(&row.definition.id);
+        let turns = rows.iter().filter(|row| is_over(row)).count().div_ceil(ENDED_PER_ROUND_MAX).max(1);
+        // Below the number of sales.
+        let turn = (self.view.rounds % turns as u64) as usize;
+        let mut nth = 0;
+        rows.retain(|row| {
+            nth += usize::from(is_over(row));
+            !is_over(row) || (nth - 1) / ENDED_PER_ROUND_MAX == turn
+        });
+        self.view.rounds += 1;
+        if self.view.open.len() > 2 * rows_in_all {
+            // Most of them are settled.
+            self.view.open.clear();
+        }
+        Ok(rows)
     }
 
     // ## any epoch => the next one

@@ -53,7 +53,7 @@ impl Auditor {
             None => RedisAudit::connect(&self.ledger).await?,
         };
         let ours = self.database.known_deployment().await?.map(|ours| ours.to_string());
-        for row in self.database.sales().await?.into_iter().filter(|row| !row.settled) {
+        for row in self.database.unsettled_sales().await? {
             let sale = &row.definition.id;
             let Some(audit) = ledger.sale(sale).await? else { continue };
             if audit.deployment.is_none() || audit.deployment != ours {

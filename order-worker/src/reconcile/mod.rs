@@ -1,9 +1,10 @@
 //! What keeps ledger and rows equal behind the drain, and says whether they are: [`relay`] hands over what rows gave up,
-//! [`reconciler`] is the net under everything that is told once, [`audit`] changes nothing, nor does the
+//! [`reconciler`] is the net under everything that is told once (`look_ups`: which of it, and how much at a time), [`audit`] changes nothing, nor does the
 //! continuous audit of a shared ledger (`auditor`).
 
 pub mod audit;
 #[cfg(feature = "redis")]
 pub mod auditor;
+pub mod look_ups;
 pub mod reconciler;
 pub mod relay;

@@ -70,6 +70,8 @@ macro_rules! database_suite {
             one_caller_may_install_a_sale_at_an_epoch,
             shares_are_equal_and_never_more_than_the_whole,
             a_dead_workers_share_comes_free,
+            a_share_is_taken_over_by_name,
+            each_log_of_a_process_has_a_share,
             beats_race_without_exceeding_the_whole,
             unknown_sales_are_named,
             settle_writes_the_whole_row,

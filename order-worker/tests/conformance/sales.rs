@@ -1,7 +1,7 @@
 //! Sales, epoch and instances.
 
 use order_worker::database::{By, DatabaseError, Published, RejectReason};
-use stock::{DeploymentId, Owner, Timestamp};
+use stock::{DeploymentId, Owner, SaleId, Timestamp};
 
 use super::*;
 
@@ -110,10 +110,16 @@ pub(crate) async fn opened_and_settled_are_remembered(fixture: Fixture) {
     for epoch in [0, 3, 3, 2] {
         fixture.database.mark_opened(&id, epoch).await.unwrap();
     }
+    let (later, unsettled) = (fixture.publish("t", 1, 1).await.id, async || -> Vec<SaleId> {
+        let rows = fixture.database.unsettled_sales().await.unwrap();
+        rows.into_iter().map(|row| row.definition.id).collect()
+    });
+    assert_eq!(unsettled().await, [id.clone(), later.clone()]);
     assert!(!fixture.database.mark_settled(&id).await.unwrap(), "it has not ended");
     fixture.advance(3_600_000);
     assert!(fixture.database.mark_settled(&id).await.unwrap());
     assert!(fixture.database.mark_settled(&id).await.unwrap());
+    assert_eq!(unsettled().await, [later]);
     let row = fixture.database.sale(&id).await.unwrap().unwrap();
     assert_eq!((row.opened_epoch, row.settled, row.version), (Some(3), true, 1));
     let error = fixture.database.restock(&id, "r", 1, &author()).await.unwrap_err();

@@ -78,7 +78,7 @@ const TABLES: &[Table] = &[
         "sales",
         "sale_id total sold version definition starts_at ends_at paused_by? opened_epoch? installed_epoch? settled \
          withdrawn_at? gather_key? created_at updated_at",
-        &["!primary(sale_id)"],
+        &["!primary(sale_id)", "sales_settled(settled,sale_id)"],
     ),
     ("settings", "name value version", &["!primary(name)"]),
     (
@@ -86,7 +86,7 @@ const TABLES: &[Table] = &[
         "sale_id user_id place order_id quantity metadata? salt? state joined_at",
         &["!primary(sale_id,user_id)", "!waiting_place(sale_id,place)", "waiting_head(sale_id,state,place)"],
     ),
-    ("workers", "worker_id share_ppm expires_at", &["!primary(worker_id)"]),
+    ("workers", "log_id life share_ppm expires_at", &["!primary(log_id)"]),
 ];
 
 /// A table as it was found: its columns with `?` where they may be NULL, and its indices as the list writes them.

@@ -1,17 +1,29 @@
 //! Shares of the drain's limit.
 
-use order_worker::database::{Beat, Share};
+use order_worker::database::{Beat, LogBeat, Renewed, Share};
+use stock::Owner;
 
 use super::Fixture;
 
 const TTL_MS: u64 = 5_000;
 
-async fn beat(fixture: &Fixture, worker: u64, holding_ppm: u32) -> Share {
-    fixture.database.renew_share(Beat { worker, holding_ppm, ttl_ms: TTL_MS }).await.unwrap()
+async fn renew(fixture: &Fixture, life: u64, log: u64, holding_ppm: u32, takes_over: Option<u64>) -> Renewed {
+    let logs = vec![LogBeat { log: Owner(log), holding_ppm, takes_over }];
+    let renewed = fixture.database.renew_shares(Beat { life, ttl_ms: TTL_MS, logs }).await.unwrap();
+    assert_eq!(renewed.len(), 1);
+    renewed[0]
 }
 
-fn share(ppm: u32, workers: u32) -> Share {
-    Share { ppm, workers }
+/// Of a worker with one log.
+async fn beat(fixture: &Fixture, worker: u64, holding_ppm: u32) -> Share {
+    match renew(fixture, worker, worker, holding_ppm, None).await {
+        Renewed::Share(share) => share,
+        held => panic!("{held:?}"),
+    }
+}
+
+fn share(ppm: u32, drains: u32) -> Share {
+    Share { ppm, drains }
 }
 
 pub(crate) async fn shares_are_equal_and_never_more_than_the_whole(fixture: Fixture) {
@@ -32,8 +44,8 @@ pub(crate) async fn shares_are_equal_and_never_more_than_the_whole(fixture: Fixt
     assert_eq!(beat(&fixture, 2, 333_333).await, share(333_333, 3));
     assert_eq!(beat(&fixture, 3, 166_667).await, share(333_333, 3));
     // One leaves.
-    fixture.database.end_share(2).await.unwrap();
-    fixture.database.end_share(2).await.unwrap();
+    fixture.database.end_shares(2, vec![Owner(2)]).await.unwrap();
+    fixture.database.end_shares(2, vec![Owner(2)]).await.unwrap();
     assert_eq!(beat(&fixture, 1, 333_333).await, share(500_000, 2));
     assert_eq!(beat(&fixture, 3, 333_333).await, share(500_000, 2));
 }
@@ -58,8 +70,10 @@ pub(crate) async fn beats_race_without_exceeding_the_whole(fixture: Fixture) {
             tokio::spawn(async move {
                 let mut holding_ppm = 0;
                 for _ in 0..12 {
-                    let share =
-                        database.renew_share(Beat { worker, holding_ppm, ttl_ms: TTL_MS }).await.unwrap();
+                    let logs = vec![LogBeat { log: Owner(worker), holding_ppm, takes_over: None }];
+                    let beat = Beat { life: worker, ttl_ms: TTL_MS, logs };
+                    let renewed = database.renew_shares(beat).await.unwrap();
+                    let Renewed::Share(share) = renewed[0] else { panic!("{renewed:?}") };
                     holding_ppm = share.ppm;
                 }
                 holding_ppm
@@ -82,4 +96,45 @@ pub(crate) async fn beats_race_without_exceeding_the_whole(fixture: Fixture) {
         }
     }
     assert_eq!(holding, [125_000; 8]);
+}
+
+pub(crate) async fn a_share_is_taken_over_by_name(fixture: Fixture) {
+    let taken = |ppm, drains| Renewed::Share(share(ppm, drains));
+    assert_eq!(renew(&fixture, 11, 1, 0, None).await, taken(1_000_000, 1));
+    assert_eq!(beat(&fixture, 2, 0).await, share(0, 2));
+    assert_eq!(renew(&fixture, 11, 1, 1_000_000, None).await, taken(500_000, 2));
+    // It dies before it has gone down. Who has its log now must know of it, and then waits for nothing.
+    assert_eq!(renew(&fixture, 12, 1, 0, None).await, Renewed::Held { by: 11 });
+    assert_eq!(renew(&fixture, 12, 1, 0, Some(10)).await, Renewed::Held { by: 11 });
+    assert_eq!(beat(&fixture, 2, 0).await, share(0, 2), "whoever asks in vain frees nothing");
+    assert_eq!(renew(&fixture, 12, 1, 0, Some(11)).await, taken(500_000, 2));
+    assert_eq!(beat(&fixture, 2, 0).await, share(500_000, 2));
+    // What the dead one had sent comes late: it neither records nor forgets anything.
+    assert_eq!(renew(&fixture, 11, 1, 0, None).await, Renewed::Held { by: 12 });
+    assert_eq!(renew(&fixture, 11, 1, 0, Some(10)).await, Renewed::Held { by: 12 });
+    fixture.database.end_shares(11, vec![Owner(1)]).await.unwrap();
+    assert_eq!(beat(&fixture, 2, 500_000).await, share(500_000, 2));
+    // Repeated after a lost answer.
+    assert_eq!(renew(&fixture, 12, 1, 0, Some(11)).await, taken(500_000, 2));
+}
+
+pub(crate) async fn each_log_of_a_process_has_a_share(fixture: Fixture) {
+    let logs = |holding_ppm: u32| -> Vec<LogBeat> {
+        (1..=3).map(|log| LogBeat { log: Owner(log), holding_ppm, takes_over: None }).collect()
+    };
+    let beat_all = async |holding_ppm: u32| {
+        let beat = Beat { life: 9, ttl_ms: TTL_MS, logs: logs(holding_ppm) };
+        fixture.database.renew_shares(beat).await.unwrap()
+    };
+    assert_eq!(beat_all(0).await, vec![Renewed::Share(share(333_333, 3)); 3]);
+    assert_eq!(beat(&fixture, 4, 0).await, share(1, 4));
+    assert_eq!(beat_all(333_333).await, vec![Renewed::Share(share(250_000, 4)); 3]);
+    assert_eq!(beat_all(250_000).await, vec![Renewed::Share(share(250_000, 4)); 3]);
+    assert_eq!(beat(&fixture, 4, 1).await, share(250_000, 4));
+    fixture.database.end_shares(9, vec![Owner(1), Owner(3)]).await.unwrap();
+    assert_eq!(beat(&fixture, 4, 250_000).await, share(500_000, 2));
+    assert_eq!(
+        fixture.database.renew_shares(Beat { life: 9, ttl_ms: TTL_MS, logs: Vec::new() }).await.unwrap(),
+        []
+    );
 }

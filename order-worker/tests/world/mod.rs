@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use order_worker::database::{Database, Executor, Published, SharedConnection};
-use order_worker::{Reconciler, Relay, WorkerMetrics};
+use order_worker::drain::pace::Drain;
+use order_worker::{DrainConfig, Pace, Reconciler, Relay, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use stock::ledger::{ReserveBatch, ReserveOutcome, ReserveRequest, Snapshot};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, Owner, Reservation, SaleId, Stock};
@@ -27,6 +28,9 @@ pub(crate) struct World {
     pub(crate) database: Database,
     pub(crate) stock: Arc<Stock>,
     pub(crate) metrics: WorkerMetrics,
+    pub(crate) pace: Arc<Pace>,
+    /// Of [`OWNER`]'s log.
+    pub(crate) drain: Drain,
     pub(crate) registry: Registry,
 }
 
@@ -44,12 +48,15 @@ impl World {
     pub(crate) fn neighbour(&self) -> Self {
         let mut registry = Registry::default();
         let metrics = WorkerMetrics::new(&mut registry);
+        let (pace, drain) = idle();
         Self {
             connection: self.connection.clone(),
             now_ms: self.now_ms.clone(),
             database: self.database.clone(),
             stock: self.stock.clone(),
             metrics,
+            pace,
+            drain,
             registry,
         }
     }
@@ -83,7 +90,8 @@ impl World {
         let ledger = Ledger::Embedded(EmbeddedLedger::new(now));
         let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(1)), &mut registry));
         let metrics = WorkerMetrics::new(&mut registry);
-        Self { connection, now_ms, database, stock, metrics, registry }
+        let (pace, drain) = idle();
+        Self { connection, now_ms, database, stock, metrics, pace, drain, registry }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -153,8 +161,30 @@ impl World {
         Relay::new(self.database.clone(), self.stock.clone(), self.metrics.clone())
     }
 
+    /// Of a process that drains [`OWNER`]'s log, in which nothing waits.
     pub(crate) fn reconciler(&self) -> Reconciler {
-        Reconciler::new(self.database.clone(), self.stock.clone(), self.now(), self.metrics.clone())
+        self.reconciler_beside(self.pace.clone())
+    }
+
+    /// Of the process whose drains have this pace.
+    pub(crate) fn reconciler_beside(&self, pace: Arc<Pace>) -> Reconciler {
+        Reconciler::new(self.database.clone(), self.stock.clone(), pace, self.now(), self.metrics.clone())
+    }
+
+    /// The same of a counter; 0 while it has counted nothing.
+    pub(crate) fn counter(&self, line: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        found.map_or(0, |figure| figure.parse().unwrap())
+    }
+
+    /// The sum of a counter over all of its labels.
+    pub(crate) fn sum(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     /// The value of a metric's line, labels included.
@@ -164,6 +194,13 @@ impl World {
         let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
     }
+}
+
+fn idle() -> (Arc<Pace>, Drain) {
+    let pace = Arc::new(Pace::new(&DrainConfig::default()));
+    let drain = pace.enter(OWNER);
+    drain.has_settled_everything();
+    (pace, drain)
 }
 
 /// Removes the thread's failpoint hook when it goes.
@@ -196,6 +233,15 @@ pub(crate) fn crash(name: &'static str, nth: usize) -> Hooked {
         }
         // Only what was not confirmed is looked up.
         hit == "drain.confirm" && name == "reconciler.looked_up"
+    })
+}
+
+/// Counts the steps whose name begins so.
+pub(crate) fn count_in(prefix: &'static str, count: &Arc<AtomicU64>) -> Hooked {
+    let count = count.clone();
+    hook(move |hit| {
+        count.fetch_add(u64::from(hit.starts_with(prefix)), Ordering::Relaxed);
+        false
     })
 }
 

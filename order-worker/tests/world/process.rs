@@ -128,6 +128,7 @@ impl Process {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
             group: self.topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap(),
+            log: Owner(self.queue.instance()),
             pace: Arc::new(Pace::new(&DrainConfig { orders_per_second_max, ..DrainConfig::default() })),
             metrics: self.world.metrics.clone(),
             stats: self.stats.clone(),

@@ -34,6 +34,16 @@ impl MysqlDatabase {
         .await
     }
 
+    pub(in crate::database) async fn unsettled_sales(&self) -> Result<Vec<SaleRow>, DatabaseError> {
+        self.read(async |session| {
+            let unsettled = format!(
+                "SELECT {COLUMNS} FROM floodgate_sales FORCE INDEX (floodgate_sales_settled) WHERE settled = 0 ORDER BY sale_id;"
+            );
+            session.ask(&unsettled).await?.rest().map(sale_row).collect()
+        })
+        .await
+    }
+
     pub(in crate::database) async fn sale(&self, sale: SaleId) -> Result<Option<SaleRow>, DatabaseError> {
         self.read(async move |session| session.ask(&select(&sale)).await?.row().map(sale_row).transpose())
             .await

@@ -1,46 +1,58 @@
 //! `floodgate_workers`. Beats take turns under the row that holds the epoch.
 
-use stock::Timestamp;
+use stock::{Owner, Timestamp};
 
 use super::MysqlDatabase;
 use super::session::{NOW, now};
-use super::sql::get;
-use crate::database::{Beat, DatabaseError, Share};
+use super::sql::{get, list, parsed};
+use crate::database::shares::{Record, Recorded, carry_out};
+use crate::database::{Beat, DatabaseError, Renewed};
 
 const TURN: &str = "SELECT value FROM floodgate_meta WHERE name = 'epoch' FOR UPDATE;";
 
 impl MysqlDatabase {
-    pub(in crate::database) async fn renew_share(&self, beat: Beat) -> Result<Share, DatabaseError> {
+    pub(in crate::database) async fn renew_shares(&self, beat: Beat) -> Result<Vec<Renewed>, DatabaseError> {
         self.write(async move |session| {
             let _: String = session.transact(TURN).await?.value()?;
             // Only now: what was waited for has passed.
             let now = now(&mut session.ask(NOW).await?)?;
-            let worker = format!("{:016x}", beat.worker);
             let look = format!(
                 "DELETE FROM floodgate_workers WHERE expires_at <= '{now}';
-                 SELECT CAST(count(*) AS UNSIGNED), CAST(coalesce(sum(share_ppm), 0) AS UNSIGNED)
-                 FROM floodgate_workers WHERE worker_id <> '{worker}';"
+                 SELECT log_id, life, share_ppm FROM floodgate_workers;"
             );
-            let (others, held) = match session.ask(&look).await?.rest().next() {
-                Some(mut row) => (get::<u32>(&mut row, 0)?, get::<u64>(&mut row, 1)?),
-                None => (0, 0),
-            };
-            let share = Share::of_one(others.saturating_add(1), held);
-            let recorded = share.recorded_ppm(beat);
+            let mut record = Record::new();
+            for mut row in session.ask(&look).await?.rest() {
+                let recorded = Recorded { life: parsed::<Owner>(&mut row, 1)?.0, ppm: get(&mut row, 2)? };
+                record.insert(parsed(&mut row, 0)?, recorded);
+            }
+            let carried_out = carry_out(&beat, record);
             let expires_at = Timestamp(now.0.saturating_add(beat.ttl_ms));
+            let rows = carried_out.changed.iter().map(|(log, Recorded { life, ppm })| {
+                format!("('{log}', '{life:016x}', {ppm}, '{expires_at}')")
+            });
+            let rows = rows.collect::<Vec<_>>().join(", ");
             let record = format!(
-                "INSERT INTO floodgate_workers (worker_id, share_ppm, expires_at) VALUES ('{worker}', {recorded}, '{expires_at}')
-                 ON DUPLICATE KEY UPDATE share_ppm = {recorded}, expires_at = '{expires_at}';"
+                "INSERT INTO floodgate_workers (log_id, life, share_ppm, expires_at) VALUES {rows}
+                 ON DUPLICATE KEY UPDATE life = VALUES(life), share_ppm = VALUES(share_ppm), expires_at = VALUES(expires_at);"
             );
-            session.commit(record).await?;
-            Ok(share)
+            session.commit(if rows.is_empty() { rows } else { record }).await?;
+            Ok(carried_out.answers)
         })
         .await
     }
 
-    pub(in crate::database) async fn end_share(&self, worker: u64) -> Result<(), DatabaseError> {
+    pub(in crate::database) async fn end_shares(
+        &self,
+        life: u64,
+        logs: Vec<Owner>,
+    ) -> Result<(), DatabaseError> {
+        if logs.is_empty() {
+            return Ok(());
+        }
         self.write(async move |session| {
-            let forget = format!("DELETE FROM floodgate_workers WHERE worker_id = '{worker:016x}';");
+            let logs = list(logs.iter().map(ToString::to_string));
+            let forget =
+                format!("DELETE FROM floodgate_workers WHERE life = '{life:016x}' AND log_id IN ({logs});");
             session.transact(&forget).await?;
             session.commit_found().await
         })

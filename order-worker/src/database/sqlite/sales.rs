@@ -62,6 +62,17 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(in crate::database) async fn unsettled_sales(&self) -> Result<Vec<SaleRow>, DatabaseError> {
+        self.read(|transaction| {
+            let mut statement = transaction.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM floodgate_sales INDEXED BY floodgate_sales_settled WHERE settled = 0 ORDER BY sale_id"
+            ))?;
+            let rows = statement.query_map([], sale_row)?.collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn sale(&self, sale: SaleId) -> Result<Option<SaleRow>, DatabaseError> {
         self.read(move |transaction| find(transaction, &sale)).await
     }

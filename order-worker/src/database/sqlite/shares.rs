@@ -1,44 +1,53 @@
 //! `floodgate_workers`.
 
 use rusqlite::params;
-use stock::Timestamp;
+use stock::{Owner, Timestamp};
 
-use super::{DatabaseError, SqliteDatabase, signed};
-use crate::database::{Beat, Share};
+use super::{DatabaseError, SqliteDatabase, parsed};
+use crate::database::shares::{Record, Recorded, carry_out};
+use crate::database::{Beat, Renewed};
 
 impl SqliteDatabase {
-    pub(in crate::database) async fn renew_share(&self, beat: Beat) -> Result<Share, DatabaseError> {
+    pub(in crate::database) async fn renew_shares(&self, beat: Beat) -> Result<Vec<Renewed>, DatabaseError> {
         self.write(move |transaction, now| {
-            let worker = name(beat.worker);
             transaction
                 .execute("DELETE FROM floodgate_workers WHERE expires_at <= ?1", params![now.to_string()])?;
-            let others =
-                "SELECT count(*), coalesce(sum(share_ppm), 0) FROM floodgate_workers WHERE worker_id <> ?1";
-            let (others, held): (u32, i64) =
-                transaction.query_row(others, params![worker], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let share = Share::of_one(others.saturating_add(1), u64::try_from(held).unwrap_or(u64::MAX));
+            let mut statement =
+                transaction.prepare_cached("SELECT log_id, life, share_ppm FROM floodgate_workers")?;
+            let rows = statement.query_map([], |row| {
+                Ok((parsed(row, 0)?, Recorded { life: parsed::<Owner>(row, 1)?.0, ppm: row.get(2)? }))
+            })?;
+            let carried_out = carry_out(&beat, rows.collect::<Result<Record, _>>()?);
             let expires_at = Timestamp(now.0.saturating_add(beat.ttl_ms)).to_string();
-            transaction.execute(
-                "INSERT INTO floodgate_workers (worker_id, share_ppm, expires_at) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (worker_id)
-                 DO UPDATE SET share_ppm = excluded.share_ppm, expires_at = excluded.expires_at",
-                params![worker, signed(u64::from(share.recorded_ppm(beat))), expires_at],
-            )?;
-            Ok(share)
+            for (log, Recorded { life, ppm }) in carried_out.changed {
+                transaction.execute(
+                    "INSERT INTO floodgate_workers (log_id, life, share_ppm, expires_at) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (log_id) DO UPDATE
+                     SET life = excluded.life, share_ppm = excluded.share_ppm, expires_at = excluded.expires_at",
+                    params![log.to_string(), hex(life), ppm, expires_at],
+                )?;
+            }
+            Ok(carried_out.answers)
         })
         .await
     }
 
-    pub(in crate::database) async fn end_share(&self, worker: u64) -> Result<(), DatabaseError> {
+    pub(in crate::database) async fn end_shares(
+        &self,
+        life: u64,
+        logs: Vec<Owner>,
+    ) -> Result<(), DatabaseError> {
         self.write(move |transaction, _| {
-            transaction
-                .execute("DELETE FROM floodgate_workers WHERE worker_id = ?1", params![name(worker)])?;
+            for log in &logs {
+                let forget = "DELETE FROM floodgate_workers WHERE log_id = ?1 AND life = ?2";
+                transaction.execute(forget, params![log.to_string(), hex(life)])?;
+            }
             Ok(())
         })
         .await
     }
 }
 
-fn name(worker: u64) -> String {
-    format!("{worker:016x}")
+fn hex(life: u64) -> String {
+    format!("{life:016x}")
 }

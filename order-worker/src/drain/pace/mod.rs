@@ -8,7 +8,9 @@
 //! within a tenth of the share: one drain has a batch of a twentieth.
 
 mod adaptation;
+mod places;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +21,16 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
+use stock::Owner;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::config::DrainConfig;
 use crate::database::shares::WHOLE_PPM;
 use adaptation::Adaptation;
+use places::Places;
+
+pub use places::{Drain, Reach};
 
 /// governor's own clocks do not stand still with tokio's paused time, and its default one is not monotonic.
 #[derive(Debug, Clone, Copy)]
@@ -57,13 +63,13 @@ pub struct Pace {
     turn: tokio::sync::Mutex<()>,
     /// The share or the number of drains has changed.
     changed: Notify,
-    drains: watch::Sender<u32>,
+    /// Those that have a drain here.
+    logs: watch::Sender<BTreeSet<Owner>>,
 }
 
 struct State {
     hard: Hard,
-    /// When the share is over, unless it is renewed; none: never.
-    valid_until: Option<Instant>,
+    places: Places,
     adaptation: Option<Adaptation>,
     /// The soft gate opens.
     next_at: Instant,
@@ -78,9 +84,6 @@ struct Hard {
     /// None at a share of nothing.
     bucket: Option<Bucket>,
 }
-
-/// A drain's place; leaves when dropped.
-pub struct Drain(Arc<Pace>);
 
 impl Pace {
     /// The whole limit, from a full bucket.
@@ -97,45 +100,72 @@ impl Pace {
             clock,
             limit,
             batch_size_max: config.batch_size_max,
-            state: Mutex::new(State { hard, valid_until: None, adaptation, next_at: now }),
+            state: Mutex::new(State { hard, places: Places::new(), adaptation, next_at: now }),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
-            drains: watch::Sender::new(0),
+            logs: watch::Sender::default(),
         }
     }
 
-    /// Takes a place among the drains of this process.
+    /// Takes a place among the drains of this process. A log has one drain at most: whoever holds its group.
     #[must_use]
-    pub fn enter(self: &Arc<Self>) -> Drain {
-        self.drains.send_modify(|drains| *drains += 1);
-        self.fit();
-        Drain(self.clone())
+    pub fn enter(self: &Arc<Self>, log: Owner) -> Drain {
+        self.state.lock().places.enter(log);
+        self.fit(true);
+        self.logs.send_modify(|logs| _ = logs.insert(log));
+        Drain::new(self.clone(), log)
     }
 
-    /// How many drains there are.
+    /// Those that have a drain here.
     #[must_use]
-    pub fn drains(&self) -> watch::Receiver<u32> {
-        self.drains.subscribe()
+    pub fn logs(&self) -> watch::Receiver<BTreeSet<Owner>> {
+        self.logs.subscribe()
     }
 
-    /// Holds this process to `ppm` millionths of the limit until `valid_until`, and to nothing from then on. Starts from an empty
-    /// bucket where it changes: what was saved up under another share is gone.
-    pub fn set_share(&self, ppm: u32, valid_until: Instant) {
-        let mut state = self.state.lock();
-        state.valid_until = Some(valid_until);
-        let changed = state.hard.ppm != ppm;
-        drop(state);
-        if changed {
-            self.replace(ppm);
-        }
-        self.changed.notify_waiters();
+    /// From now on others use the same limit: each drain has nothing until [`Self::set_share`].
+    pub fn share(&self) {
+        self.state.lock().places.is_shared = true;
+        self.fit(false);
+    }
+
+    /// Holds the drain of `log` to `ppm` millionths of the limit until `valid_until`, and to nothing from then on. The bucket, which
+    /// all drains here use, is empty after a change: what was saved up under another share is gone.
+    pub fn set_share(&self, log: Owner, ppm: u32, valid_until: Instant) {
+        self.state.lock().places.set_share(log, ppm, valid_until);
+        self.fit(false);
+    }
+
+    /// Millionths of the limit that the drain of this log is held to.
+    #[must_use]
+    pub fn share_ppm_of(&self, log: Owner) -> u32 {
+        let state = self.state.lock();
+        let place = state.places.of_logs.get(&log).filter(|_| state.places.are_valid());
+        place.map_or(0, |place| place.share_ppm)
     }
 
     /// Millionths of the limit that this process holds itself to now.
     #[must_use]
     pub fn share_ppm(&self) -> u32 {
         let state = self.state.lock();
-        if state.is_valid() { state.hard.ppm } else { 0 }
+        if state.places.are_valid() { state.hard.ppm } else { 0 }
+    }
+
+    /// How far the drain of this log has come; `None`: this process does not drain it.
+    #[must_use]
+    pub fn reach(&self, log: Owner) -> Option<Reach> {
+        self.state.lock().places.of_logs.get(&log).map(|place| place.reach)
+    }
+
+    fn moved(&self, log: Owner, reach: Reach) {
+        if let Some(place) = self.state.lock().places.of_logs.get_mut(&log) {
+            place.reach = reach;
+        }
+    }
+
+    fn leave(&self, log: Owner) {
+        self.state.lock().places.of_logs.remove(&log);
+        self.fit(false);
+        self.logs.send_modify(|logs| _ = logs.remove(&log));
     }
 
     /// Most orders that the next batch may have; at least 1.
@@ -150,7 +180,7 @@ impl Pace {
     #[must_use]
     pub fn rate(&self) -> u32 {
         let state = self.state.lock();
-        if state.is_valid() { (state.hard.per_second(self.limit) * state.part()) as u32 } else { 0 }
+        if state.places.are_valid() { (state.hard.per_second(self.limit) * state.part()) as u32 } else { 0 }
     }
 
     /// Waits until `orders` may go. A dropped wait may have spent tokens, never too few.
@@ -193,7 +223,7 @@ impl Pace {
     fn try_take(&self, left: &mut u32) -> Result<(), Option<Instant>> {
         let state = self.state.lock();
         let now = Instant::now();
-        if !state.is_valid() {
+        if !state.places.are_valid() {
             return Err(None);
         }
         let Some(bucket) = &state.hard.bucket else { return Err(None) };
@@ -224,34 +254,22 @@ impl Pace {
         }
     }
 
-    /// Another number of drains wants another size of batch.
-    fn fit(&self) {
-        let ppm = self.state.lock().hard.ppm;
-        if *self.drains.borrow() > 1 {
-            self.replace(ppm);
+    /// Another share wants another bucket, and another number of drains another size of batch.
+    fn fit(&self, is_new_drain: bool) {
+        let mut state = self.state.lock();
+        let (ppm, drains) = (state.places.sum_ppm(WHOLE_PPM), state.places.of_logs.len());
+        if state.hard.ppm != ppm || (is_new_drain && drains > 1) {
+            let drains = u32::try_from(drains.max(1)).unwrap_or(u32::MAX);
+            let hard = Hard::new(self.clock, self.limit, self.batch_size_max, ppm, drains);
+            hard.empty();
+            state.hard = hard;
         }
-    }
-
-    fn replace(&self, ppm: u32) {
-        let drains = (*self.drains.borrow()).max(1);
-        let hard = Hard::new(self.clock, self.limit, self.batch_size_max, ppm, drains);
-        hard.empty();
-        self.state.lock().hard = hard;
+        drop(state);
         self.changed.notify_waiters();
     }
 }
 
-impl Drop for Drain {
-    fn drop(&mut self) {
-        self.0.drains.send_modify(|drains| *drains -= 1);
-    }
-}
-
 impl State {
-    fn is_valid(&self) -> bool {
-        self.valid_until.is_none_or(|until| Instant::now() < until)
-    }
-
     fn part(&self) -> f64 {
         self.adaptation.as_ref().map_or(1.0, Adaptation::part)
     }

@@ -13,7 +13,17 @@ type Batches = Vec<(Duration, usize)>;
 
 /// Drains a standing backlog until `end`; answers with (when, how many) of each batch.
 async fn drain(pace: &Arc<Pace>, begun: Instant, end: Duration, settle: impl Fn(u64) -> Duration) -> Batches {
-    let _place = pace.enter();
+    let _place = pace.enter(Owner(1));
+    drain_at(pace, begun, end, settle).await
+}
+
+/// The same at a place that there is.
+async fn drain_at(
+    pace: &Arc<Pace>,
+    begun: Instant,
+    end: Duration,
+    settle: impl Fn(u64) -> Duration,
+) -> Batches {
     let mut batches = Vec::new();
     while begun.elapsed() < end {
         let orders = pace.batch_max();
@@ -142,20 +152,56 @@ async fn an_outage_ends_with_a_gentle_beginning() {
 async fn a_share_holds_at_once_and_ends_by_itself() {
     let pace = Arc::new(Pace::new(&DrainConfig { adaptive: false, ..config(1_000, 256) }));
     let now = Instant::now();
-    pace.set_share(250_000, now + Duration::from_secs(10));
+    pace.share();
+    assert_eq!((pace.share_ppm(), pace.rate()), (0, 0));
+    let place = pace.enter(Owner(1));
+    pace.set_share(Owner(1), 250_000, now + Duration::from_secs(10));
     assert_eq!((pace.share_ppm(), pace.rate()), (250_000, 250));
     let batches = {
-        let draining = drain_alone(&pace, |_| Duration::from_millis(1));
+        let draining = drain_at(&pace, Instant::now(), Duration::from_secs(20), |_| Duration::from_millis(1));
         tokio::pin!(draining);
         // It never ends: after 10 s nothing goes any more.
         assert!(tokio::time::timeout(Duration::from_secs(30), &mut draining).await.is_err());
         assert_eq!((pace.share_ppm(), pace.rate()), (0, 0));
-        pace.set_share(500_000, Instant::now() + Duration::from_secs(60));
+        pace.set_share(Owner(1), 500_000, Instant::now() + Duration::from_secs(60));
         draining.await
     };
     let orders: usize = batches.iter().filter(|(at, _)| at.as_secs() < 20).map(|(_, orders)| orders).sum();
     assert!((2_400..=2_520).contains(&orders), "{orders} in 10 s at 250 a second");
     assert!(most_in_a_second(&batches) <= 550);
+    drop(place);
+    assert_eq!((pace.share_ppm(), pace.rate()), (0, 0));
+    pace.set_share(Owner(1), 500_000, Instant::now() + Duration::from_secs(60));
+    assert_eq!(pace.share_ppm(), 0, "of a log that has no drain any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_log_brings_its_share() {
+    let pace = Arc::new(Pace::new(&config(1_000, 256)));
+    pace.share();
+    let until = Instant::now() + Duration::from_secs(5);
+    let (_one, other) = (pace.enter(Owner(1)), pace.enter(Owner(2)));
+    pace.set_share(Owner(1), 250_000, until);
+    pace.set_share(Owner(2), 300_000, until);
+    assert_eq!((pace.share_ppm(), pace.share_ppm_of(Owner(2))), (550_000, 300_000));
+    drop(other);
+    assert_eq!((pace.share_ppm(), pace.share_ppm_of(Owner(2))), (250_000, 0));
+    let _again = pace.enter(Owner(2));
+    assert_eq!((pace.share_ppm(), pace.share_ppm_of(Owner(2))), (250_000, 0), "it comes back with nothing");
+}
+
+#[test]
+fn a_log_that_is_not_drained_here_has_no_reach() {
+    let pace = Arc::new(Pace::new(&config(1_000, 256)));
+    assert_eq!(pace.reach(Owner(1)), None);
+    let drain = pace.enter(Owner(1));
+    assert_eq!(pace.reach(Owner(1)), Some(Reach::Through { reserved_at_ms: 0 }));
+    drain.has_settled_through(7);
+    assert_eq!(pace.reach(Owner(1)), Some(Reach::Through { reserved_at_ms: 7 }));
+    drain.has_settled_everything();
+    assert_eq!(pace.reach(Owner(1)), Some(Reach::Everything));
+    drop(drain);
+    assert_eq!(pace.reach(Owner(1)), None);
 }
 
 /// What one drain does in a random run.
@@ -174,7 +220,6 @@ fn habits() -> impl Strategy<Value = Habits> {
 }
 
 async fn habitual(pace: &Arc<Pace>, begun: Instant, end: Duration, habits: &Habits) -> Batches {
-    let _place = pace.enter();
     let mut batches = Vec::new();
     while begun.elapsed() < end {
         let orders = pace.batch_max();
@@ -210,12 +255,16 @@ proptest! {
             let pace = Arc::new(Pace::new(&DrainConfig { orders_per_second_max: limit, batch_size_max, adaptive }));
             let begun = Instant::now();
             let end = Duration::from_secs(8);
+            let _places: Vec<_> = (0..drains.len() as u64).map(|n| pace.enter(Owner(n))).collect();
             let sharing = async {
+                if !shares.is_empty() {
+                    pace.share();
+                }
                 for (ppm, hold_ms) in shares {
-                    pace.set_share(ppm, Instant::now() + Duration::from_millis(hold_ms + 100));
+                    pace.set_share(Owner(0), ppm, Instant::now() + Duration::from_millis(hold_ms + 100));
                     tokio::time::sleep(Duration::from_millis(hold_ms)).await;
                 }
-                pace.set_share(WHOLE_PPM, begun + Duration::from_secs(3_600));
+                pace.set_share(Owner(0), WHOLE_PPM, begun + Duration::from_secs(3_600));
                 std::future::pending::<()>().await;
             };
             let draining = async {

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS floodgate_sales (
     gather_key CHAR(64)         NULL,                 -- orders the first presses; drawn at publish, no buyer knows it
     created_at CHAR(24)         NOT NULL,
     updated_at CHAR(24)         NOT NULL,
+    KEY floodgate_sales_settled (settled, sale_id),   -- what is looked after every second
     CHECK (sold <= total)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
 
@@ -246,9 +247,10 @@ CREATE TABLE IF NOT EXISTS floodgate_instances (
     seen_at        CHAR(24)         NULL
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
 
--- Workers that drain, and the part of the limit that each may use until its time is over.
+-- Logs that workers drain, and the part of the limit, in millionths, that each drain may use until its time is over.
 CREATE TABLE IF NOT EXISTS floodgate_workers (
-    worker_id  CHAR(16)     NOT NULL PRIMARY KEY,
+    log_id     CHAR(16)     NOT NULL PRIMARY KEY,
+    life       CHAR(16)     NOT NULL, -- of the process; random
     share_ppm  INT UNSIGNED NOT NULL,
     expires_at CHAR(24)     NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;

@@ -28,6 +28,8 @@ CREATE TABLE floodgate_sales (
     updated_at TEXT    NOT NULL,
     CHECK (sold >= 0 AND sold <= total)
 ) WITHOUT ROWID;
+-- What is looked after every second.
+CREATE INDEX floodgate_sales_settled ON floodgate_sales (settled, sale_id);
 
 -- What a sale offered at each of its versions: a promise is judged by the one under which it was made.
 CREATE TABLE floodgate_sale_versions (
@@ -252,9 +254,10 @@ CREATE TABLE floodgate_instances (
     seen_at        TEXT
 ) WITHOUT ROWID;
 
--- Workers that drain, and the part of the limit, in millionths, that each may use until its time is over.
+-- Logs that workers drain, and the part of the limit, in millionths, that each drain may use until its time is over.
 CREATE TABLE floodgate_workers (
-    worker_id  TEXT    NOT NULL PRIMARY KEY,
+    log_id     TEXT    NOT NULL PRIMARY KEY,
+    life       TEXT    NOT NULL, -- of the process; random
     share_ppm  INTEGER NOT NULL,
     expires_at TEXT    NOT NULL
 ) WITHOUT ROWID;
