@@ -11,14 +11,14 @@ use std::time::Duration;
 use gateway::catalog::CatalogSale;
 use gateway::pass::Pass;
 use gateway::purchase::PurchaseAnswer;
-use queue::{Faults, NewRecord, SimulatedDisk};
+use queue::{Faults, NewRecord, SimulatedDisk, StartAt};
 use stock::ledger::{BATCH_MAX, FaultPlan, SimulatedServer};
 use stock::{
     EmbeddedFlag, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId, SaleVersion, Stock,
     Timestamp,
 };
 use support::life::{Ground, Life, attempt};
-use support::{SALE, sale};
+use support::{DRAIN_GROUP, SALE, sale};
 use tokio::time::{Instant, sleep};
 
 const BASE_MS: u64 = 1_800_000_000_000;
@@ -156,6 +156,36 @@ fn a_start_appends_nothing_that_the_log_holds() {
                 // Whatever is looked at once more was looked at by then.
                 sleep(Duration::from_secs(100)).await;
                 assert_eq!(life.undrained().await, all.len() as u64, "records after start {start}");
+            })
+            .await;
+        }
+    });
+}
+
+/// The drain is past them, and the ledger does not know: a dead letter, which nobody may ever see to, and a row whose confirm was lost.
+#[test]
+fn what_the_drain_is_past_is_not_appended_again() {
+    in_virtual_time(async {
+        let (ground, _) = ground(4).await;
+        let all = reservations(2);
+        let life = Life::start(&ground);
+        life.run_queue(async {
+            write(&life, &all).await;
+            let mut group = life.topic.group(DRAIN_GROUP, StartAt::Oldest).await.expect("a group");
+            let messages = group.pull(2, Duration::from_secs(1)).await.expect("messages");
+            group.dead_letter(&messages[0], "refused").await.expect("a letter");
+            group.commit(messages[1].position).await.expect("committed");
+        })
+        .await;
+        restore(&ground, life.owner, &all).await;
+        open(&ground).await;
+        drop(life);
+        for _ in 0..2 {
+            let life = Life::start(&ground);
+            life.run(async {
+                life.await_recovered().await;
+                sleep(Duration::from_secs(100)).await;
+                assert_eq!(life.undrained().await, 0);
             })
             .await;
         }
