@@ -11,8 +11,8 @@ use std::time::Duration;
 use gateway::catalog::CatalogSale;
 use gateway::pass::Pass;
 use gateway::purchase::PurchaseAnswer;
-use queue::{Faults, NewRecord, SimulatedDisk, StartAt};
-use stock::ledger::{BATCH_MAX, FaultPlan, SimulatedServer};
+use queue::{Faults, SimulatedDisk, StartAt, Storage};
+use stock::ledger::{BATCH_MAX, FaultPlan, Settlement, SimulatedServer};
 use stock::{
     EmbeddedFlag, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId, SaleVersion, Stock,
     Timestamp,
@@ -37,39 +37,78 @@ fn sale_id() -> SaleId {
     SALE.parse().expect("a sale")
 }
 
-/// A sale of a million units whose state in the ledger is installed and closed, and how far the ledger's clock has been stepped.
-async fn ground(seed: u64) -> (Ground, Arc<AtomicI64>) {
-    let start = Instant::now();
-    let now: stock::Now =
-        Arc::new(move || BASE_MS + u64::try_from(start.elapsed().as_millis()).expect("a short run"));
-    let step_ms = Arc::new(AtomicI64::new(0));
-    let ledger_now: stock::Now = {
-        let (now, step_ms) = (now.clone(), step_ms.clone());
-        Arc::new(move || now().saturating_add_signed(step_ms.load(Ordering::Relaxed)))
-    };
-    let server = SimulatedServer::new(seed, ledger_now, FaultPlan::default());
-    let definition = SaleDefinition {
-        total: 1_000_000,
-        per_user_limit: 1,
-        starts_at: Timestamp(BASE_MS - DAY_MS),
-        ends_at: Timestamp(BASE_MS + DAY_MS),
-        ..sale(SALE)
-    };
-    let version = SaleVersion {
-        sale: definition.id.clone(),
-        version: 1,
-        total: definition.total,
-        starts_at_ms: definition.starts_at.0,
-        ends_at_ms: definition.ends_at.0,
-        per_user_limit: 1,
-        passes_per_unit: 0,
-        paused: false,
-    };
-    outside(&server).install(&version, 1).await.expect("installed");
-    let sale = CatalogSale { total: definition.total, definition, version: 1, paused_by: None, epoch: 1 };
-    let counter = AtomicU64::new(seed << 32);
-    let random: gateway::Random = Arc::new(move || counter.fetch_add(1, Ordering::Relaxed));
-    (Ground { now, disk: SimulatedDisk::new(seed, Faults::default()), server, sale, random }, step_ms)
+/// What outlives a process, and how far the ledger's clock has been stepped.
+struct World {
+    ground: Ground,
+    disk: SimulatedDisk,
+    server: SimulatedServer,
+    step_ms: Arc<AtomicI64>,
+}
+
+impl World {
+    /// A sale of a million units, installed and closed.
+    async fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        let now: stock::Now =
+            Arc::new(move || BASE_MS + u64::try_from(start.elapsed().as_millis()).expect("a short run"));
+        let step_ms = Arc::new(AtomicI64::new(0));
+        let ledger_now: stock::Now = {
+            let (now, step_ms) = (now.clone(), step_ms.clone());
+            Arc::new(move || now().saturating_add_signed(step_ms.load(Ordering::Relaxed)))
+        };
+        let server = SimulatedServer::new(seed, ledger_now, FaultPlan::default());
+        let definition = SaleDefinition {
+            total: 1_000_000,
+            per_user_limit: 1,
+            starts_at: Timestamp(BASE_MS - DAY_MS),
+            ends_at: Timestamp(BASE_MS + DAY_MS),
+            ..sale(SALE)
+        };
+        let version = SaleVersion {
+            sale: definition.id.clone(),
+            version: 1,
+            total: definition.total,
+            starts_at_ms: definition.starts_at.0,
+            ends_at_ms: definition.ends_at.0,
+            per_user_limit: 1,
+            passes_per_unit: 0,
+            paused: false,
+        };
+        outside(&server).install(&version, 1).await.expect("installed");
+        let sale = CatalogSale { total: definition.total, definition, version: 1, paused_by: None, epoch: 1 };
+        let (disk, counter) = (SimulatedDisk::new(seed, Faults::default()), AtomicU64::new(seed << 32));
+        let ground = Ground {
+            now,
+            storage: Storage::Simulated(disk.clone()),
+            directory: "/queue".into(),
+            segment_bytes: 1 << 20,
+            ledger: Ledger::Simulated(server.connect()),
+            sale,
+            random: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
+        };
+        Self { ground, disk, server, step_ms }
+    }
+
+    fn start(&self) -> Life {
+        Life::start(&self.ground)
+    }
+
+    async fn open(&self) {
+        outside(&self.server).open(&sale_id(), 1).await.expect("opened");
+    }
+
+    /// The ledger holds them as pending for `owner`.
+    async fn restore(&self, owner: Owner, reservations: &[Reservation]) {
+        let stock = outside(&self.server);
+        for part in reservations.chunks(BATCH_MAX) {
+            stock.restore(&sale_id(), 1, owner, part).await.expect("restored");
+        }
+    }
+
+    /// The ledger's clock steps back: deadlines that had passed lie ahead again.
+    fn step_back(&self, by_ms: i64) {
+        self.step_ms.fetch_sub(by_ms, Ordering::Relaxed);
+    }
 }
 
 /// A client of the ledger outside of every process.
@@ -80,10 +119,6 @@ fn outside(server: &SimulatedServer) -> Stock {
         flag,
         &mut prometheus_client::registry::Registry::default(),
     )
-}
-
-async fn open(ground: &Ground) {
-    outside(&ground.server).open(&sale_id(), 1).await.expect("opened");
 }
 
 /// Ids in an order that is not the log's: passes are drawn at another time than they are used.
@@ -100,57 +135,22 @@ fn reservations(count: usize) -> Vec<Reservation> {
     (0..count as u64).map(one).collect()
 }
 
-/// The ledger holds them as pending for `owner`.
-async fn restore(ground: &Ground, owner: Owner, reservations: &[Reservation]) {
-    let stock = outside(&ground.server);
-    for part in reservations.chunks(BATCH_MAX) {
-        stock.restore(&sale_id(), 1, owner, part).await.expect("restored");
-    }
-}
-
-/// The log of `life` holds them.
-async fn write(life: &Life, reservations: &[Reservation]) {
-    for part in reservations.chunks(500) {
-        let mut appends = Vec::with_capacity(part.len());
-        for reservation in part {
-            let (key, payload) = (reservation.order_id.to_string(), reservation.encode().expect("encoded"));
-            let record =
-                NewRecord { key: key.as_bytes(), tag: "order", deliver_at_ms: None, payload: &payload };
-            appends.push(life.topic.append(permit(life, payload.len()).await, record));
-        }
-        for append in appends {
-            append.await.expect("durable");
-        }
-    }
-}
-
-/// Waits for the next segment, which the upkeep prepares.
-async fn permit(life: &Life, payload_bytes: usize) -> queue::Permit {
-    for _ in 0..1_000 {
-        match life.topic.try_permit(payload_bytes) {
-            Ok(permit) => return permit,
-            Err(_) => sleep(Duration::from_millis(1)).await,
-        }
-    }
-    panic!("no room: {:?}", life.topic.try_permit(payload_bytes));
-}
-
 #[test]
 fn a_start_appends_nothing_that_the_log_holds() {
     in_virtual_time(async {
-        let (ground, _) = ground(1).await;
+        let world = World::new(1).await;
         let (all, lacking) = (reservations(MANY + 100), 100);
-        let life = Life::start(&ground);
+        let life = world.start();
         life.run_queue(async {
             life.begin_drain().await;
-            write(&life, &all[lacking..]).await;
+            life.write(&all[lacking..]).await;
         })
         .await;
-        restore(&ground, life.owner, &all).await;
-        open(&ground).await;
+        world.restore(life.owner, &all).await;
+        world.open().await;
         drop(life);
         for start in 1..=3 {
-            let life = Life::start(&ground);
+            let life = world.start();
             life.run(async {
                 life.await_recovered().await;
                 // Whatever is looked at once more was looked at by then.
@@ -166,28 +166,32 @@ fn a_start_appends_nothing_that_the_log_holds() {
 #[test]
 fn what_the_drain_is_past_is_not_appended_again() {
     in_virtual_time(async {
-        let (ground, _) = ground(4).await;
+        let world = World::new(4).await;
         let all = reservations(2);
-        let life = Life::start(&ground);
+        let life = world.start();
         life.run_queue(async {
-            write(&life, &all).await;
+            life.write(&all).await;
             let mut group = life.topic.group(DRAIN_GROUP, StartAt::Oldest).await.expect("a group");
             let messages = group.pull(2, Duration::from_secs(1)).await.expect("messages");
             group.dead_letter(&messages[0], "refused").await.expect("a letter");
             group.commit(messages[1].position).await.expect("committed");
         })
         .await;
-        restore(&ground, life.owner, &all).await;
-        open(&ground).await;
+        world.restore(life.owner, &all).await;
+        world.open().await;
         drop(life);
         for _ in 0..2 {
-            let life = Life::start(&ground);
+            let life = world.start();
             life.run(async {
                 life.await_recovered().await;
                 sleep(Duration::from_secs(100)).await;
                 assert_eq!(life.undrained().await, 0);
             })
             .await;
+            // The reconciler finds the row before the log forgets the record.
+            let Reservation { order_id, user, quantity, .. } = all[1].clone();
+            let settled = [Settlement { order_id, user, quantity }];
+            outside(&world.server).confirm(&sale_id(), &settled).await.expect("confirmed");
         }
     });
 }
@@ -195,12 +199,12 @@ fn what_the_drain_is_past_is_not_appended_again() {
 #[test]
 fn a_dead_instances_reservations_are_appended_once() {
     in_virtual_time(async {
-        let (ground, _) = ground(2).await;
+        let world = World::new(2).await;
         let (all, dead) = (reservations(MANY), Owner(77));
-        restore(&ground, dead, &all).await;
-        open(&ground).await;
+        world.restore(dead, &all).await;
+        world.open().await;
         for _ in 0..2 {
-            let life = Life::start(&ground);
+            let life = world.start();
             life.seat.look_after(&[dead]);
             life.run(async {
                 life.begin_drain().await;
@@ -225,19 +229,19 @@ fn pass(life: &Life) -> (String, OrderId) {
 }
 
 /// Presses while the ledger behaves by `plan`: the answer is lost.
-async fn press(ground: &Ground, life: &Life, plan: FaultPlan) {
+async fn press(world: &World, life: &Life, plan: FaultPlan) {
     let (pass, order_id) = pass(life);
-    ground.server.set_plan(plan);
+    world.server.set_plan(plan);
     let answer = life.purchases.purchase(attempt(&pass)).await;
-    ground.server.set_plan(FaultPlan::default());
+    world.server.set_plan(FaultPlan::default());
     assert_eq!(answer, PurchaseAnswer::Uncertain { order_id });
 }
 
 /// Waits for so long after the order became pending as it may lack a record; whether it became pending at all.
-async fn has_record_in_time(ground: &Ground, life: &Life) -> bool {
+async fn has_record_in_time(world: &World, life: &Life) -> bool {
     for _ in 0..40 {
         sleep(Duration::from_millis(250)).await;
-        ground.server.settle();
+        world.server.settle();
         if life.held().await.is_empty() {
             continue;
         }
@@ -255,19 +259,19 @@ const ALWAYS_LOST: FaultPlan = FaultPlan { answer_lost: 1_000, late: 0, ..ALWAYS
 fn a_batch_that_runs_after_its_owner_has_looked_gets_its_record() {
     let ran_late = (0..30).filter(|seed| {
         in_virtual_time(async {
-            let (ground, step_ms) = ground(*seed).await;
-            open(&ground).await;
-            let life = Life::start(&ground);
+            let world = World::new(*seed).await;
+            world.open().await;
+            let life = world.start();
             life.run(async {
                 life.await_recovered().await;
-                press(&ground, &life, ALWAYS_LATE).await;
+                press(&world, &life, ALWAYS_LATE).await;
                 life.await_recovered().await;
                 if !life.held().await.is_empty() {
                     return false;
                 }
                 // Its deadline lies ahead again.
-                step_ms.fetch_sub(60_000, Ordering::Relaxed);
-                has_record_in_time(&ground, &life).await
+                world.step_back(60_000);
+                has_record_in_time(&world, &life).await
             })
             .await
         })
@@ -278,14 +282,14 @@ fn a_batch_that_runs_after_its_owner_has_looked_gets_its_record() {
 #[test]
 fn a_step_back_of_the_ledgers_clock_puts_no_look_off() {
     in_virtual_time(async {
-        let (ground, step_ms) = ground(3).await;
-        open(&ground).await;
-        let life = Life::start(&ground);
+        let world = World::new(3).await;
+        world.open().await;
+        let life = world.start();
         life.run(async {
             life.await_recovered().await;
-            press(&ground, &life, ALWAYS_LOST).await;
-            step_ms.fetch_sub(3_600_000, Ordering::Relaxed);
-            assert!(has_record_in_time(&ground, &life).await, "the order was taken");
+            press(&world, &life, ALWAYS_LOST).await;
+            world.step_back(3_600_000);
+            assert!(has_record_in_time(&world, &life).await, "the order was taken");
         })
         .await;
     });
@@ -295,24 +299,24 @@ fn a_step_back_of_the_ledgers_clock_puts_no_look_off() {
 fn a_batch_of_an_earlier_life_that_runs_late_gets_its_record() {
     let ran_late = (0..30).filter(|seed| {
         in_virtual_time(async {
-            let (ground, step_ms) = ground(*seed).await;
-            open(&ground).await;
-            let life = Life::start(&ground);
+            let world = World::new(*seed).await;
+            world.open().await;
+            let life = world.start();
             life.run(async {
                 life.await_recovered().await;
-                press(&ground, &life, ALWAYS_LATE).await;
+                press(&world, &life, ALWAYS_LATE).await;
             })
             .await;
             drop(life);
-            ground.disk.crash();
-            let life = Life::start(&ground);
+            world.disk.crash();
+            let life = world.start();
             life.run(async {
                 life.await_recovered().await;
                 if !life.held().await.is_empty() {
                     return false;
                 }
-                step_ms.fetch_sub(60_000, Ordering::Relaxed);
-                has_record_in_time(&ground, &life).await
+                world.step_back(60_000);
+                has_record_in_time(&world, &life).await
             })
             .await
         })

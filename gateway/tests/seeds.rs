@@ -22,7 +22,7 @@ use gateway::pass::Pass;
 use gateway::purchase::PurchaseAnswer;
 use prometheus_client::registry::Registry;
 use queue::failpoint::{self, Crash};
-use queue::{Faults, SimulatedDisk};
+use queue::{Faults, SimulatedDisk, Storage};
 use stock::ledger::{FaultPlan, SimulatedServer};
 use stock::{EmbeddedFlag, Flag, Ledger, OrderId, OrderStatus, SaleDefinition, SaleId, SaleVersion, Stock};
 use support::life::{Ground, Life, attempt};
@@ -73,6 +73,8 @@ impl Draw {
 /// What outlives a process: server, disk, and what buyers remember.
 struct World {
     draw: Draw,
+    server: SimulatedServer,
+    disk: SimulatedDisk,
     ground: Ground,
     /// Passes by user.
     passes: BTreeMap<u64, (String, OrderId)>,
@@ -136,7 +138,17 @@ impl World {
         let disk = SimulatedDisk::new(seed, Faults::default());
         Self {
             draw,
-            ground: Ground { now, disk, server, sale, random },
+            ground: Ground {
+                now,
+                storage: Storage::Simulated(disk.clone()),
+                directory: "/queue".into(),
+                segment_bytes: 1 << 20,
+                ledger: Ledger::Simulated(server.connect()),
+                sale,
+                random,
+            },
+            server,
+            disk,
             passes: BTreeMap::new(),
             promised: BTreeSet::new(),
             presses: RefCell::default(),
@@ -150,13 +162,7 @@ impl World {
 
     /// One life with faults; true if it ended in a crash. Buyers press, press again, and remember what they were told.
     async fn live(&mut self) -> bool {
-        self.ground.server.set_plan(FaultPlan {
-            refused: 40,
-            answer_lost: 80,
-            late: 80,
-            repeated: 60,
-            slow: 60,
-        });
+        self.server.set_plan(FaultPlan { refused: 40, answer_lost: 80, late: 80, repeated: 60, slow: 60 });
         let draw = self.draw.clone();
         let crash_after = draw.below(400);
         let (mut steps, unheard) = (0, self.unheard.clone());
@@ -171,7 +177,7 @@ impl World {
         })));
         let Ok(life) = std::panic::catch_unwind(AssertUnwindSafe(|| self.start())) else {
             failpoint::set_hook(None);
-            self.ground.disk.crash();
+            self.disk.crash();
             return true;
         };
         for user in 0..USERS {
@@ -195,7 +201,7 @@ impl World {
                 }
             }
         }));
-        let server = &self.ground.server;
+        let server = &self.server;
         let work = async {
             buyers.await;
             // No more faults: in this very life everything that was uncertain must find its way into the log.
@@ -211,7 +217,7 @@ impl World {
         failpoint::set_hook(None);
         self.promised.append(&mut promised.borrow_mut());
         drop(life);
-        self.ground.disk.crash();
+        self.disk.crash();
         match crashed {
             Ok(()) => false,
             Err(panic) if panic.is::<Crash>() => true,
@@ -250,11 +256,11 @@ impl World {
 
     /// A last life without faults, until nothing is left to do; then everything must add up.
     async fn rest(&mut self) {
-        self.ground.server.set_plan(FaultPlan::default());
+        self.server.set_plan(FaultPlan::default());
         let life = self.start();
         let sale: SaleId = SALE.parse().expect("a sale");
         let checks = async {
-            settle(&life, &self.ground.server).await;
+            settle(&life, &self.server).await;
             self.check_growth(&life).await;
             let logged: BTreeSet<_> = life.logged().await.into_iter().collect();
             let held: BTreeSet<_> = life.held().await.into_iter().collect();

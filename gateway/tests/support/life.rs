@@ -1,5 +1,6 @@
-//! One life of a gateway's process on a simulated disk, driven in one thread: what outlives it comes from outside. Decides no fault.
+//! One life of a gateway's process, driven in one thread: what outlives it comes from outside. Decides no fault.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,7 @@ use gateway::catalog::CatalogSale;
 use gateway::purchase::{Attempt, Purchases};
 use gateway::{Gateway, GatewayParts};
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, GroupWatch, Lag, Queue, SimulatedDisk, StartAt, Storage, Topic};
-use stock::ledger::SimulatedServer;
+use queue::{DiskOptions, Driver, GroupWatch, Lag, NewRecord, Permit, Queue, StartAt, Storage, Topic};
 use stock::{EmbeddedFlag, Flag, Ledger, OrderId, Owner, Reservation, SaleId, Seat, Stock};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -20,8 +20,11 @@ use super::{DRAIN_GROUP, MapBooks, Options, SALE};
 /// What outlives a process.
 pub struct Ground {
     pub now: stock::Now,
-    pub disk: SimulatedDisk,
-    pub server: SimulatedServer,
+    pub storage: Storage,
+    pub directory: PathBuf,
+    pub segment_bytes: u64,
+    /// Each process has a client of its own.
+    pub ledger: Ledger,
     pub sale: CatalogSale,
     pub random: gateway::Random,
 }
@@ -40,17 +43,16 @@ pub struct Life {
 impl Life {
     pub fn start(ground: &Ground) -> Self {
         let mut registry = Registry::default();
-        let mut disk = DiskOptions::new("/queue", ground.now.clone());
-        disk.storage = Storage::Simulated(ground.disk.clone());
+        let mut disk = DiskOptions::new(&ground.directory, ground.now.clone());
+        disk.storage = ground.storage.clone();
         disk.driver = Driver::Driven;
         disk.random = ground.random.clone();
-        disk.segment_bytes = 1 << 20;
+        disk.segment_bytes = ground.segment_bytes;
         disk.ring_bytes = 1 << 18;
         let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
         let topic = queue.topic("floodgate-orders").now_or_never().expect("no wait").expect("a topic");
         let flag = Flag::Embedded(EmbeddedFlag::new((ground.random)()));
-        let ledger = Ledger::Simulated(ground.server.connect());
-        let stock = Arc::new(Stock::new(ledger, flag, &mut registry));
+        let stock = Arc::new(Stock::new(ground.ledger.clone(), flag, &mut registry));
         let options = Options::default();
         let books = Arc::new(MapBooks::new(stock.clone()));
         let (seat, owner) = (super::seat_at(1), Owner(queue.instance()));
@@ -118,6 +120,34 @@ impl Life {
     pub async fn logged(&self) -> Vec<OrderId> {
         let messages = self.topic.read(None, 1_000_000).await.expect("messages");
         messages.iter().map(|m| Reservation::decode(&m.payload).expect("a reservation").order_id).collect()
+    }
+
+    /// Has the log hold these.
+    pub async fn write(&self, reservations: &[Reservation]) {
+        for part in reservations.chunks(500) {
+            let mut appends = Vec::with_capacity(part.len());
+            for reservation in part {
+                let (key, payload) =
+                    (reservation.order_id.to_string(), reservation.encode().expect("encoded"));
+                let record =
+                    NewRecord { key: key.as_bytes(), tag: "order", deliver_at_ms: None, payload: &payload };
+                appends.push(self.topic.append(self.permit(payload.len()).await, record));
+            }
+            for append in appends {
+                append.await.expect("durable");
+            }
+        }
+    }
+
+    /// Waits for the next segment, which the upkeep prepares.
+    async fn permit(&self, payload_bytes: usize) -> Permit {
+        for _ in 0..10_000 {
+            match self.topic.try_permit(payload_bytes) {
+                Ok(permit) => return permit,
+                Err(_) => sleep(Duration::from_millis(1)).await,
+            }
+        }
+        panic!("no room: {:?}", self.topic.try_permit(payload_bytes));
     }
 
     /// Makes the drain's group, which has finished nothing.

@@ -2,7 +2,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub(crate) mod http;
-#[cfg(feature = "simulation")]
 pub(crate) mod life;
 
 use std::collections::{BTreeMap, BTreeSet};
