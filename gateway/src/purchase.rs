@@ -24,6 +24,7 @@ use crate::pass::PassKeys;
 use crate::ports::{Orders, in_time};
 
 mod batch;
+mod held;
 pub mod progress;
 pub mod recovery;
 

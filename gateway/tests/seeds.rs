@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::rc::Rc;
@@ -15,22 +15,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{join_all, pending};
+use futures_util::future::join_all;
+use gateway::Gateway;
 use gateway::catalog::CatalogSale;
 use gateway::pass::Pass;
-use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
-use gateway::{Gateway, GatewayParts};
+use gateway::purchase::PurchaseAnswer;
 use prometheus_client::registry::Registry;
 use queue::failpoint::{self, Crash};
-use queue::{DiskOptions, Driver, Faults, GroupWatch, Queue, SimulatedDisk, Storage, Topic};
+use queue::{Faults, SimulatedDisk, Storage};
 use stock::ledger::{FaultPlan, SimulatedLedger, SimulatedServer};
-use stock::{
-    EmbeddedFlag, Flag, Ledger, OrderId, OrderStatus, Owner, Reservation, SaleDefinition, SaleId,
-    SaleVersion, Stock,
-};
-use support::{MapBooks, Options, SALE, sale};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use stock::{EmbeddedFlag, Flag, Ledger, OrderId, OrderStatus, SaleDefinition, SaleId, SaleVersion, Stock};
+use support::life::{Ground, Life, attempt};
+use support::{SALE, sale};
+use tokio::time::{Instant, sleep};
 
 const USERS: u64 = 30;
 const UNITS: u32 = 20;
@@ -77,29 +74,20 @@ impl Draw {
 /// What outlives a process: server, disk, and what buyers remember.
 struct World {
     draw: Draw,
-    now: stock::Now,
     /// Holds the sale.
     server: SimulatedServer,
-    /// Holds the leases.
-    other_server: SimulatedServer,
     /// How far the clock of each of the two is ahead of the one that is slowest.
     ahead_ms: [Arc<AtomicU64>; 2],
     disk: SimulatedDisk,
-    definition: SaleDefinition,
+    ground: Ground,
     /// Passes by user.
     passes: BTreeMap<u64, (String, OrderId)>,
     /// Every 202 ever sent.
     promised: BTreeSet<OrderId>,
-    random: gateway::Random,
-}
-
-/// One life of the process.
-struct Life {
-    gateway: Arc<Gateway>,
-    purchases: Purchases,
-    queue: Queue,
-    topic: Topic,
-    stock: Arc<Stock>,
+    /// How often each order was pressed for.
+    presses: RefCell<BTreeMap<OrderId, usize>>,
+    /// Records whose end was not believed: each is written again.
+    unheard: Rc<Cell<usize>>,
 }
 
 impl World {
@@ -113,6 +101,7 @@ impl World {
                 crashes += u64::from(world.live().await);
             }
             world.rest().await;
+            world.restart().await;
             crashes
         })
     }
@@ -154,62 +143,34 @@ impl World {
         stock.install(&version, 1).await.expect("installed");
         stock.open(&version.sale, 1).await.expect("opened");
         let counter = AtomicU64::new(seed << 32);
+        let sale = CatalogSale { total: UNITS, definition, version: 1, paused_by: None, epoch: 1 };
+        let random: gateway::Random = Arc::new(move || counter.fetch_add(1, Ordering::Relaxed));
+        let disk = SimulatedDisk::new(seed, Faults::default());
+        // The first one holds the leases.
+        let ledger = SimulatedLedger::of_several(&[other_server, server.clone()], Arc::new(|_| 1));
         Self {
             draw,
-            now,
+            ground: Ground {
+                now,
+                storage: Storage::Simulated(disk.clone()),
+                directory: "/queue".into(),
+                segment_bytes: 1 << 20,
+                ledger: Ledger::Simulated(ledger),
+                sale,
+                random,
+            },
             server,
-            other_server,
             ahead_ms,
-            disk: SimulatedDisk::new(seed, Faults::default()),
-            definition,
+            disk,
             passes: BTreeMap::new(),
             promised: BTreeSet::new(),
-            random: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
+            presses: RefCell::default(),
+            unheard: Rc::default(),
         }
     }
 
     fn start(&self) -> Life {
-        let mut registry = Registry::default();
-        let mut disk = DiskOptions::new("/queue", self.now.clone());
-        disk.storage = Storage::Simulated(self.disk.clone());
-        disk.driver = Driver::Driven;
-        disk.random = self.random.clone();
-        disk.segment_bytes = 1 << 20;
-        disk.ring_bytes = 1 << 18;
-        let queue = Queue::open_disk(disk, &mut registry).expect("a queue");
-        let topic = queue.topic("floodgate-orders").now_or_never().expect("no wait").expect("a topic");
-        let flag = Flag::Embedded(EmbeddedFlag::new((self.random)()));
-        let servers = [self.other_server.clone(), self.server.clone()];
-        let ledger = Ledger::Simulated(SimulatedLedger::of_several(&servers, Arc::new(|_| 1)));
-        let stock = Arc::new(Stock::new(ledger, flag, &mut registry));
-        let options = Options::default();
-        let books = Arc::new(MapBooks::new(stock.clone()));
-        let parts = GatewayParts {
-            gateway: options.gateway,
-            admin: gateway::config::AdminConfig::default(),
-            auth: options.auth,
-            gate: options.gate,
-            limits: options.limits,
-            stock: stock.clone(),
-            topic: topic.clone(),
-            owner: Owner(queue.instance()),
-            seat: seat_at(1),
-            drained: Arc::new(GroupWatch::new(topic.clone(), support::DRAIN_GROUP)),
-            drain_rate_hint: None,
-            orders: books.clone(),
-            operator: books,
-            now: self.now.clone(),
-            random: self.random.clone(),
-        };
-        let gateway = Arc::new(Gateway::new(parts, &mut registry).expect("a good configuration"));
-        gateway.catalog().replace(vec![CatalogSale {
-            definition: self.definition.clone(),
-            version: 1,
-            total: UNITS,
-            paused_by: None,
-            epoch: 1,
-        }]);
-        Life { purchases: gateway.purchases(), gateway, queue, topic, stock }
+        Life::start(&self.ground)
     }
 
     /// One life with faults; true if it ended in a crash. Buyers press, press again, and remember what they were told.
@@ -217,13 +178,15 @@ impl World {
         self.server.set_plan(FaultPlan { refused: 40, answer_lost: 80, late: 80, repeated: 60, slow: 60 });
         let draw = self.draw.clone();
         let crash_after = draw.below(400);
-        let mut steps = 0;
+        let (mut steps, unheard) = (0, self.unheard.clone());
         failpoint::set_hook(Some(Box::new(move |name| {
             steps += 1;
             if steps == crash_after {
                 resume_unwind(Box::new(Crash(name)));
             }
-            name.starts_with("gateway.") && draw.below(40) == 0
+            let fails = name.starts_with("gateway.") && draw.below(40) == 0;
+            unheard.set(unheard.get() + usize::from(fails && name == "gateway.appended"));
+            fails
         })));
         let Ok(life) = std::panic::catch_unwind(AssertUnwindSafe(|| self.start())) else {
             failpoint::set_hook(None);
@@ -234,13 +197,14 @@ impl World {
             self.passes.entry(user).or_insert_with(|| new_pass(&life.gateway, user));
         }
         let passes = self.passes.clone();
-        let promised = std::cell::RefCell::new(BTreeSet::new());
+        let promised = RefCell::new(BTreeSet::new());
         let buyers = join_all(passes.iter().map(|(_, (pass, order_id))| {
-            let (draw, life, promised) = (self.draw.clone(), &life, &promised);
+            let (draw, life, promised, presses) = (self.draw.clone(), &life, &promised, &self.presses);
             async move {
                 // Some press once and give up: nobody else will find their order.
                 for _ in 0..1 + draw.below(3) {
                     sleep(Duration::from_millis(draw.below(3_000))).await;
+                    *presses.borrow_mut().entry(*order_id).or_default() += 1;
                     let answer = life.purchases.purchase(attempt(pass)).await;
                     if let PurchaseAnswer::Accepted { order_id: told, .. } = answer {
                         assert_eq!(told, *order_id);
@@ -264,8 +228,9 @@ impl World {
             // No more faults: in this very life everything that was uncertain must find its way into the log.
             failpoint::set_hook(None);
             server.set_plan(FaultPlan::default());
-            life.settle(server).await;
-            let unwritten: Vec<_> = life.held().await.difference(&life.logged().await).copied().collect();
+            settle(&life, server).await;
+            let logged: BTreeSet<_> = life.logged().await.into_iter().collect();
+            let unwritten: Vec<_> = life.held().await.into_iter().filter(|id| !logged.contains(id)).collect();
             assert!(unwritten.is_empty(), "taken, but never written: {unwritten:?}");
         };
         let process = life.run(work);
@@ -281,14 +246,45 @@ impl World {
         }
     }
 
+    /// An order has one record, and one more for each time that it was not known whether the log holds it: it was pressed for once more,
+    /// or an append's end was not believed.
+    async fn check_growth(&self, life: &Life) {
+        let mut records: BTreeMap<OrderId, usize> = BTreeMap::new();
+        for order_id in life.logged().await {
+            *records.entry(order_id).or_default() += 1;
+        }
+        let presses = self.presses.borrow();
+        for (order_id, records) in records {
+            let records_max = presses.get(&order_id).map_or(1, |presses| *presses) + self.unheard.get();
+            assert!(records <= records_max, "{order_id} has {records} records, {records_max} at most");
+        }
+    }
+
+    /// Further lives without faults and without buyers: what the log holds they leave alone.
+    async fn restart(&self) {
+        let mut before = None;
+        for _ in 0..3 {
+            let life = self.start();
+            let logged = life.run(async {
+                // Whatever is looked at again was looked at by then.
+                sleep(Duration::from_secs(60)).await;
+                life.logged().await
+            });
+            let logged = logged.await.len();
+            assert_eq!(*before.get_or_insert(logged), logged, "records after a start in peace");
+        }
+    }
+
     /// A last life without faults, until nothing is left to do; then everything must add up.
     async fn rest(&mut self) {
         self.server.set_plan(FaultPlan::default());
         let life = self.start();
         let sale: SaleId = SALE.parse().expect("a sale");
         let checks = async {
-            life.settle(&self.server).await;
-            let (logged, held) = (life.logged().await, life.held().await);
+            settle(&life, &self.server).await;
+            self.check_growth(&life).await;
+            let logged: BTreeSet<_> = life.logged().await.into_iter().collect();
+            let held: BTreeSet<_> = life.held().await.into_iter().collect();
             let lost: Vec<_> = self.promised.difference(&logged).collect();
             assert!(lost.is_empty(), "promised, but not in the log: {lost:?}");
             assert_eq!(held, logged, "what the ledger holds and what the log holds");
@@ -310,52 +306,19 @@ impl World {
             }
             let books = life.stock.snapshot(&sale).await.expect("a snapshot");
             assert_eq!((books.remaining, books.pending), (0, u64::from(UNITS)), "sold to the last unit");
-            assert_eq!(life.logged().await.len(), UNITS as usize);
+            let logged: BTreeSet<_> = life.logged().await.into_iter().collect();
+            assert_eq!(logged.len(), UNITS as usize);
         };
         life.run(checks).await;
     }
 }
 
-impl Life {
-    /// The whole process on this one thread, until `work` is done.
-    async fn run(&self, work: impl Future<Output = ()>) {
-        let (_alive, never) = watch::channel(false);
-        tokio::select! {
-            biased;
-            () = work => {}
-            () = self.purchases.run(never.clone()) => {}
-            () = self.gateway.background(never) => {}
-            () = async { self.queue.run().await; pending().await } => {}
-        }
-    }
-
-    /// Waits until nothing is on its way any more and the owner has recovered what was.
-    async fn settle(&self, server: &SimulatedServer) {
-        // Past the deadline of every batch that could still be executed.
-        sleep(Duration::from_secs(5)).await;
-        server.settle();
-        let idle = async {
-            while !self.gateway.recovered() {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(Duration::from_secs(60), idle).await.expect("recovery comes to its end");
-    }
-
-    async fn held(&self) -> BTreeSet<OrderId> {
-        let sale = SALE.parse().expect("a sale");
-        let held = self.stock.pending(&sale, None, None, 512).await.expect("pending");
-        held.iter().map(|(_, reservation)| reservation.order_id).collect()
-    }
-
-    async fn logged(&self) -> BTreeSet<OrderId> {
-        let messages = self.topic.read(None, 100_000).await.expect("messages");
-        messages.iter().map(|m| Reservation::decode(&m.payload).expect("a reservation").order_id).collect()
-    }
-}
-
-fn attempt(pass: &str) -> Attempt<'_> {
-    Attempt { sale: SALE, pass: Some(pass), quantity: 1, metadata: None, address: None }
+/// Waits until nothing is on its way any more and the owner has recovered what was.
+async fn settle(life: &Life, server: &SimulatedServer) {
+    // Past the deadline of every batch that could still be executed.
+    sleep(Duration::from_secs(5)).await;
+    server.settle();
+    life.await_recovered().await;
 }
 
 fn new_pass(gateway: &Gateway, user: u64) -> (String, OrderId) {
@@ -364,12 +327,4 @@ fn new_pass(gateway: &Gateway, user: u64) -> (String, OrderId) {
     let user = format!("user-{user}").parse().expect("a user");
     let expires_at_ms = BASE_MS + 120 * MINUTE_MS;
     (gateway.passes().issue(&Pass { sale, user, order_id, expires_at_ms }), order_id)
-}
-
-/// A seat whose log is merged into the ledger of `epoch`.
-fn seat_at(epoch: u64) -> Arc<stock::Seat> {
-    let seat = stock::Seat::new();
-    seat.raise(epoch);
-    seat.offer(epoch);
-    Arc::new(seat)
 }

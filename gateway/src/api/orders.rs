@@ -157,10 +157,13 @@ impl Gateway {
     }
 
     /// Whether this instance's log holds a reservation of its own. Until it does, a crash may still take the order back: to show
-    /// it would be a promise. An old one that is not remembered has long been appended, or recovery would be at work.
+    /// it would be a promise. An old one that is not remembered has long been appended and drained, or recovery would be at work.
     fn has_kept(&self, sale: &Sale, reservation: &Reservation) -> bool {
-        self.progress.position_of(reservation.order_id).is_some()
-            || self.recovered() && reservation.reserved_at_ms + KEPT_AFTER_MS <= sale.now_ms()
+        let order_id = reservation.order_id;
+        self.progress.holds(order_id)
+            || self.recovered()
+                && !self.parts.recovery.doubts(&sale.id, order_id)
+                && reservation.reserved_at_ms + KEPT_AFTER_MS <= sale.now_ms()
     }
 
     /// The order as its user may see it.

@@ -24,6 +24,7 @@ use stock::{LedgerError, OrderId, Reservation, SaleId, UnderWay};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use super::held::Asking;
 use super::{BATCH_DEADLINE_MS, PurchaseAnswer, PurchaseParts, Purchases, Slot};
 use crate::catalog::Sale;
 
@@ -110,7 +111,9 @@ struct Told {
 }
 
 /// A batch after the ledger call.
-struct Reserved {
+struct Reserved<'a> {
+    /// The recovery leaves these orders alone until it is decided what becomes of them.
+    asking: Asking<'a>,
     sale: Arc<Sale>,
     deadline_ms: u64,
     asked: Vec<Asked>,
@@ -185,7 +188,7 @@ impl Purchases {
 }
 
 /// One ledger call for all of `batch`.
-async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) -> Reserved {
+async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) -> Reserved<'_> {
     let mut requests = Vec::with_capacity(batch.len());
     let mut asked = Vec::with_capacity(batch.len());
     for Waiting { request, permit, payload_bytes, slot, since, answer } in batch {
@@ -193,6 +196,7 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
         asked.push(Asked { order_id: request.order_id, permit, payload_bytes, told });
         requests.push(request);
     }
+    let asking = parts.progress.ask(requests.iter().map(|request| request.order_id));
     let under_way = parts.seat.enter(sale.epoch);
     // A server that never told its time has no deadlines: one by a guess would lie anywhere.
     let server = sale.clock.server();
@@ -214,12 +218,13 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
             Err(_) => Err(LedgerError::Uncertain("no answer in time".into())),
         }
     };
-    Reserved { sale, deadline_ms, asked, result, under_way }
+    Reserved { asking, sale, deadline_ms, asked, result, under_way }
 }
 
-/// Answers what is decided, and appends what was taken: when this returns, every taken unit's record is in the log's ring.
-fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<UnderWay>) {
-    let Reserved { sale, deadline_ms, asked, result, under_way } = reserved;
+/// Answers what is decided, and appends what was taken: when this returns, every taken unit's record is in the log's ring, or the
+/// recovery knows of it.
+fn decide(parts: &PurchaseParts, reserved: Reserved<'_>) -> (Vec<Promised>, Option<UnderWay>) {
+    let Reserved { asking: _until_decided, sale, deadline_ms, asked, result, under_way } = reserved;
     let outcomes = match result {
         Ok(answer) if answer.outcomes.len() == asked.len() => answer.outcomes,
         Ok(answer) => {
@@ -262,7 +267,7 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
         let answer = match outcome {
             ReserveOutcome::Pending { first, reservation } => {
                 // A repeat that this very log holds already needs no second record. Otherwise we are unsure, and append again.
-                if !first && parts.progress.position_of(order_id).is_some() {
+                if !first && parts.progress.holds(order_id) {
                     let estimate = parts.progress.estimate(order_id);
                     PurchaseAnswer::Accepted { order_id, estimate, repeated: true }
                 } else {
@@ -277,7 +282,7 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
                             continue;
                         }
                         None => {
-                            parts.recovery.request(&sale.id, 0);
+                            parts.recovery.doubt(&sale.id, &[order_id], 0);
                             PurchaseAnswer::Uncertain { order_id }
                         }
                     }
@@ -301,7 +306,8 @@ fn decide(parts: &PurchaseParts, reserved: Reserved) -> (Vec<Promised>, Option<U
 
 fn all_uncertain(parts: &PurchaseParts, sale: &Sale, deadline_ms: u64, asked: Vec<Asked>) {
     // Only after the deadline is it certain that nothing more of the batch will be taken.
-    parts.recovery.request(&sale.id, deadline_ms + 1);
+    let ids: Vec<OrderId> = asked.iter().map(|attempt| attempt.order_id).collect();
+    parts.recovery.doubt(&sale.id, &ids, deadline_ms + 1);
     for attempt in asked {
         let order_id = attempt.order_id;
         attempt.told.tell(parts, PurchaseAnswer::Uncertain { order_id });
@@ -337,24 +343,19 @@ async fn keep(
     promised: Vec<Promised>,
     mut under_way: Option<UnderWay>,
 ) {
-    let mut unsure = false;
     for Promised { order_id, append, told, repeated } in promised {
         let durable = append.durable(&mut under_way).await;
-        match durable {
-            Some(position) => parts.progress.remember(order_id, position),
-            None => parts.progress.give_up(order_id),
+        if durable.is_none() {
+            parts.recovery.doubt(&sale.id, &[order_id], 0);
         }
+        parts.progress.end(order_id, durable);
         let answer = if durable.is_some() && !hit("gateway.durable") {
             let estimate = parts.progress.estimate(order_id);
             PurchaseAnswer::Accepted { order_id, estimate, repeated }
         } else {
-            unsure = true;
             PurchaseAnswer::Uncertain { order_id }
         };
         told.tell(parts, answer);
-    }
-    if unsure {
-        parts.recovery.request(&sale.id, 0);
     }
 }
 

@@ -1,22 +1,24 @@
 //! Where this instance's own appends stand: the position of an order in the log, how many are ahead of it, how long they
-//! will take. A bounded index of what is durable; what it has forgotten is asked of ledger and database.
+//! will take. What is drained is asked of ledger and database.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use queue::{GroupWatch, Position, QueueError};
+use queue::{GroupWatch, Message, Position, QueueError, operator};
 use stock::{OrderId, Reservation};
 
-/// Appends that are remembered, over all shards: about 20 MiB when full.
-const REMEMBERED_MAX: usize = 1 << 18;
-const SHARDS: usize = 16;
+use super::held::{Asking, Held};
+
 /// How often the drain's offset is looked at.
 pub const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Records read at once while the index is built at start.
 const READ_MAX: usize = 1_024;
+/// Records before the drain's offset that are read as well: the ledger may not have heard of the last ones.
+const FINISHED_MAX: usize = 8_192;
+/// Dead letters read at once: each reading goes through all of them.
+const LETTERS_MAX: usize = 8_192;
 
 /// What a waiting buyer is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,17 +34,11 @@ pub struct Estimate {
 /// See the module.
 pub struct Progress {
     drained: Arc<GroupWatch>,
-    shards: Vec<Mutex<Shard>>,
+    held: Held,
+    /// The last dead letter that was read.
+    letters_through: Mutex<Option<Position>>,
     /// Milli-orders a second; 0 is unknown. Written by [`Self::refresh`] alone; a lone figure, so relaxed.
     rate_milli: AtomicU64,
-}
-
-#[derive(Default)]
-struct Shard {
-    /// `None` while the append is under way.
-    positions: HashMap<OrderId, Option<Position>>,
-    /// Oldest first, for forgetting.
-    order: VecDeque<OrderId>,
 }
 
 impl Progress {
@@ -51,57 +47,45 @@ impl Progress {
     pub fn new(drained: Arc<GroupWatch>, rate_hint: Option<u32>) -> Self {
         Self {
             drained,
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            held: Held::default(),
+            letters_through: Mutex::default(),
             rate_milli: AtomicU64::new(u64::from(rate_hint.unwrap_or(0)) * 1_000),
         }
     }
 
-    /// The order's record is in the log's ring.
+    /// The ledger is about to be asked for these orders. See [`Held::ask`].
+    pub(super) fn ask(&self, ids: impl Iterator<Item = OrderId>) -> Asking<'_> {
+        self.held.ask(ids.collect())
+    }
+
+    /// The order's record is in the log's ring; [`Self::end`] has to follow.
     pub(super) fn begin(&self, order_id: OrderId) {
-        // What is durable already stays so, whatever becomes of a second record.
-        self.enter(order_id, |held| held);
+        self.held.begin(order_id);
     }
 
-    /// The log holds the order durably at `position`.
-    pub fn remember(&self, order_id: OrderId, position: Position) {
-        self.enter(order_id, |_| Some(position));
-    }
-
-    /// The append's end is not known: recovery must not rely on it.
-    pub(super) fn give_up(&self, order_id: OrderId) {
-        let mut shard = self.shard(order_id).lock();
-        if shard.positions.get(&order_id) == Some(&None) {
-            shard.positions.remove(&order_id);
+    /// The end of what [`Self::begin`] began: the record is durable at this position, or that will not be known.
+    pub(super) fn end(&self, order_id: OrderId, durable: Option<Position>) {
+        match durable {
+            Some(position) => self.held.landed(order_id, position),
+            None => self.held.gave_up(order_id),
         }
     }
 
-    fn enter(&self, order_id: OrderId, position: impl FnOnce(Option<Position>) -> Option<Position>) {
-        let mut shard = self.shard(order_id).lock();
-        let held = shard.positions.get(&order_id).copied();
-        shard.positions.insert(order_id, position(held.flatten()));
-        if held.is_none() {
-            shard.order.push_back(order_id);
-            if shard.order.len() > REMEMBERED_MAX / SHARDS
-                && let Some(oldest) = shard.order.pop_front()
-            {
-                shard.positions.remove(&oldest);
-            }
-        }
-    }
-
-    /// Where the log holds the order durably, if this is remembered.
+    /// Where the log holds the order durably. `None` also for one that was drained a while ago, and for a dead letter.
     #[must_use]
     pub fn position_of(&self, order_id: OrderId) -> Option<Position> {
-        self.shard(order_id).lock().positions.get(&order_id).copied().flatten()
+        self.held.position_of(order_id)
     }
 
-    /// Whether the order's record is durable or on its way there; who gives up on the way asks for a recovery.
-    pub(super) fn is_on_its_way(&self, order_id: OrderId) -> bool {
-        self.shard(order_id).lock().positions.contains_key(&order_id)
+    /// Whether the log holds the order durably, as a dead letter if not to be drained.
+    #[must_use]
+    pub fn holds(&self, order_id: OrderId) -> bool {
+        self.held.holds(order_id)
     }
 
-    fn shard(&self, order_id: OrderId) -> &Mutex<Shard> {
-        &self.shards[order_id.0 as usize % SHARDS]
+    /// Whether the recovery has nothing to do for the order: the log holds it, or somebody in this process sees to it.
+    pub(super) fn is_seen_to(&self, order_id: OrderId) -> bool {
+        self.held.is_seen_to(order_id)
     }
 
     /// What to tell the buyer of `order_id`.
@@ -125,7 +109,11 @@ impl Progress {
     /// Looks at the drain's offset and learns its rate.
     pub async fn refresh(&self) {
         // An engine that does not answer: what is ahead is unknown until it does.
-        let Ok(Some(movement)) = self.drained.refresh().await else { return };
+        let Ok(movement) = self.drained.refresh().await else { return };
+        if let Some(through) = self.drained_through() {
+            self.held.drained(through);
+        }
+        let Some(movement) = movement else { return };
         if movement.records > 0 {
             let elapsed_ms = u64::try_from(movement.within.as_millis()).unwrap_or(u64::MAX).max(1);
             let fresh = movement.records.saturating_mul(1_000_000) / elapsed_ms;
@@ -135,10 +123,11 @@ impl Progress {
         }
     }
 
-    /// Remembers what the log already holds and the drain has not finished. To be done once, before any recovery.
+    /// Learns what the log already holds: what the drain has not finished, some of what it has, and the dead letters. To be
+    /// done once, before any recovery.
     ///
     /// # Errors
-    /// As [`queue::Topic::read`].
+    /// As [`queue::Topic::read`]. A repeat is harmless.
     pub async fn load(&self) -> Result<(), QueueError> {
         let topic = self.drained.topic();
         let mut after = match topic.committed(self.drained.group()).await {
@@ -146,16 +135,48 @@ impl Progress {
             Err(QueueError::UnknownGroup { .. }) => None,
             Err(error) => return Err(error),
         };
+        if after.is_some() {
+            self.learn(&topic.read_last(after, FINISHED_MAX).await?);
+        }
         loop {
             let messages = topic.read(after, READ_MAX).await?;
-            let Some(last) = messages.last() else { return Ok(()) };
+            let Some(last) = messages.last() else { break };
             after = Some(last.position);
-            for message in &messages {
-                if let Ok(reservation) = Reservation::decode(&message.payload) {
-                    self.remember(reservation.order_id, message.position);
+            self.learn(&messages);
+            tokio::task::yield_now().await;
+        }
+        self.load_letters().await
+    }
+
+    fn learn(&self, messages: &[Message]) {
+        for message in messages {
+            // The whole message: a key alone would not make it an order.
+            if let Ok(reservation) = Reservation::decode(&message.payload) {
+                self.held.found(reservation.order_id, message.position);
+            }
+        }
+    }
+
+    /// Learns of the dead letters that came since the last time. The drain is past those, and will not become rows.
+    ///
+    /// # Errors
+    /// As [`operator::dead_letters`].
+    pub(super) async fn load_letters(&self) -> Result<(), QueueError> {
+        let (topic, group) = (self.drained.topic(), self.drained.group());
+        let mut after = *self.letters_through.lock();
+        loop {
+            let letters = match operator::dead_letters(topic, group, after, LETTERS_MAX).await {
+                Err(QueueError::UnknownGroup { .. }) => return Ok(()),
+                letters => letters?,
+            };
+            let Some(last) = letters.last() else { return Ok(()) };
+            after = Some(last.letter);
+            for letter in &letters {
+                if let Ok(reservation) = Reservation::decode(&letter.message.payload) {
+                    self.held.found_letter(reservation.order_id);
                 }
             }
-            tokio::task::yield_now().await;
+            *self.letters_through.lock() = after;
         }
     }
 }

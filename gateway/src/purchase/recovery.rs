@@ -1,10 +1,11 @@
 //! The recovery: units that the ledger holds for this instance, or for one that is taken for dead, get their record into this
-//! instance's log.
+//! instance's log, if that may lack them. What the log holds is known exactly and never appended again.
 //!
 //! It looks at every sale when it comes on offer (a crash may have come between ledger and log), once more when a batch of
-//! an earlier life of the process can no longer execute, and after every batch whose end is not known; for the dead every now
-//! and then. Appending what some log holds already is harmless, whoever comes back and appends it as well; forgetting one
-//! would leak its units. It never appends what a new life of the ledger may not know: see `Page`.
+//! an earlier life of the process can no longer execute; and at each order whose end is not known, as soon as it cannot be taken
+//! any more. Whether that is so the clock of the sale's server says, which may step: so some time later, by this process's own
+//! clock, it looks again. At the reservations of the dead it looks every now and then. Two instances that append the same one do
+//! no harm; forgetting one would leak its units.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,27 +13,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use queue::Refused;
-use queue::failpoint::hit;
-use stock::ledger::BATCH_MAX;
-use stock::{LedgerError, OrderId, Owner, Reservation, SaleId, UnderWay};
+use stock::{OrderId, SaleId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{BATCH_DEADLINE_MS, PurchaseParts, batch};
+use super::{BATCH_DEADLINE_MS, PurchaseParts};
+
+mod doubts;
+mod look;
+
+use doubts::Doubts;
+use look::{Pace, Unfinished};
 
 /// First and longest pause after a recovery that failed.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Longest sleep towards a moment of a server's time before its clock is looked at again.
 const WAIT_STEP: Duration = Duration::from_millis(500);
-/// How often the reservations of the dead are looked at.
-const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what should be over is looked at again, and the reservations of the dead: twice, and a record comes within 60 s.
+const AGAIN_INTERVAL: Duration = Duration::from_secs(15);
+/// Pause after a look at the reservations of the dead that failed.
+const ORPHANS_BACK_OFF: Duration = Duration::from_secs(1);
+/// How often a whole sale is looked at again: a call of an earlier life of this process may be under way, which only the ledger has
+/// heard of.
+const WHOLE_AGAIN: u32 = 2;
 
 /// Which sales are to be looked at, and not before which time of the server that holds each. Where a sale has moved since that was
 /// asked for, the wait is wrong by what the two clocks differ: then it is over early or late, and the look itself is harmless.
 #[derive(Default)]
 pub struct Recovery {
     wanted: Mutex<BTreeMap<SaleId, Wanted>>,
+    doubts: Doubts,
+    /// Sales that are looked at whole again, and how often.
+    again: Mutex<BTreeMap<SaleId, u32>>,
     wake: Notify,
     /// The sales that were on offer at the start are wanted: until then nobody knows what a crash left. Set once, behind the
     /// requests that it speaks of.
@@ -46,28 +58,36 @@ struct Wanted {
     last_ms: u64,
     /// Requests so far: one that came during a look is not met by it.
     requests: u64,
+    /// All that the ledger holds for us, not only what is doubted.
+    whole: bool,
     /// After a look that failed: how long the next one is put off, and until when. Other sales, which may live on another
     /// server, do not wait for it.
     pause: Duration,
     paused_until: Option<Instant>,
 }
 
-/// Why a sale's recovery has to be tried again.
-#[derive(Debug, thiserror::Error)]
-enum Unfinished {
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Queue(#[from] Refused),
-    #[error("an append's end is not known")]
-    Append,
-    #[error("the ledger is being rebuilt")]
-    Rebuilding,
-}
-
 impl Recovery {
-    /// Look at `sale` once the clock of its server has reached `not_before_ms`.
-    pub fn request(&self, sale: &SaleId, not_before_ms: u64) {
+    /// It is not known whether the ledger took these, or whether the log holds them: look once the clock of the sale's server
+    /// has reached `not_before_ms`, after which no call that is under way should take them.
+    pub(super) fn doubt(&self, sale: &SaleId, ids: &[OrderId], not_before_ms: u64) {
+        if self.doubts.add(sale, ids) {
+            self.want(sale, not_before_ms, false);
+        } else {
+            self.want_whole(sale, not_before_ms);
+        }
+    }
+
+    /// Whether it is not known if the log holds this order, should the ledger hold it.
+    pub(crate) fn doubts(&self, sale: &SaleId, order_id: OrderId) -> bool {
+        self.doubts.has(sale, order_id)
+    }
+
+    fn want_whole(&self, sale: &SaleId, not_before_ms: u64) {
+        self.again.lock().insert(sale.clone(), WHOLE_AGAIN);
+        self.want(sale, not_before_ms, true);
+    }
+
+    fn want(&self, sale: &SaleId, not_before_ms: u64, whole: bool) {
         let mut wanted = self.wanted.lock();
         wanted
             .entry(sale.clone())
@@ -75,11 +95,13 @@ impl Recovery {
                 w.first_ms = w.first_ms.min(not_before_ms);
                 w.last_ms = w.last_ms.max(not_before_ms);
                 w.requests += 1;
+                w.whole |= whole;
             })
             .or_insert(Wanted {
                 first_ms: not_before_ms,
                 last_ms: not_before_ms,
                 requests: 1,
+                whole,
                 pause: BACK_OFF.0,
                 paused_until: None,
             });
@@ -128,6 +150,17 @@ impl Recovery {
             w.pause = (w.pause * 2).min(BACK_OFF.1);
         }
     }
+
+    /// A whole sale was looked at again.
+    fn looked_again(&self, sale: &SaleId) {
+        let mut again = self.again.lock();
+        if let Some(left) = again.get_mut(sale) {
+            *left -= 1;
+            if *left == 0 {
+                again.remove(sale);
+            }
+        }
+    }
 }
 
 /// The recovery's loop; ends when `closing` says true. Owned by whoever owns the process.
@@ -135,22 +168,22 @@ pub async fn run(parts: Arc<PurchaseParts>, mut closing: watch::Receiver<bool>) 
     tokio::select! {
         biased;
         _ = closing.wait_for(|closing| *closing) => {}
-        _ = async { tokio::join!(recover_for_ever(&parts), look_after_orphans(&parts)) } => {}
+        () = work(&parts) => {}
     }
 }
 
-async fn recover_for_ever(parts: &PurchaseParts) {
+async fn work(parts: &PurchaseParts) {
     let mut pause = BACK_OFF.0;
+    // Never without: what the log holds would be appended again, and behind damage nobody would drain it.
     while let Err(error) = parts.progress.load().await {
         tracing::warn!(%error, "the log of orders could not be read for the owner's recovery; trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF.1);
-        if !error.is_retryable() {
-            // Then every pending reservation is appended again: duplicates are harmless.
-            break;
-        }
     }
+    tokio::join!(recover_for_ever(parts), look_again(parts), look_after_orphans(parts));
+}
 
+async fn recover_for_ever(parts: &PurchaseParts) {
     let mut offers = parts.catalog.subscribe();
     let mut seen = BTreeSet::new();
     loop {
@@ -200,8 +233,8 @@ async fn look_at_new_sales(parts: &PurchaseParts, seen: &mut BTreeSet<SaleId>) -
             continue;
         }
         // Now for what a crash left; later for a call of an earlier life that may still be executed until its deadline.
-        parts.recovery.request(&sale.id, 0);
-        parts.recovery.request(&sale.id, sale.now_ms() + BATCH_DEADLINE_MS + 1);
+        parts.recovery.want_whole(&sale.id, 0);
+        parts.recovery.want_whole(&sale.id, sale.now_ms() + BATCH_DEADLINE_MS + 1);
         seen.insert(sale.id.clone());
     }
     silent.is_empty()
@@ -218,8 +251,34 @@ async fn recover_if_due(
     if told_ms < wanted.first_ms {
         return Ok(None);
     }
-    recover(parts, sale, parts.owner).await?;
+    if wanted.whole {
+        look::at_all(parts, sale, parts.owner, Pace::Full).await?;
+    }
+    look::at_doubts(parts, sale, false).await?;
     Ok(Some(told_ms))
+}
+
+/// Looks again at what should be over, by this process's own clock: where a server's stepped back, calls run that came too late,
+/// and what waits for a time of that server waits for as long as the step was.
+async fn look_again(parts: &PurchaseParts) {
+    loop {
+        tokio::time::sleep(AGAIN_INTERVAL).await;
+        let recovery = &parts.recovery;
+        for sale in recovery.doubts.sales() {
+            if let Err(error) = look::at_doubts(parts, &sale, true).await {
+                tracing::warn!(%sale, %error, "orders whose end is not known are looked for again later");
+            }
+        }
+        let whole: Vec<SaleId> = recovery.again.lock().keys().cloned().collect();
+        for sale in whole {
+            match look::at_all(parts, &sale, parts.owner, Pace::Half).await {
+                Ok(()) => recovery.looked_again(&sale),
+                Err(error) => {
+                    tracing::warn!(%sale, %error, "what an earlier life may have left is looked for again later");
+                }
+            }
+        }
+    }
 }
 
 /// Appends what the ledger holds for instances that are taken for dead, as long as they are.
@@ -234,109 +293,20 @@ async fn look_after_orphans(parts: &PurchaseParts) {
             }
             continue;
         }
+        let mut pause = AGAIN_INTERVAL;
         for sale in parts.catalog.offer_whole().sales() {
             for owner in owners.iter().filter(|owner| **owner != parts.owner) {
-                if let Err(error) = recover(parts, &sale.id, *owner).await {
+                if let Err(error) = look::at_all(parts, &sale.id, *owner, Pace::Full).await {
                     tracing::warn!(sale = %sale.id, %owner, %error, "a dead instance's reservations are looked at again later");
+                    pause = ORPHANS_BACK_OFF;
                 }
             }
         }
-        tokio::time::sleep(ORPHANS_INTERVAL).await;
-    }
-}
-
-/// Appends every reservation that the ledger holds for `owner` and this log is not known to hold.
-async fn recover(parts: &PurchaseParts, sale: &SaleId, owner: Owner) -> Result<(), Unfinished> {
-    let mut after = None;
-    loop {
-        let Some(page) = Page::read(parts, sale, owner, after).await? else { return Ok(()) };
-        after = page.next;
-        let appended = page.append(parts).await?;
-        let failpoint = if owner == parts.owner { "gateway.recovered" } else { "gateway.adopted" };
-        // A crash here leaves the records in the log, and the next look appends some of them again.
-        if appended > 0 && hit(failpoint) {
-            return Err(Unfinished::Append);
+        tokio::select! {
+            biased;
+            _ = orphans.changed() => {}
+            () = tokio::time::sleep(pause) => {}
         }
-        if after.is_none() {
-            return Ok(());
-        }
-    }
-}
-
-/// Reservations, and the right to append them: the barrier was entered with an epoch before it was seen that the ledger lives
-/// in that one. What it holds then is known to that life, and a newer one waits for the appends.
-struct Page {
-    under_way: UnderWay,
-    reservations: Vec<Reservation>,
-    /// Where the next page begins; `None` after the last.
-    next: Option<OrderId>,
-}
-
-impl Page {
-    /// `None`: the ledger does not know the sale, or another deployment has it there: it holds nothing of ours.
-    async fn read(
-        parts: &PurchaseParts,
-        sale: &SaleId,
-        owner: Owner,
-        after: Option<OrderId>,
-    ) -> Result<Option<Self>, Unfinished> {
-        let epoch = parts.seat.offered();
-        let under_way = parts.seat.enter(epoch).ok_or(Unfinished::Rebuilding)?;
-        match parts.stock.snapshot(sale).await {
-            Ok(snapshot) if snapshot.epoch == epoch => {}
-            Ok(_) => return Err(Unfinished::Rebuilding),
-            Err(LedgerError::UnknownSale(_) | LedgerError::Foreign { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        let page = parts.stock.pending(sale, Some(owner), after, BATCH_MAX).await?;
-        let is_full = page.len() == BATCH_MAX;
-        let reservations: Vec<_> = page.into_iter().map(|(_, reservation)| reservation).collect();
-        let next = reservations.last().filter(|_| is_full).map(|last| last.order_id);
-        Ok(Some(Self { under_way, reservations, next }))
-    }
-
-    /// How many it appended.
-    async fn append(self, parts: &PurchaseParts) -> Result<usize, Unfinished> {
-        let Self { under_way, reservations, .. } = self;
-        let mut under_way = Some(under_way);
-        let mut appends = Vec::new();
-        let mut refused = None;
-        for reservation in &reservations {
-            let order_id = reservation.order_id;
-            if parts.progress.is_on_its_way(order_id) {
-                continue;
-            }
-            let payload_bytes = super::payload_bytes_max(
-                reservation.sale.as_str(),
-                reservation.user.as_str(),
-                reservation.metadata.as_deref(),
-            );
-            let append = parts.topic.try_permit(payload_bytes).map_err(Unfinished::from).and_then(|permit| {
-                batch::append(parts, permit, payload_bytes, reservation).ok_or(Unfinished::Append)
-            });
-            match append {
-                Ok(append) => appends.push((order_id, append)),
-                Err(error) => {
-                    refused = Some(error);
-                    break;
-                }
-            }
-        }
-        let appended = appends.len();
-        // To the last one, whatever becomes of the first: none may be left as if on its way.
-        for (order_id, append) in appends {
-            match append.durable(&mut under_way).await {
-                Some(position) => {
-                    parts.progress.remember(order_id, position);
-                    parts.metrics.recovered.inc();
-                }
-                None => {
-                    parts.progress.give_up(order_id);
-                    refused = Some(Unfinished::Append);
-                }
-            }
-        }
-        refused.map_or(Ok(appended), Err)
     }
 }
 

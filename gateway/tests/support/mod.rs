@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of it")]
 
 pub(crate) mod http;
+pub(crate) mod life;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
