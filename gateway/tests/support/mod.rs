@@ -3,6 +3,7 @@
 
 pub(crate) mod http;
 pub(crate) mod life;
+mod seats;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use stock::{
 };
 
 pub use http::{Answer, Connection};
+use seats::seat_at;
 pub use tokens::{bearer, token};
 
 pub const SALE: &str = "demo";
@@ -492,12 +494,4 @@ impl Operator for MapBooks {
         }
         .boxed()
     }
-}
-
-/// A seat whose log is merged into the ledger of `epoch`.
-fn seat_at(epoch: u64) -> Arc<stock::Seat> {
-    let seat = stock::Seat::new();
-    seat.raise(epoch);
-    seat.offer(epoch);
-    Arc::new(seat)
 }
