@@ -140,10 +140,12 @@ impl Reconciler {
         let in_turn = self.over_in_turn();
         for row in &rows {
             let sale = &row.definition.id;
-            if self.over.get(sale).is_some_and(|over| *over == row.into()) && !in_turn.contains(sale) {
+            let is_known_over = self.over.get(sale).is_some_and(|over| *over == row.into());
+            if is_known_over && !in_turn.contains(sale) {
                 continue;
             }
-            let is_over = match self.is_over(row, now_ms).await {
+            let is_over = if is_known_over { Ok(true) } else { self.is_over(row, now_ms).await };
+            let is_over = match is_over {
                 Ok(is_over) => is_over,
                 Err(error) => {
                     later(sale, &error.into());
