@@ -21,7 +21,7 @@ pub struct QueueConfig {
     pub worker_directory: PathBuf,
     /// The gateways' logs on this machine that a worker drains.
     pub sources: Vec<LogAddress>,
-    /// Records that the slowest group may be behind before permits are refused.
+    /// Records that a group may have unfinished, those that wait included, before permits are refused.
     pub backlog_max: u64,
     /// How long records stay after all groups have finished them, in seconds: what a restored database lacks is read from them again.
     pub keep_drained_s: u64,

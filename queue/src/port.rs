@@ -14,6 +14,9 @@
 //! - MUST have a group's offset or acknowledgement durable when the call returns, and a dead letter durable before the source
 //!   position moves;
 //! - MUST keep every record until the slowest group is past it, and for a stated time longer; a group ends only by an explicit drop;
+//! - MAY give a record of a topic that was opened as delayed a new position while it waits, in the one group of that topic: the old
+//!   position then counts as finished, `read` may show the record at both, its times stay, and it MUST NOT be lost or come twice;
+//!   one that was pulled and is not finished MUST keep its position;
 //! - MUST NOT take a record from a group that has not finished it, unless the group has a [`BehindMax`]; where it has one, MUST tell of
 //!   each cut by [`QueueError::Cut`] before the group goes on behind it;
 //! - MUST answer from memory, without I/O and without waiting, what the path of a purchase asks: permit, append, state, end.

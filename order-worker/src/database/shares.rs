@@ -1,6 +1,6 @@
 //! The shares port: which logs are drained, and how much of the limit each drain may use.
 //!
-//! A share belongs to a log, since a log has one drain at most: whoever holds its group. So a process that has got the group
+//! A share belongs to a log, since a log has one drain at most, the holder of its group. So a process that has got the group
 //! knows that its predecessor's drain is dead, and takes over its share at once, however long that would have had its time.
 //!
 //! Every adapter
@@ -45,7 +45,7 @@ pub struct LogBeat {
 pub enum Renewed {
     /// It is recorded.
     Share(Share),
-    /// Nothing is recorded: the log's share is still another life's. Whoever holds the group holds it to nothing and takes it over.
+    /// Nothing is recorded: the log's share is still another life's. The group's holder uses nothing yet and takes it over.
     Held {
         /// Whose.
         by: u64,

@@ -274,7 +274,8 @@ fn load_checked(storage: &Storage, directory: &Path, log_id: u64) -> Result<Load
 
 fn read(storage: &Storage, directory: &Path, log_id: u64, checked: bool) -> Result<Loaded, QueueError> {
     let paths = paths(directory);
-    let (mut best, mut unsound, mut version) = (None, Vec::new(), None);
+    let (mut best, mut others, mut version) = (None::<Found>, Vec::new(), None);
+    let mut other_unsound = false;
     for (slot, path) in paths.iter().enumerate() {
         let bytes = match storage.read(path) {
             Ok(bytes) => bytes,
@@ -283,14 +284,19 @@ fn read(storage: &Storage, directory: &Path, log_id: u64, checked: bool) -> Resu
         };
         match decode_checkpoint(&bytes, log_id) {
             Some(checkpoint) => {
-                let generation = checkpoint.generation;
-                if best.as_ref().is_none_or(|(_, _, other): &Found| other.generation < generation) {
-                    best = Some((slot, bytes, checkpoint));
+                let is_newer =
+                    best.as_ref().is_none_or(|(_, _, other)| other.generation < checkpoint.generation);
+                if is_newer {
+                    let older = best.replace((slot, bytes, checkpoint));
+                    others.extend(older.map(|(slot, bytes, _)| (slot, bytes)));
+                } else {
+                    others.push((slot, bytes));
                 }
             }
             None => {
                 version = version.or_else(|| Some((slot, other_version(&bytes)?)));
-                unsound.push((slot, bytes));
+                other_unsound = true;
+                others.push((slot, bytes));
             }
         }
     }
@@ -320,14 +326,15 @@ fn read(storage: &Storage, directory: &Path, log_id: u64, checked: bool) -> Resu
     if checked {
         let behind = &bytes[..end as usize];
         prove_none(&paths[slot], behind, log_id, last.end, generation)?;
-        for (slot, bytes) in &unsound {
+        // What follows a checkpoint that is lost, whatever stands in its place now.
+        for (slot, bytes) in &others {
             prove_none(&paths[*slot], bytes, log_id, 0, generation + 1)?;
         }
         if peek_generation(&behind[last.end..], log_id) == Some(generation) {
             failpoint::hit("queue.journal-torn");
         }
     }
-    Ok(Loaded { progress, generation, slot, looked, bytes, last, end, other_unsound: !unsound.is_empty() })
+    Ok(Loaded { progress, generation, slot, looked, bytes, last, end, other_unsound })
 }
 
 /// A sound file, and the slot that it is.

@@ -60,11 +60,11 @@ fn life_of_a_group(
     }
 }
 
-/// A disk whose log has [`RECORDS`] records that nobody has pulled.
-fn disk(seed: u64) -> SimulatedDisk {
+/// A disk whose log has so many records that nobody has pulled.
+fn disk(seed: u64, records: usize) -> SimulatedDisk {
     let disk = SimulatedDisk::new(seed, Faults::default());
     life_of_a_group(&disk, None, async |topic, _| {
-        for _ in 0..RECORDS {
+        for _ in 0..records {
             let permit = loop {
                 match topic.try_permit(8) {
                     Ok(permit) => break permit,
@@ -79,8 +79,8 @@ fn disk(seed: u64) -> SimulatedDisk {
     disk
 }
 
-async fn pull(group: &mut Group) -> Vec<Message> {
-    group.pull(RECORDS + 1, Duration::ZERO).await.unwrap()
+async fn pull(group: &mut Group, records: usize) -> Vec<Message> {
+    group.pull(records + 1, Duration::ZERO).await.unwrap()
 }
 
 /// One process dies between the write of a checkpoint and its sync, the next one loses power while it makes its first change: the
@@ -89,55 +89,63 @@ async fn pull(group: &mut Group) -> Vec<Message> {
 fn a_checkpoint_in_the_page_cache_alone_does_not_cost_the_other() {
     silence_crashes();
     for seed in 0..64 {
-        let disk = disk(seed);
+        let disk = disk(seed, RECORDS);
         disk.kill();
         let passed = life_of_a_group(&disk, Some("queue.checkpoint-sync"), async |_, mut group| {
-            for message in pull(&mut group).await {
+            for message in pull(&mut group, RECORDS).await {
                 group.nack(message.position, Duration::ZERO).await.unwrap();
             }
         });
         assert!(passed.unwrap().contains("queue.checkpoint-sync"), "a journal has room for fewer changes");
         disk.kill();
         life_of_a_group(&disk, Some("queue.offset-sync"), async |_, mut group| {
-            let messages = pull(&mut group).await;
+            let messages = pull(&mut group, RECORDS).await;
             group.nack(messages[0].position, Duration::ZERO).await.unwrap();
             unreachable!("the process has crashed");
         })
         .unwrap();
         disk.crash();
         life_of_a_group(&disk, None, async |_, mut group| {
-            let messages = pull(&mut group).await;
+            let messages = pull(&mut group, RECORDS).await;
             assert_eq!(messages.len(), RECORDS, "seed {seed}");
         })
         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
 }
 
-/// A checkpoint fails in its sync, but is whole on the platter: what comes back after a crash must not be older than what was
-/// acknowledged after the failure.
+/// A checkpoint fails in its sync, but is whole on the platter, and the old journal still has room: what comes back after a crash
+/// must not be older than what was acknowledged after the failure.
 #[test]
 fn a_checkpoint_that_failed_does_not_come_back_over_later_changes() {
+    /// So many changes do not fit the one block that is left of the journal.
+    const MANY: usize = 500;
+    /// A journal's blocks but one.
+    const FEW: usize = 15;
     silence_crashes();
-    for seed in 0..64 {
-        let disk = disk(seed);
+    for seed in 0..96 {
+        let disk = disk(seed, MANY);
         life_of_a_group(&disk, None, async |_, mut group| {
-            let mut finished = 0;
-            for message in pull(&mut group).await {
-                if finished == 15 {
-                    disk.set_faults(Faults { sync_error: 10_000, ..Faults::default() });
-                    while group.ack(message.position).await.is_err() && finished < 18 {
-                        finished += 1;
-                    }
-                    disk.set_faults(Faults::default());
-                }
-                group.ack(message.position).await.unwrap();
-                finished += 1;
+            let mut positions: Vec<Position> =
+                pull(&mut group, MANY).await.iter().map(|message| message.position).collect();
+            for position in positions.drain(..FEW) {
+                group.ack(position).await.unwrap();
             }
+            let refused: Vec<(Position, Duration)> = (1..)
+                .zip(&positions[1..])
+                .map(|(number, position)| {
+                    (*position, Duration::from_secs(number * 0x9e37_79b9 % 4_000_000_007))
+                })
+                .collect();
+            disk.set_faults(Faults { sync_error: 10_000, ..Faults::default() });
+            group.nack_all(&refused).await.unwrap_err();
+            disk.set_faults(Faults::default());
+            group.ack(positions[0]).await.unwrap();
         })
         .unwrap();
         disk.crash();
         life_of_a_group(&disk, None, async |_, mut group| {
-            assert_eq!(pull(&mut group).await.len(), 0, "seed {seed}: all are finished");
+            let left = pull(&mut group, MANY).await.len();
+            assert_eq!(left, MANY - FEW - 1, "seed {seed}");
         })
         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
@@ -149,12 +157,12 @@ fn a_torn_batch_of_the_journal_is_dropped_whole() {
     silence_crashes();
     let (mut torn, mut whole) = (0, 0);
     for seed in 0..64 {
-        let disk = disk(seed);
+        let disk = disk(seed, RECORDS);
         disk.kill();
         let passed = life_of_a_group(&disk, None, async |_, mut group| {
             // As the cursor has passed them, and no journal knows of it.
             let refused: Vec<(Position, Duration)> = (1..)
-                .zip(pull(&mut group).await)
+                .zip(pull(&mut group, RECORDS).await)
                 .map(|(number, message)| (message.position, Duration::from_millis(number * 37 % 500)))
                 .collect();
             set_hook(Some(Box::new(|name| {
@@ -168,7 +176,7 @@ fn a_torn_batch_of_the_journal_is_dropped_whole() {
         passed.unwrap();
         disk.crash();
         let passed = life_of_a_group(&disk, None, async |_, mut group| {
-            let messages = pull(&mut group).await;
+            let messages = pull(&mut group, RECORDS).await;
             let attempts: BTreeSet<u32> = messages.iter().map(|message| message.attempt).collect();
             match messages.len() {
                 RECORDS => assert_eq!(attempts, [1].into(), "seed {seed}"),

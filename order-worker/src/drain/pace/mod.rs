@@ -107,7 +107,7 @@ impl Pace {
         }
     }
 
-    /// Takes a place among the drains of this process. A log has one drain at most: whoever holds its group.
+    /// Takes a place among the drains of this process. A log has one drain at most, the holder of its group.
     #[must_use]
     pub fn enter(self: &Arc<Self>, log: Owner) -> Drain {
         self.state.lock().places.enter(log);
