@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 const BASE_MS: u64 = 1_800_000_000_000;
 const DAY_MS: u64 = 86_400_000;
-/// More than the 2^18 appends that were once remembered.
+/// More than an index of 2^18 appends would hold, as a planted bug has it.
 const MANY: usize = 270_000;
 /// The contract: no id stays pending longer without a record.
 const RECORD_MAX: Duration = Duration::from_secs(60);
