@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::database::{Database, DatabaseError, ENGINE_DISK};
 use crate::membership::place_of;
 use crate::metrics::WorkerLogMetrics;
-use crate::topics::{EVENTS_TOPIC, TIMEOUTS_TOPIC};
+use crate::topics::{EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
 
 /// Between two tries to open a log that could not be opened, or was lost.
 const RETRY: Duration = Duration::from_secs(5);
@@ -150,6 +150,15 @@ impl WorkerLog {
 
     /// Ends when the log is lost, and says why.
     async fn keep(&self, queue: &Queue) -> String {
+        // Registered as a log without promises, it would be left out of a rebuild with all that it owes.
+        match queue.topics().await {
+            Ok(names) if names.iter().any(|name| name == ORDERS_TOPIC) => {
+                return "it is a gateway's log, which holds promises: give this worker a queue.worker_directory of its own"
+                    .to_owned();
+            }
+            Ok(_) => {}
+            Err(error) => return self.words(&error),
+        }
         let topics = match join_all(TOPICS.iter().map(|name| queue.topic(name))).await.into_iter().collect() {
             Ok::<Vec<Topic>, QueueError>(topics) => topics,
             Err(error) => return self.words(&error),

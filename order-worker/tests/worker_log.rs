@@ -8,7 +8,9 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::{EVENTS_TOPIC, GetLog, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics, WorkerLogParts};
+use order_worker::{
+    EVENTS_TOPIC, GetLog, ORDERS_TOPIC, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics, WorkerLogParts,
+};
 use prometheus_client::registry::Registry;
 use queue::{
     AppendError, DiskOptions, Driver, Faults, LogAddress, NewRecord, Queue, SimulatedDisk, StartAt, Storage,
@@ -293,5 +295,17 @@ async fn a_database_out_of_reach_keeps_records_out_until_it_is_registered() {
         .with(|c| c.execute_batch("ALTER TABLE elsewhere RENAME TO floodgate_instances").unwrap());
     running.comes_to(None).await;
     running.append(TIMEOUTS_TOPIC).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateways_log_is_not_registered_as_one_without_promises() {
+    let (world, disk) = (World::new(), SimulatedDisk::new(9, Faults::default()));
+    let queue = Queue::open_disk(options(&disk, &world), &mut Registry::default()).unwrap();
+    drop(queue.topic(ORDERS_TOPIC).await.unwrap());
+    drop(queue);
+    let running = Running::start(&disk, &world);
+    running.comes_to(Some("it is a gateway's log, which holds promises")).await;
+    assert_eq!(world.database.instances().await.unwrap(), []);
     running.stop().await;
 }

@@ -28,7 +28,7 @@ const PAGES_PER_PASS_MAX: usize = 16;
 /// A sale whose pending ids have all been read is read again after so many passes: most of what is pending is on its usual way.
 const ROUND_PASSES_MIN: u64 = 3;
 /// Sales that are over, with nothing pending, that a pass looks at, in turn: their orders may stay unpaid for long.
-const OVER_PER_PASS_MAX: usize = 8;
+const OVER_PER_PASS_MAX: usize = 4;
 /// An ended sale is asked about for so long before it may be settled: late repeats get their usual answers.
 const SETTLE_AFTER_MS: u64 = 60_000;
 
@@ -144,14 +144,17 @@ impl Reconciler {
             if is_known_over && !in_turn.contains(sale) {
                 continue;
             }
-            let is_over = if is_known_over { Ok(true) } else { self.is_over(row, now_ms).await };
-            let is_over = match is_over {
+            let is_over = match self.is_over(row, now_ms).await {
                 Ok(is_over) => is_over,
                 Err(error) => {
                     later(sale, &error.into());
                     continue;
                 }
             };
+            if !is_over {
+                // A clock was put back: it sells again, perhaps.
+                self.over.remove(sale);
+            }
             match self.bring(row).await {
                 Ok(books) if books.pending > 0 => {
                     self.over.remove(sale);

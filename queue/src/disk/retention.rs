@@ -71,7 +71,9 @@ pub(crate) fn retire_oldest(topic: &TopicShared, own: &OwnTopic, going: Going) -
     let births = topic.births();
     let Ok(Some(_births)) = topic.storage().lock(&births) else { return false };
     if topic.storage().is_real() {
-        topic.read_groups();
+        if !topic.read_groups() {
+            return false;
+        }
         topic.publish_slowest();
     }
     let oldest = {

@@ -293,21 +293,27 @@ impl TopicShared {
         self.publish_slowest();
     }
 
-    /// Learns how far groups are that other processes hold, and how far they may be behind.
-    pub(crate) fn read_groups(&self) {
-        let Ok(names) = self.group_names() else { return };
+    /// Learns how far groups are that other processes hold, and how far they may be behind. Answers whether all could be read: no
+    /// segment may go by an older look.
+    pub(crate) fn read_groups(&self) -> bool {
+        let Ok(names) = self.group_names() else { return false };
+        let mut all = true;
         for name in names {
             if self.groups.lock().get(&name).is_some_and(|known| known.held) {
                 continue;
             }
             // What is being written at this moment is read again next time.
-            let Ok(standing) = self.stored(&name) else { continue };
+            let Ok(standing) = self.stored(&name) else {
+                all = false;
+                continue;
+            };
             let mut groups = self.groups.lock();
             // Whoever has begun to hold it meanwhile knows better.
             if groups.get(&name).is_none_or(|known| !known.held) {
                 groups.insert(name, standing);
             }
         }
+        all
     }
 
     /// A group was cut off through there, durably.

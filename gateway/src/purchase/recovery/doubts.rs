@@ -34,6 +34,9 @@ impl Doubts {
         let doubted = sales.entry(sale.clone()).or_default();
         for id in ids {
             if *orders >= DOUBTS_MAX && !doubted.contains_key(id) {
+                if doubted.is_empty() {
+                    sales.remove(sale);
+                }
                 return false;
             }
             *orders += usize::from(doubted.insert(*id, 0).is_none());
