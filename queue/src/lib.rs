@@ -44,7 +44,6 @@ pub const FAILPOINTS: &[&str] = &[
     "queue.recycle",
     "queue.retire",
     "queue.recover-sync",
-    "queue.cut",
     "queue.offset-write",
     "queue.offset-sync",
     "queue.offset-publish",
@@ -52,6 +51,9 @@ pub const FAILPOINTS: &[&str] = &[
     "queue.checkpoint-sync",
     "queue.dead-letter",
 ];
+
+/// That which only a log passes one of whose groups may be cut off.
+pub const CUT_FAILPOINTS: &[&str] = &["queue.cut"];
 
 /// Those that only the group of a topic passes whose records are rewritten.
 pub const REWRITING_FAILPOINTS: &[&str] = &["queue.rewrite", "queue.rewritten"];

@@ -186,6 +186,7 @@ fn expect(census: &Census, names: &[&str]) {
 fn seeds_hold_against_the_model() {
     let census = play::<promises::Promises>("seeds_hold_against_the_model", 2_500, 200_000, &[22_502]);
     expect(&census, queue::FAILPOINTS);
+    expect(&census, queue::CUT_FAILPOINTS);
 }
 
 #[test]
