@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MariaDB 10.11.19 (Debian 12), JSON_TABLE with ERROR ON ERROR, sql_mode with STRICT_TRANS_TABLES (the server's own default).
+# Versions: MariaDB 10.11.19 (Debian 12), JSON_TABLE with ERROR ON ERROR, sql_mode with STRICT_TRANS_TABLES (the server's own default).
 #
 # Behaviour: a value that does not fit its column is cut (text), clamped (integers) or rounded (decimals), and the row is
 #   delivered. ERROR ON ERROR raises nothing. INSERT … SELECT from it stores the cut value, although strict mode refuses the

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mysql_async 0.37.1 (crates.io), its binlog stream read from MariaDB 10.11.19 (Debian 12), binlog_format = ROW, binlog_row_metadata = FULL.
+# Versions: mysql_async 0.37.1 (crates.io), its binlog stream read from MariaDB 10.11.19 (Debian 12), binlog_format = ROW, binlog_row_metadata = FULL.
 #
 # Behaviour: a negative value of a signed MEDIUMINT column arrives as a positive one, 2^24 too large. TINYINT, SMALLINT, INT and
 #   BIGINT of the same row arrive with their sign, and the same driver reads the same column right by SELECT.

@@ -48,7 +48,7 @@ pub struct WorkerLogParts {
     pub metrics: WorkerLogMetrics,
 }
 
-/// A worker's own log. Whoever owns the process drives [`WorkerLog::run`], where a disk that hangs holds up nothing else.
+/// A worker's own log. The owner of the process drives [`WorkerLog::run`], where a disk that hangs holds up nothing else.
 pub struct WorkerLog {
     parts: WorkerLogParts,
     state: Mutex<State>,
@@ -169,7 +169,7 @@ impl WorkerLog {
                 if looked_at.is_some() && self.is_replaced(queue).await {
                     return "it is no longer in its directory: a new one is made there".to_owned();
                 }
-                // Before its first record: whoever forgets this log then knows that something may be missing. A crash after it
+                // Before its first record: an operator who forgets this log then knows that something may be missing. A crash after it
                 // leaves an instance whose log is empty.
                 unregistered = self.register(queue).await.err();
                 looked_at = Some(Instant::now());
@@ -237,7 +237,7 @@ impl WorkerLog {
             Ok(records) => tracing::info!(records, "this worker's log keeps records for the next start"),
             Err(error) => tracing::warn!(%error, "what waits in this worker's log cannot be read"),
         }
-        // The lock goes last: whoever takes it next registers anew, which a late deregistration must not undo.
+        // The lock goes last: the next owner registers anew, which a late deregistration must not undo.
         let _ = timeout(SETTLE_MAX, queue.shutdown()).await;
     }
 

@@ -179,7 +179,7 @@ impl JournalKey {
         }
     }
 
-    /// Whoever holds the operator's token.
+    /// The holder of the operator's token.
     #[must_use]
     pub fn operator(&self, name: &str) -> Author {
         Author {

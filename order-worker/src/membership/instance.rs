@@ -193,7 +193,7 @@ impl Instance {
     /// The end of this process's log. `well`: everything that was reserved has been finished.
     ///
     /// A crash before the registry is told leaves the instance registered, which is harmless: its log is looked at and found
-    /// drained. The locks go last: whoever takes them next registers anew, which a late deregistration must not undo.
+    /// drained. The locks go last: the next owner registers anew, which a late deregistration must not undo.
     pub async fn leave(&self, well: bool) {
         // What is in the ring is settled: its records count in the lag from here on.
         if timeout(SETTLE_MAX, self.queue.settle()).await.is_err() {

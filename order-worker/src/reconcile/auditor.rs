@@ -13,7 +13,7 @@ use crate::metrics::AuditorMetrics;
 /// A count reads every order of a sale, so it must not be frequent.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// See the module. Whoever owns the process drives [`Auditor::run`].
+/// See the module. The owner of the process drives [`Auditor::run`].
 pub struct Auditor {
     ledger: StockConfig,
     database: Database,

@@ -54,7 +54,7 @@ impl ReconcileError {
     }
 }
 
-/// Compares ledger and database. Whoever owns the process drives [`Reconciler::run`].
+/// Compares ledger and database. The owner of the process drives [`Reconciler::run`].
 pub struct Reconciler {
     database: Database,
     stock: Arc<Stock>,

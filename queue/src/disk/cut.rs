@@ -50,7 +50,7 @@ fn beyond(topic: &TopicShared, own: &OwnTopic, standing: &Standing) -> Option<u6
 /// The cut is durable before anything goes for which the group would still be asked. A crash before it leaves the group as it was; one
 /// behind it leaves a cut that the next open finds.
 fn cut(topic: &TopicShared, own: &OwnTopic, name: &str, through: u64) -> Result<(), QueueError> {
-    // Whoever puts the group back at this moment comes first, or waits.
+    // A process that puts the group back at this moment comes first, or waits.
     let births = topic.births();
     let Some(_births) = topic.storage().lock(&births).map_err(io("lock", &births))? else { return Ok(()) };
     let stored = topic.stored(name)?;

@@ -75,12 +75,12 @@ pub(crate) struct OwnTopic {
     /// Bytes of prepared segments that are not promised to any permit. Permits take `Relaxed` by compare-and-swap and give
     /// back by addition, upkeep adds what it has made: a number that orders nothing but itself.
     pub(crate) room_bytes: AtomicI64,
-    /// The sequence through which the slowest group is finished. Whoever moves a group stores `Relaxed`; permits load it as
+    /// The sequence through which the slowest group is finished. Each move of a group stores `Relaxed`; permits load it as
     /// a bound that may be late.
     pub(crate) slowest: AtomicU64,
     /// The number of records that the group with the most unfinished ones has finished. As `slowest`.
     pub(crate) least_done: AtomicU64,
-    /// The first sequence of the segment that the slowest group is in. Whoever moves a group swaps it, `Relaxed`: a change rings for
+    /// The first sequence of the segment that the slowest group is in. Each move of a group swaps it, `Relaxed`: a change rings for
     /// the upkeep, which looks for itself.
     pub(crate) slowest_segment: AtomicU64,
     /// Whether the one group's holder may rewrite records that wait; see [`super::DiskOptions::delayed`].
@@ -308,7 +308,7 @@ impl TopicShared {
                 continue;
             };
             let mut groups = self.groups.lock();
-            // Whoever has begun to hold it meanwhile knows better.
+            // A holder that has begun meanwhile knows better.
             if groups.get(&name).is_none_or(|known| !known.held) {
                 groups.insert(name, standing);
             }

@@ -81,7 +81,7 @@ pub(super) async fn at_doubts(
                 IdState::Absent => absent.push(id),
                 IdState::Confirmed | IdState::Released => known.push(id),
                 IdState::Pending if parts.progress.holds(id) => known.push(id),
-                // Whoever appends it just now doubts it again should that fail.
+                // The append that is under way doubts it again if it fails.
                 IdState::Pending if parts.progress.is_seen_to(id) => {}
                 IdState::Pending => taken.push(id),
             }
