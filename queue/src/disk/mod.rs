@@ -197,7 +197,7 @@ impl DiskQueue {
             shared
         } else {
             let (shared, committer) = open::open_topic(
-                &inner.options,
+                &inner.options.of_topic(name),
                 name,
                 inner.method,
                 &inner.metrics,
