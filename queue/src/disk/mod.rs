@@ -24,6 +24,7 @@ mod progress;
 mod progress_bytes;
 mod reader;
 mod recovery;
+mod reset;
 mod retention;
 mod rewriting;
 mod shared;
