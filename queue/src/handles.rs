@@ -392,10 +392,11 @@ impl Group {
         }
     }
 
-    /// Sets the offset: everything through `through` counts as finished, everything after it as not, retries forgotten.
+    /// Sets the offset: everything through `through` (`None`: all that is not kept any more) counts as finished, everything after it as
+    /// not, retries and cuts forgotten.
     ///
     /// # Errors
-    /// As [`Group::commit`].
+    /// `NotKept`, and nothing changes, if a record after `through` is gone; else as [`Group::commit`].
     pub async fn reset(&mut self, through: Option<Position>) -> Result<(), QueueError> {
         match self {
             Self::Disk(group) => group.reset(through),

@@ -53,7 +53,7 @@ pub const FAILPOINTS: &[&str] = &[
 ];
 
 /// That which only a log passes one of whose groups may be cut off.
-pub const CUT_FAILPOINTS: &[&str] = &["queue.cut"];
+pub const CUT_FAILPOINTS: &[&str] = &["queue.cut", "queue.limits-sync"];
 
 /// Those that only the group of a topic passes whose records are rewritten.
 pub const REWRITING_FAILPOINTS: &[&str] = &["queue.rewrite", "queue.rewritten"];

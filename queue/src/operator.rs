@@ -90,7 +90,7 @@ pub fn verify(directory: &Path) -> Result<Vec<VerifiedLog>, QueueError> {
 /// Has a group continue after `through` (`None`: with the oldest kept record).
 ///
 /// # Errors
-/// `GroupHeld` while a consumer runs; `UnknownGroup`; `OutOfRange`; `Io`.
+/// `GroupHeld` while a consumer runs; `UnknownGroup`; `OutOfRange`; `NotKept`; `Io`.
 pub async fn reset_to_position(
     topic: &Topic,
     group: &str,

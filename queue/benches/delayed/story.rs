@@ -9,7 +9,8 @@ use queue::{DiskOptions, Group, Message, NewRecord, Position, Queue, QueueError,
 
 use crate::measured::{allocated, cpu, file_bytes, peak, reset_peak, written};
 
-pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
+/// As long as those of a delayed topic are at most.
+pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// Of a record as appended here: 32 of header, 26 of key, 7 of tag, filled up to words.
 pub(crate) const FRAME_BYTES: usize = 32 + 40 + PAYLOAD_BYTES;

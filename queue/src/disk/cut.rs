@@ -20,8 +20,8 @@ pub(crate) fn cut_off(topic: &TopicShared, own: &OwnTopic) {
         limited.map(|(name, standing)| (name.clone(), *standing)).collect()
     };
     for (name, standing) in groups {
-        if let Some(through) = beyond(topic, own, &standing)
-            && let Err(error) = cut(topic, own, &name, through)
+        if beyond(topic, own, &standing).is_some()
+            && let Err(error) = cut(topic, own, &name)
         {
             tracing::warn!(topic = topic.name, group = name, %error, "cannot cut off a group that is too far behind");
         }
@@ -47,21 +47,27 @@ fn beyond(topic: &TopicShared, own: &OwnTopic, standing: &Standing) -> Option<u6
     by_records.max(by_age).filter(|through| *through > passed)
 }
 
+/// Cuts by what the group's files say while nobody can lift its bound or put it back: what this process knew of them may be older.
+///
 /// The cut is durable before anything goes for which the group would still be asked. A crash before it leaves the group as it was; one
 /// behind it leaves a cut that the next open finds.
-fn cut(topic: &TopicShared, own: &OwnTopic, name: &str, through: u64) -> Result<(), QueueError> {
-    // A process that puts the group back at this moment comes first, or waits.
+fn cut(topic: &TopicShared, own: &OwnTopic, name: &str) -> Result<(), QueueError> {
+    // A process that puts the group back or changes its bound at this moment comes first, or waits.
     let births = topic.births();
     let Some(_births) = topic.storage().lock(&births).map_err(io("lock", &births))? else { return Ok(()) };
     let stored = topic.stored(name)?;
-    let passed = stored.passed();
+    // Of a cut before, whose error came after its file was written, nobody was told: it is made durable with this one, or alone.
+    let through = beyond(topic, own, &stored).unwrap_or(0).max(stored.cut);
+    let known = topic.groups.lock().get(name).map_or(0, |standing| standing.cut);
+    let passed = stored.low.max(known);
     if through <= passed {
-        // Of a cut before, whose error came after it was durable, nobody was told.
-        topic.note_cut(name, stored.cut);
         return Ok(());
     }
-    topic.limit_files(name).set_cut(passed, through)?;
-    failpoint::hit("queue.cut");
+    let limits = topic.limit_files(name);
+    limits.set_cut(passed, through)?;
+    if failpoint::hit("queue.cut") {
+        return Err(limits.failed());
+    }
     topic.note_cut(name, through);
     let records = through - passed;
     own.metrics.cut_records(name).inc_by(records);
@@ -77,9 +83,11 @@ fn cut(topic: &TopicShared, own: &OwnTopic, name: &str, through: u64) -> Result<
 
 impl DiskGroup {
     pub(crate) fn limit_behind(&mut self, limit: Option<BehindMax>) -> Result<(), QueueError> {
-        self.topic.limit_files(&self.name).set_limit(limit)?;
-        // A cut that was made under a bound that is gone is told all the same.
+        // A cut that was made under a bound that is gone is told all the same, and so is one under a bound whose error came late.
         self.limited |= limit.is_some();
+        // The owner must not cut by a bound that is lifted.
+        let _births = self.topic.wait_for_births()?;
+        self.topic.limit_files(&self.name).set_limit(limit)?;
         if let Some(standing) = self.topic.groups.lock().get_mut(&self.name) {
             standing.behind_max = limit;
         }
@@ -114,5 +122,29 @@ impl DiskGroup {
     /// The error for a record that the group has not finished and that is not in the log: cut off meanwhile, or damage.
     pub(super) fn missing(&mut self, sequence: u64) -> QueueError {
         self.meet_cut().err().unwrap_or_else(|| lost(&self.topic.files, sequence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::group::tests::{World, append};
+    use crate::port::StartAt;
+
+    use super::*;
+
+    /// The owner has seen that the group is too far behind; before it has cut, the bound is lifted.
+    #[test]
+    fn a_bound_that_is_lifted_in_time_cuts_nobody() {
+        World::default().live(async |topic| {
+            let mut late = topic.group("late", StartAt::Oldest).unwrap();
+            append(&topic, 10, [None; 20]).await;
+            late.limit_behind(Some(BehindMax { records: Some(5), age: None })).unwrap();
+            let (shared, own) = (&topic.shared, topic.shared.own.as_ref().unwrap());
+            assert!(beyond(shared, own, &shared.standing("late").unwrap()).is_some());
+            late.limit_behind(None).unwrap();
+            cut(shared, own, "late").unwrap();
+            assert_eq!(shared.stored("late").unwrap().cut, 0);
+            late.meet_cut().unwrap();
+        });
     }
 }

@@ -99,6 +99,12 @@ impl LogFiles {
         self.segments.read().first().map(|segment| segment.first_sequence)
     }
 
+    /// When the oldest kept batch was written, Unix ms; 0 in an empty log.
+    pub(crate) fn oldest_ms(&self) -> u64 {
+        let segments = self.segments.read();
+        segments.first().and_then(|oldest| oldest.index.first()).map_or(0, |entry| entry.written_at_ms)
+    }
+
     /// Remembers a batch that was written.
     pub(crate) fn note(&self, header: &BatchHeader, bytes: u64) -> Result<(), QueueError> {
         let newest = self.segments.read().last().map(|segment| {

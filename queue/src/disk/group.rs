@@ -36,19 +36,19 @@ pub struct DiskGroup {
     slots: Slots,
     pub(super) progress: Progress,
     /// The cursor: records from here on have not been looked at.
-    reader: Reader,
+    pub(super) reader: Reader,
     /// For records that are due.
     second_reader: Reader,
     /// Looked at, not finished, not delivered: when each is due, and which.
     waiting: Pairs,
     /// Delivered and not finished.
     delivered: BTreeSet<u64>,
-    rewriting: Rewriting,
+    pub(super) rewriting: Rewriting,
     /// What the cursor has found to be finished and the journal does not know of yet: copies that stand for nothing.
-    dropped: Vec<Change>,
+    pub(super) dropped: Vec<Change>,
     /// How far the cursor has to be for the next checkpoint on its account.
     checkpoint_at: u64,
-    /// The group's own clock never goes back.
+    /// The wall clock at the last look. It may go back: what is not due by it is not due, whatever it was before.
     clock_ms: u64,
     /// Whether it may be cut off.
     pub(super) limited: bool,
@@ -77,9 +77,13 @@ impl DiskGroup {
                 StartAt::Oldest => topic.files.oldest().map_or(0, |oldest| oldest - 1),
                 StartAt::End => topic.durable(),
             };
+            let limits = topic.limit_files(name);
+            if !topic.has_group(name)? {
+                // Of one of this name that was dropped: a crash before its last file went has left them.
+                limits.forget_all()?;
+            }
             let opened = Slots::open(storage, &directory, topic.files.log_id, start)?;
             storage.sync_directory(&topic.groups_directory()).map_err(io("sync", &directory))?;
-            let limits = topic.limit_files(name);
             let (limit, cut) = (limits.limit()?, limits.cut()?);
             let standing = Standing::of(&opened.1, cut, limit, true);
             topic.groups.lock().insert(name.to_owned(), standing);
@@ -164,7 +168,7 @@ impl DiskGroup {
 
     /// What can be delivered now, and whether there is more to look at.
     fn look(&mut self, max: usize) -> Result<(Vec<Message>, bool), QueueError> {
-        self.clock_ms = self.clock_ms.max((self.topic.now)());
+        self.clock_ms = (self.topic.now)();
         let durable = self.topic.durable();
         self.rewrite(durable)?;
         let mut messages = self.take_due(max, durable)?;
@@ -289,7 +293,9 @@ impl DiskGroup {
             self.rewriting.keep(moves);
             return Ok(());
         }
-        self.rewriting.begin(&self.topic, &self.progress, &self.waiting)
+        // Cut off while we looked, as everywhere: a record that is gone is damage only where no cut says so.
+        let begun = self.rewriting.begin(&self.topic, &self.progress, &self.waiting);
+        begun.map_err(|error| self.meet_cut().err().unwrap_or(error))
     }
 
     /// Keeps how far the cursor is, so that the next holder does not read everything again. Costs about as much for each record that
@@ -355,7 +361,7 @@ impl DiskGroup {
     }
 
     pub(crate) fn nack_all(&mut self, positions: &[(Position, Duration)]) -> Result<(), QueueError> {
-        self.clock_ms = self.clock_ms.max((self.topic.now)());
+        self.clock_ms = (self.topic.now)();
         let mut changes = Vec::with_capacity(positions.len());
         for (position, delay) in positions {
             self.check(*position)?;
@@ -383,33 +389,6 @@ impl DiskGroup {
         }
         failpoint::hit("queue.dead-letter");
         self.ack_all(&[message.position])
-    }
-
-    pub(crate) fn reset(&mut self, through: Option<Position>) -> Result<(), QueueError> {
-        let low = through.map_or(0, |position| position.0);
-        if low > self.topic.durable() {
-            return Err(QueueError::OutOfRange(Position(low)));
-        }
-        // What the group goes back to must not be retired before the slots hold it.
-        let _births = self.topic.wait_for_births()?;
-        self.topic.files.refresh()?;
-        let oldest = self.topic.files.oldest().map_or(0, |oldest| oldest - 1);
-        // Of what is told to retention below, nothing of before counts.
-        let dropped = std::mem::take(&mut self.dropped);
-        if let Err(error) = self.keep(vec![Change::Reset { low: low.max(oldest) }]) {
-            self.dropped = dropped;
-            return Err(error);
-        }
-        self.rewriting.forget();
-        self.reader.seek(self.progress.looked() + 1);
-        self.cut_told = 0;
-        // A crash before this, or an error, leaves a cut that lies ahead again: the group is told of it.
-        self.topic.limit_files(&self.name).forget_cut()?;
-        if let Some(standing) = self.topic.groups.lock().get_mut(&self.name) {
-            standing.cut = 0;
-        }
-        self.topic.note_group(&self.name, &self.progress);
-        Ok(())
     }
 
     pub(crate) fn rewind(&mut self) {
@@ -485,3 +464,6 @@ fn finish(changes: &mut Vec<Change>, first: u64, last: u64) {
         _ => changes.push(Change::Finished { first, last }),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

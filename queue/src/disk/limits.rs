@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::files::{corrupt, io};
 use super::format::{FORMAT_VERSION, read_u32, read_u64};
+use crate::failpoint;
 use crate::port::{BehindMax, QueueError};
 use crate::storage::Storage;
 
@@ -61,12 +62,36 @@ impl<'a> LimitFiles<'a> {
 
     /// Forgets the cut. A crash on the way leaves it in force, or not.
     pub(crate) fn forget_cut(&self) -> Result<(), QueueError> {
-        let path = self.directory.join("cut");
-        if self.storage.exists(&path).map_err(io("look for", &path))? {
-            self.storage.remove(&path).map_err(io("remove", &path))?;
-            self.storage.sync_directory(&self.directory).map_err(io("sync", &self.directory))?;
+        self.remove("cut")?;
+        self.sync()
+    }
+
+    /// Forgets what a group of this name that was dropped has left. A crash on the way leaves some of it, without a group.
+    pub(crate) fn forget_all(&self) -> Result<(), QueueError> {
+        let (cut, limit) = (self.remove("cut")?, self.remove("behind-max")?);
+        if cut || limit { self.sync() } else { Ok(()) }
+    }
+
+    /// Makes durable which of the files there are: each was synced before it got its name.
+    pub(crate) fn sync(&self) -> Result<(), QueueError> {
+        if failpoint::hit("queue.limits-sync") {
+            return Err(self.failed());
         }
-        Ok(())
+        self.storage.sync_directory(&self.directory).map_err(io("sync", &self.directory))
+    }
+
+    /// The error of a sync that a failpoint fails.
+    pub(crate) fn failed(&self) -> QueueError {
+        io("sync", &self.directory)(std::io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    /// Whether it was there.
+    fn remove(&self, name: &str) -> Result<bool, QueueError> {
+        let path = self.directory.join(name);
+        match self.storage.remove(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true).map_err(io("remove", &path)),
+        }
     }
 
     fn write(&self, name: &str, magic: &[u8; 8], numbers: [u64; 2]) -> Result<(), QueueError> {

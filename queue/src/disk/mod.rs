@@ -24,6 +24,7 @@ mod progress;
 mod progress_bytes;
 mod reader;
 mod recovery;
+mod reset;
 mod retention;
 mod rewriting;
 mod shared;
@@ -197,7 +198,7 @@ impl DiskQueue {
             shared
         } else {
             let (shared, committer) = open::open_topic(
-                &inner.options,
+                &inner.options.of_topic(name),
                 name,
                 inner.method,
                 &inner.metrics,

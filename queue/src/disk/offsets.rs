@@ -255,6 +255,23 @@ pub(crate) fn load(storage: &Storage, directory: &Path, log_id: u64) -> Result<P
     }
 }
 
+/// As [`load`], and durable when it returns: what a process has written and not synced may be lost with the machine.
+pub(crate) fn load_settled(storage: &Storage, directory: &Path, log_id: u64) -> Result<Progress, QueueError> {
+    let paths = paths(directory);
+    // Opened before they are read: an error that anybody's sync meets from now on is one of ours too.
+    let open = |path: &PathBuf| match storage.open(path, Access::Read) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some).map_err(io("open", path)),
+    };
+    let files = [open(&paths[0])?, open(&paths[1])?];
+    let progress = load(storage, directory, log_id)?;
+    for (file, path) in files.iter().zip(&paths) {
+        let Some(file) = file else { continue };
+        injected("queue.retire-sync").and_then(|()| file.sync()).map_err(io("sync", path))?;
+    }
+    Ok(progress)
+}
+
 /// As [`load`], for `queue verify`: with the proofs of [`load_checked`], of which those that are gone at a second look were writes
 /// under way.
 pub(crate) fn verify(storage: &Storage, directory: &Path, log_id: u64) -> Result<Progress, QueueError> {

@@ -1,5 +1,6 @@
 //! How a disk queue is opened. Opens nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -9,6 +10,10 @@ use std::time::Duration;
 use super::trace::Trace;
 use crate::injected::{Now, Random};
 use crate::storage::{Storage, SyncMethod};
+
+/// Longest segment of a topic that is [`DiskOptions::delayed`], in bytes. Its log is to be a multiple of what is unfinished, and the
+/// segments that are kept ready, and those that are rewritten next, count in full however few records wait.
+const DELAYED_SEGMENT_BYTES_MAX: u64 = 4 << 20;
 
 /// Who runs the committers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub struct DiskOptions {
     pub storage: Storage,
     /// Who runs the committers.
     pub driver: Driver,
-    /// Length of a segment file, rounded up to blocks, at least 64 KiB.
+    /// Length of a segment file, rounded up to blocks, at least 64 KiB. At most 4 MiB where a topic is [`DiskOptions::delayed`].
     pub segment_bytes: u64,
     /// Memory for records that are not durable yet, a topic; rounded up to a power of two.
     pub ring_bytes: usize,
@@ -86,6 +91,15 @@ impl DiskOptions {
     /// while there is one, nothing is rewritten. What is drained does not stay: [`DiskOptions::keep_drained`] counts as zero here.
     pub fn delayed(&mut self, topic: &str) {
         self.delayed.insert(topic.to_owned());
+    }
+
+    /// How that topic is opened.
+    pub(crate) fn of_topic(&self, topic: &str) -> Cow<'_, Self> {
+        let mut options = Cow::Borrowed(self);
+        if self.delayed.contains(topic) && self.segment_bytes > DELAYED_SEGMENT_BYTES_MAX {
+            options.to_mut().segment_bytes = DELAYED_SEGMENT_BYTES_MAX;
+        }
+        options
     }
 }
 

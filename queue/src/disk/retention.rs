@@ -70,12 +70,10 @@ pub(crate) fn retire_oldest(topic: &TopicShared, own: &OwnTopic, going: Going) -
     // A group that begins or goes back at this moment, in this process or another, holds what it needs first, or waits.
     let births = topic.births();
     let Ok(Some(_births)) = topic.storage().lock(&births) else { return false };
-    if topic.storage().is_real() {
-        if !topic.read_groups() {
-            return false;
-        }
-        topic.publish_slowest();
+    if !topic.settle_groups() {
+        return false;
     }
+    topic.publish_slowest();
     let oldest = {
         let mut segments = topic.files.segments.write();
         match segments.get(1) {

@@ -252,19 +252,33 @@ impl TopicShared {
         let known = self.groups.lock().get(group).copied();
         if let Some(held) = known.filter(|known| known.held) {
             // A cut is the owner's to make: beside it only the file tells, until the holder meets it.
-            let cut = if self.own.is_some() { held.cut } else { self.limit_files(group).cut()? };
-            return Ok(Standing { cut, done: held.done.max(cut), ..held });
+            if self.own.is_some() || self.limit_files(group).cut()? == held.cut {
+                return Ok(held);
+            }
         }
-        let directory = self.group_directory(group);
-        if !self.storage().exists(&directory.join("offset.1")).map_err(io("look for", &directory))? {
+        if !self.has_group(group)? {
             return Err(QueueError::UnknownGroup { topic: self.name.clone(), group: group.to_owned() });
         }
         self.stored(group)
     }
 
+    /// Whether there is a group of that name: it is its second file that makes it one.
+    pub(crate) fn has_group(&self, group: &str) -> Result<bool, QueueError> {
+        let path = self.group_directory(group).join("offset.1");
+        self.storage().exists(&path).map_err(io("look for", &path))
+    }
+
     /// How far a group is, as its files say.
     pub(crate) fn stored(&self, group: &str) -> Result<Standing, QueueError> {
         let progress = offsets::load(self.storage(), &self.group_directory(group), self.files.log_id)?;
+        let limits = self.limit_files(group);
+        Ok(Standing::of(&progress, limits.cut()?, limits.limit()?, false))
+    }
+
+    /// As [`TopicShared::stored`], and durable: its holder, in another process, may be in the middle of a write, or have died there.
+    fn settled(&self, group: &str) -> Result<Standing, QueueError> {
+        let progress =
+            offsets::load_settled(self.storage(), &self.group_directory(group), self.files.log_id)?;
         let limits = self.limit_files(group);
         Ok(Standing::of(&progress, limits.cut()?, limits.limit()?, false))
     }
@@ -293,9 +307,27 @@ impl TopicShared {
         self.publish_slowest();
     }
 
-    /// Learns how far groups are that other processes hold, and how far they may be behind. Answers whether all could be read: no
-    /// segment may go by an older look.
-    pub(crate) fn read_groups(&self) -> bool {
+    /// Learns how far groups are that other processes hold, and how far they may be behind.
+    pub(crate) fn read_groups(&self) {
+        self.learn(|name| self.stored(name));
+    }
+
+    /// Learns what a segment may go by: how far each group is for certain, whatever a crash of the machine takes. Answers whether all
+    /// could be read: no segment may go by an older look.
+    pub(crate) fn settle_groups(&self) -> bool {
+        if self.storage().is_real() && !self.learn(|name| self.settled(name)) {
+            return false;
+        }
+        let cut: Vec<String> = {
+            let groups = self.groups.lock();
+            let cut = groups.iter().filter(|(_, standing)| standing.cut > standing.low);
+            cut.map(|(name, _)| name.clone()).collect()
+        };
+        // It was read from the page cache alone if a crash, or an error, came before its directory's sync.
+        cut.iter().all(|name| self.limit_files(name).sync().is_ok())
+    }
+
+    fn learn(&self, look: impl Fn(&str) -> Result<Standing, QueueError>) -> bool {
         let Ok(names) = self.group_names() else { return false };
         let mut all = true;
         for name in names {
@@ -303,7 +335,7 @@ impl TopicShared {
                 continue;
             }
             // What is being written at this moment is read again next time.
-            let Ok(standing) = self.stored(&name) else {
+            let Ok(standing) = look(&name) else {
                 all = false;
                 continue;
             };

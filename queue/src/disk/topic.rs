@@ -98,18 +98,28 @@ impl DiskTopic {
         self.shared.group_names()
     }
 
+    /// Its second file is what makes a group exist, and goes first: a crash before it is gone leaves the group as it was, one behind
+    /// it leaves files that count for nothing, and that the next group of this name forgets.
     pub(crate) fn drop_group(&self, name: &str) -> Result<(), QueueError> {
         let held = DiskGroup::hold_existing(&self.shared, name)?;
+        let storage = self.shared.storage();
         let directory = self.shared.group_directory(name);
+        // It is not cut off at this moment, which would write one more file.
+        let births = self.shared.wait_for_births()?;
+        let second = directory.join("offset.1");
+        storage.remove(&second).map_err(io("remove", &second))?;
+        storage.sync_directory(&directory).map_err(io("sync", &directory))?;
+        failpoint::hit("queue.drop-group");
         // The lock file goes with the directory; it is held until then.
-        self.shared.files.storage.remove_directory(&directory).map_err(io("remove", &directory))?;
-        drop(held);
+        let removed = storage.remove_directory(&directory).map_err(io("remove", &directory));
+        // Before the next group of this name can begin, which retention is to hear of.
         self.shared.groups.lock().remove(name);
+        drop((births, held));
         self.shared.publish_slowest();
         if let Some(own) = &self.shared.own {
             own.upkeep.ring();
         }
-        Ok(())
+        removed
     }
 
     pub(crate) fn committed(&self, group: &str) -> Result<Option<Position>, QueueError> {
@@ -177,9 +187,9 @@ impl DiskTopic {
         }
         let Some((segment, at)) = found else {
             return match segments.first() {
-                Some(oldest) if oldest.first_sequence > 1 => Err(QueueError::NotKept {
-                    oldest_ms: oldest.index.first().map_or(0, |entry| entry.written_at_ms),
-                }),
+                Some(oldest) if oldest.first_sequence > 1 => {
+                    Err(QueueError::NotKept { oldest_ms: self.shared.files.oldest_ms() })
+                }
                 _ => Ok(None),
             };
         };

@@ -16,7 +16,7 @@ pub(crate) fn round(topic: &TopicShared) {
         return;
     }
     if topic.storage().is_real() {
-        let _ = topic.read_groups();
+        topic.read_groups();
     }
     topic.publish_slowest();
     notice_removal(topic, own);

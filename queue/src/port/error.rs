@@ -144,9 +144,9 @@ pub enum QueueError {
         /// The last of them.
         through: Position,
     },
-    /// All records of that time are gone.
+    /// All records of that time, or some behind that position, are gone.
     #[error(
-        "what was written before the asked time is not kept any more; the oldest kept record is of Unix ms {oldest_ms}"
+        "what was written before the asked time or place is not kept any more; the oldest kept record is of Unix ms {oldest_ms}"
     )]
     NotKept {
         /// When the oldest kept record was written, Unix ms.

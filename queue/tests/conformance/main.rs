@@ -52,10 +52,13 @@ macro_rules! conformance {
         a_group_too_old_is_cut_off,
         a_group_without_a_bound_is_never_cut_off,
         a_reset_goes_behind_a_cut,
+        a_lifted_bound_leaves_its_cut_told,
+        a_place_that_is_not_kept_is_told,
         after_shutdown_nothing_is_taken,
         names_are_checked,
         a_second_owner_is_refused,
         a_clock_that_jumps_back_loses_nothing,
+        a_clock_that_is_put_back_delivers_nothing_early,
     ); )* };
     (@list $adapter:ident, $kind:expr, $($test:ident),* $(,)?) => {
         mod $adapter {

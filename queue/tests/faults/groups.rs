@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use queue::failpoint::{Crash, set_hook};
-use queue::{Faults, Group, Message, NewRecord, Position, QueueError, SimulatedDisk, StartAt, Topic};
+use queue::{
+    BehindMax, Faults, Group, Message, NewRecord, Position, QueueError, SimulatedDisk, StartAt, Topic,
+};
 
 use crate::{open, silence_crashes};
 
@@ -63,20 +65,21 @@ fn life_of_a_group(
 /// A disk whose log has so many records that nobody has pulled.
 fn disk(seed: u64, records: usize) -> SimulatedDisk {
     let disk = SimulatedDisk::new(seed, Faults::default());
-    life_of_a_group(&disk, None, async |topic, _| {
-        for _ in 0..records {
-            let permit = loop {
-                match topic.try_permit(8) {
-                    Ok(permit) => break permit,
-                    Err(_) => tokio::task::yield_now().await,
-                }
-            };
-            let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &[7; 8] };
-            topic.append(permit, record).await.unwrap();
-        }
-    })
-    .unwrap();
+    life_of_a_group(&disk, None, async |topic, _| append(&topic, records).await).unwrap();
     disk
+}
+
+async fn append(topic: &Topic, records: usize) {
+    for _ in 0..records {
+        let permit = loop {
+            match topic.try_permit(8) {
+                Ok(permit) => break permit,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &[7; 8] };
+        topic.append(permit, record).await.unwrap();
+    }
 }
 
 async fn pull(group: &mut Group, records: usize) -> Vec<Message> {
@@ -188,4 +191,32 @@ fn a_torn_batch_of_the_journal_is_dropped_whole() {
         torn += u32::from(passed.unwrap().contains("queue.journal-torn"));
     }
     assert!(torn > 5 && whole > 5, "{torn} torn, {whole} whole, of 64");
+}
+
+/// A group is dropped, and the process dies before the last of its files is gone: the next one of its name has nothing of it.
+#[test]
+fn a_group_begins_without_the_bound_and_the_cut_of_one_that_was_dropped() {
+    silence_crashes();
+    let disk = disk(1, 20);
+    let passed = life_of_a_group(&disk, Some("queue.drop-group"), async |topic, _workers| {
+        let mut late = topic.group("late", StartAt::Oldest).await.unwrap();
+        late.limit_behind(Some(BehindMax { records: Some(5), age: None })).await.unwrap();
+        while topic.committed("late").await.unwrap().is_none() {
+            append(&topic, 1).await;
+        }
+        drop(late);
+        topic.drop_group("late").await.unwrap();
+        unreachable!("the process has crashed");
+    });
+    assert!(passed.unwrap().contains("queue.cut"));
+    disk.crash();
+    life_of_a_group(&disk, None, async |topic, _workers| {
+        assert!(!topic.groups().await.unwrap().contains(&"late".to_owned()));
+        let mut late = topic.group("late", StartAt::Oldest).await.unwrap();
+        let records = topic.lag("late").await.unwrap().records as usize;
+        assert!(records > 20);
+        append(&topic, 200).await;
+        assert_eq!(pull(&mut late, 10_000).await.len(), records + 200, "without a word of a cut");
+    })
+    .unwrap();
 }

@@ -328,5 +328,53 @@ pub(crate) async fn a_reset_goes_behind_a_cut(mut fixture: Fixture) {
     let mut late = topic.group("late", StartAt::Oldest).await.unwrap();
     late.limit_behind(None).await.unwrap();
     late.reset(None).await.unwrap();
+    assert_eq!(topic.lag("late").await.unwrap().records, appended as u64, "at once");
+    assert_eq!(topic.committed("late").await.unwrap(), None);
     assert_eq!(pull_all(&mut late).await.unwrap(), (0..appended).collect::<Vec<_>>(), "all that is kept");
+}
+
+pub(crate) async fn a_lifted_bound_leaves_its_cut_told(fixture: Fixture) {
+    let queue = fixture.open();
+    for (name, is_held_anew) in [("held", false), ("anew", true)] {
+        let topic = queue.topic(name).await.unwrap();
+        let mut workers = topic.group("workers", StartAt::Oldest).await.unwrap();
+        let mut late = topic.group("late", StartAt::Oldest).await.unwrap();
+        late.limit_behind(Some(BehindMax { records: Some(24), age: None })).await.unwrap();
+        let appended = append_until_cut(&fixture, &topic, "late", &mut workers).await;
+        late.limit_behind(None).await.unwrap();
+        if is_held_anew {
+            drop(late);
+            late = topic.group("late", StartAt::Oldest).await.unwrap();
+        }
+        let Err(QueueError::Cut { records, .. }) = late.pull(1, Duration::ZERO).await else {
+            panic!("not told")
+        };
+        assert_eq!(pull_all(&mut late).await.unwrap(), (records as usize..appended).collect::<Vec<_>>());
+    }
+}
+
+pub(crate) async fn a_place_that_is_not_kept_is_told(fixture: Fixture) {
+    let queue = fixture.open();
+    let topic = queue.topic("orders").await.unwrap();
+    let mut workers = topic.group("workers", StartAt::Oldest).await.unwrap();
+    let first = append_big(&topic, 0).await;
+    workers.commit(first).await.unwrap();
+    let mut next = 1;
+    fixture
+        .until("the oldest go", async || {
+            drain(&topic, &mut workers, next, 12).await;
+            next += 12;
+            kept(&topic).await[0] > 12
+        })
+        .await;
+    let before = workers.committed();
+    match workers.reset(Some(first)).await {
+        Err(QueueError::NotKept { oldest_ms }) => assert!(oldest_ms > 0),
+        answer => panic!("less than was asked for, without a word: {answer:?}"),
+    }
+    assert_eq!(workers.committed(), before);
+    assert!(pull_all(&mut workers).await.unwrap().is_empty(), "it stays where it was");
+    let oldest = kept(&topic).await[0];
+    workers.reset(None).await.unwrap();
+    assert_eq!(pull_all(&mut workers).await.unwrap(), (oldest..next).collect::<Vec<_>>());
 }
