@@ -4,12 +4,15 @@
 --
 -- KEYS    the seven of a sale that cannot exist; or 1 leases
 -- ARGV    none
--- result  OK; or LACKS, then each refusal
+-- result  OK; or LACKS, then each command that was refused
 -- crash   All of it or nothing; and what it writes it takes away again.
-local refused = {'LACKS'}
-local function try(...)
-  local answer = redis.pcall(...)
-  if type(answer) == 'table' and answer.err then refused[#refused + 1] = answer.err end
+local refused, named = {'LACKS'}, {}
+local function try(command, ...)
+  local answer = redis.pcall(command, ...)
+  if type(answer) == 'table' and answer.err and not named[command] then
+    named[command] = true
+    refused[#refused + 1] = command
+  end
 end
 local function hash(key)
   try('HSET', key, 'trial', 1)

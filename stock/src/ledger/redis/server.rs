@@ -309,7 +309,7 @@ impl Target {
             let answer: Result<Vec<String>, _> = call.query_async(connection).await;
             match answer {
                 Ok(words) if words.first().is_some_and(|word| word == "LACKS") => {
-                    return Err(self.lacks_rights(server, words[1..].join("; ")));
+                    return Err(self.lacks_rights(server, format!("it refuses {}", words[1..].join(", "))));
                 }
                 Ok(_) => {}
                 Err(error) if error.code() == Some("NOPERM") => {
