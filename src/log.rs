@@ -1,5 +1,5 @@
-//! What the process says on standard error. Best effort: it never panics, never ends the process and never holds up who writes a
-//! line, whatever became of the disk or the reader behind it. Lines that could not be written are counted.
+//! What the process says on standard error. Best effort: it never panics, never ends the process and never holds up a thread
+//! that writes a line, whatever became of the disk or the reader behind it. Lines that could not be written are counted.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;

@@ -315,7 +315,7 @@ impl Target {
                 Err(error) if error.code() == Some("NOPERM") => {
                     return Err(self.lacks_rights(server, error.to_string()));
                 }
-                // It takes no writes at the moment, whoever asks: calls find out, and when it is over.
+                // The server takes no writes from anybody at the moment: calls find that out, and when it is over.
                 Err(error) if error.code().is_some() => {}
                 Err(error) => return Err(self.unreachable(server, &error)),
             }
