@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ::queue::QueueError;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::log;
+use crate::queue_words::queue_words;
 
 mod admin_client;
 mod audit;
@@ -28,7 +31,8 @@ mod stock;
     version,
     after_help = "Exit codes: 0 good, 1 failed, 2 wrong usage or configuration.\n\
     Every key of the configuration can be overridden as FLOODGATE_SECTION__KEY, such as FLOODGATE_GATEWAY__LISTEN.\n\
-    FLOODGATE_LOG = error, warn, info (default), debug or trace: what goes to standard error."
+    FLOODGATE_LOG = error, warn, info (default), debug or trace: what goes to standard error.\n\
+    FLOODGATE_LOG_FORMAT = text (default) or json: one line an event, either way."
 )]
 pub(crate) struct Cli {
     /// The configuration, a TOML file; without it all defaults, and a demo sale 20 s after the start
@@ -104,11 +108,11 @@ pub(crate) async fn run(command: Once, config: &Config) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("floodgate: {message}");
+            log::say(message);
             ExitCode::from(2)
         }
         Err(Failure::Failed(message)) => {
-            eprintln!("floodgate: {message}");
+            log::say(message);
             ExitCode::FAILURE
         }
     }
@@ -125,7 +129,11 @@ pub(crate) enum Failure {
 
 impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let of_configuration = (&error as &dyn std::error::Error).is::<ConfigError>();
-        if of_configuration { Self::Usage(error.to_string()) } else { Self::Failed(error.to_string()) }
+        let error = &error as &dyn std::error::Error;
+        match error.downcast_ref::<QueueError>() {
+            Some(error) => Self::Failed(queue_words(error)),
+            None if error.is::<ConfigError>() => Self::Usage(error.to_string()),
+            None => Self::Failed(error.to_string()),
+        }
     }
 }

@@ -38,6 +38,9 @@ pub(crate) struct Config {
     /// Secrets that stood in files of their own: they are printed as they were given.
     #[serde(skip)]
     secret_files: Vec<SecretFile>,
+    /// Whether there was a file: then a demo login is a choice that has to show.
+    #[serde(skip)]
+    from_file: bool,
 }
 
 /// A mistake in the configuration: the process exits with 2 and this sentence.
@@ -55,12 +58,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let mut table = match file {
             None => Table::new(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
-                let text = text.trim_start_matches('\u{feff}');
-                text.parse::<Table>().map_err(|e| mistakes::syntax(path, text, &e))?
-            }
+            Some(path) => read(path)?,
         };
         let mut overrides: Vec<_> =
             environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
@@ -81,6 +79,7 @@ impl Config {
         let bare = file.is_none() && !table.contains_key("sale");
         let mut config = mistakes::deserialize(&table)?;
         config.secret_files = secret_files;
+        config.from_file = file.is_some();
         if bare && !explicit_demo {
             config.auth.demo = true;
         }
@@ -88,9 +87,19 @@ impl Config {
         Ok(config)
     }
 
+    /// The `[[sale]]` of a file; what else a configuration may hold is left alone, and what it may not is named.
+    pub(crate) fn sales_of(file: &Path) -> Result<Vec<SaleDefinition>, ConfigError> {
+        Ok(mistakes::deserialize(&read(file)?)?.sale)
+    }
+
     /// Whether nobody published a sale: then a fresh demo sale opens 20 s after each start.
     pub(crate) fn wants_demo_sale(&self) -> bool {
         self.auth.demo && self.sale.is_empty()
+    }
+
+    /// Whether a configuration file, which looks like a shop's, comes with a login for anybody.
+    pub(crate) fn has_configured_demo(&self) -> bool {
+        self.from_file && self.auth.demo
     }
 
     /// The effective configuration as TOML, secrets hidden. A configuration file again, but for secrets that stood in it.
@@ -129,13 +138,14 @@ impl Config {
         // With a stand-in for each secret that is made at the first start: what else is wrong shows before anything is made.
         let (mut auth, mut gate) = (self.auth.clone(), self.gate.clone());
         let stand_in = || Some(Secret::new("-".repeat(SECRET_BYTES_MIN)));
-        if auth.mode == AuthMode::Jwt && auth.hs256_secret.is_none() {
+        if auth.mode == AuthMode::Jwt && !auth.has_key() {
             auth.hs256_secret = stand_in();
         }
         if gate.pass_secrets.is_empty() {
             gate.pass_secrets.push(PassSecret { id: "k1".into(), secret: stand_in(), secret_file: None });
         }
         auth.validate().map_err(|e| wrong(&e))?;
+        auth.check_listener(&self.gateway).map_err(|e| wrong(&e))?;
         gate.validate().map_err(|e| wrong(&e))
     }
 
@@ -163,7 +173,7 @@ impl Config {
     /// Puts a secret that was made once where none is configured, and checks what depends on secrets.
     pub(crate) fn complete_secrets(&mut self) -> Result<(), ConfigError> {
         let data = DataDirectory::beside(&self.queue.directory)?;
-        if self.auth.hs256_secret.is_none() && self.auth.mode == AuthMode::Jwt {
+        if !self.auth.has_key() && self.auth.mode == AuthMode::Jwt {
             self.auth.hs256_secret = Some(Secret::new(data.secret("auth.secret")?));
         }
         if self.gate.pass_secrets.is_empty() {
@@ -183,6 +193,13 @@ impl Config {
         self.auth.validate().map_err(|e| ConfigError(e.to_string()))?;
         self.gate.validate().map_err(|e| ConfigError(e.to_string()))
     }
+}
+
+fn read(path: &Path) -> Result<Table, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
+    let text = text.trim_start_matches('\u{feff}');
+    text.parse::<Table>().map_err(|e| mistakes::syntax(path, text, &e))
 }
 
 /// `FLOODGATE_SECTION__KEY=value`: a text where the key takes one, otherwise TOML.

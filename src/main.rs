@@ -1,7 +1,7 @@
 //! The one binary: reads the configuration, chooses adapters, wires, runs, shuts down. Nothing else.
 #![forbid(unsafe_code)]
-// A macro that prints panics where its reader has gone: see `stdout`.
-#![deny(clippy::print_stdout)]
+// A macro that prints panics where its reader has gone or its disk is full: see `stdout` and `log`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
 mod clock;
@@ -10,6 +10,8 @@ mod demo;
 mod engines;
 mod entropy;
 mod gateway_ports;
+mod log;
+mod queue_words;
 mod roles;
 mod stdout;
 
@@ -48,33 +50,26 @@ fn main() -> ExitCode {
         Some(Command::Worker) => Role::Worker,
         Some(Command::Once(command)) => return runtime.block_on(cli::run(command, &config)),
     };
-    if let Err(message) = log_to_stderr() {
-        eprintln!("floodgate: {message}");
-        return ExitCode::from(2);
-    }
+    let log = match log::Log::start() {
+        Ok(log) => log,
+        Err(message) => {
+            log::say(message);
+            return ExitCode::from(2);
+        }
+    };
     match runtime.block_on(roles::run(role, config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => complain(&e, e.exit_code()),
+        Ok(()) => {
+            log.end(None);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            log.end(Some(&e.to_string()));
+            ExitCode::from(e.exit_code())
+        }
     }
 }
 
 fn complain(error: &dyn std::error::Error, exit_code: u8) -> ExitCode {
-    eprintln!("floodgate: {error}");
+    log::say(error);
     ExitCode::from(exit_code)
-}
-
-/// One line an event, no more than `FLOODGATE_LOG` (error, warn, info, debug, trace; info by default) lets through.
-fn log_to_stderr() -> Result<(), String> {
-    let level = match std::env::var("FLOODGATE_LOG") {
-        Ok(level) if !level.is_empty() => level
-            .parse()
-            .map_err(|_| format!("FLOODGATE_LOG: {level:?} is none of error, warn, info, debug, trace"))?,
-        _ => tracing::Level::INFO,
-    };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(level)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
-    Ok(())
 }

@@ -20,8 +20,8 @@ function state(sale) {
 
 function card(sale) {
   const [phase, text] = state(sale);
-  const prices = make('p', { className: 'card-price' }, make('strong', {}, money(sale.price, sale.currency)));
-  if (sale.list_price > sale.price) prices.append(' ', make('s', {}, money(sale.list_price, sale.currency)), ' ', make('span', { className: 'badge' }, discount(sale.price, sale.list_price)));
+  const prices = make('p', { className: 'card-price' }, make('strong', {}, money(sale.price, sale.currency, sale.currency_digits)));
+  if (sale.list_price > sale.price) prices.append(' ', make('s', {}, money(sale.list_price, sale.currency, sale.currency_digits)), ' ', make('span', { className: 'badge' }, discount(sale.price, sale.list_price)));
   const link = make('a', { className: 'card', href: `/sales/${encodeURIComponent(sale.id)}` }, make('span', { className: `pill ${phase}` }, text), make('h2', {}, sale.title || sale.id), prices);
   return make('li', {}, link);
 }

@@ -66,11 +66,12 @@ function draw() {
   document.title = `${phase === 'upcoming' || phase === 'prepare' ? `${clockText(startsAt() - clock.now())} · ` : ''}${sale.title || sale.id}`;
   say($('title'), sale.title || sale.id);
   say($('description'), sale.description ?? '');
-  say($('price'), money(sale.price, sale.currency));
-  say($('list-price'), sale.list_price > sale.price ? money(sale.list_price, sale.currency) : '');
+  say($('price'), money(sale.price, sale.currency, sale.currency_digits));
+  say($('list-price'), sale.list_price > sale.price ? money(sale.list_price, sale.currency, sale.currency_digits) : '');
   say($('discount'), discount(sale.price, sale.list_price));
   $('discount').hidden = !$('discount').textContent;
   $('rehearsal').hidden = !sale.rehearsal;
+  $('demo').hidden = !sale.demo;
   say($('fact-units'), number(sale.total));
   say($('fact-limit'), number(sale.per_user_limit ?? 1));
   say($('fact-pay'), span((sale.pay_within_s ?? 900) * 1000));

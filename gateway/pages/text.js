@@ -5,7 +5,7 @@ const words = {
     tagline: 'Fair when everybody comes at once.', switch: '中文', switchLabel: '切换到中文',
     skip: 'Skip to the purchase', loading: 'Loading…', allSales: 'All sales', yourOrders: 'Your orders', noSales: 'Nothing is on sale.',
     opensIn: 'Opens in', endsIn: 'ends in {time}', openNow: 'Open', soldOut: 'Sold out', paused: 'Paused', ended: 'Ended', days: '{n} d',
-    units: 'Units', perUser: 'Per person', payWithin: 'Pay within', minutes: '{n} min', off: '−{n}%', rehearsal: 'Rehearsal: nothing is delivered', quantity: 'Quantity', less: 'One less', more: 'One more',
+    units: 'Units', perUser: 'Per person', payWithin: 'Pay within', minutes: '{n} min', off: '−{n}%', rehearsal: 'Rehearsal: nothing is delivered', demo: 'Demo: anybody at this computer may be any buyer', quantity: 'Quantity', less: 'One less', more: 'One more',
     buy: 'Buy now', notYet: 'Not open yet', prepare: 'Answer the question now', prepared: 'Ready for the opening',
     working: 'One moment…', sending: 'Sending…', checking: 'Checking your order…',
     hintUpcoming: 'Opens {at}. The button lights up by itself, by the time of the server.',
@@ -37,7 +37,7 @@ const words = {
     tagline: '人潮再大，先来后到。', switch: 'EN', switchLabel: 'Switch to English',
     skip: '跳到购买', loading: '加载中…', allSales: '全部秒杀', yourOrders: '我的订单', noSales: '暂时没有秒杀。',
     opensIn: '距离开抢', endsIn: '{time} 后结束', openNow: '正在秒杀', soldOut: '已售罄', paused: '已暂停', ended: '已结束', days: '{n} 天',
-    units: '总量', perUser: '每人限购', payWithin: '付款时限', minutes: '{n} 分钟', off: '{z} 折', rehearsal: '演练场次：不发货', quantity: '购买数量', less: '减一件', more: '加一件',
+    units: '总量', perUser: '每人限购', payWithin: '付款时限', minutes: '{n} 分钟', off: '{z} 折', rehearsal: '演练场次：不发货', demo: '演示：这台电脑上的任何人都可以冒充任何买家', quantity: '购买数量', less: '减一件', more: '加一件',
     buy: '立即抢购', notYet: '尚未开抢', prepare: '先答题', prepared: '已就绪，等待开抢',
     working: '请稍候…', sending: '提交中…', checking: '正在查询订单…',
     hintUpcoming: '{at} 开抢，到点按钮自动点亮，以服务器时间为准。',
@@ -96,15 +96,12 @@ export function t(key, values = {}) {
 
 export const known = (key) => Object.hasOwn(words.en, key);
 
-/** Minor units in the currency's own way of writing. */
-export function money(minor, currency) {
+/** Minor units as money. `digits` come with the price: a browser's own idea of them is its language's custom, not the currency's. */
+export function money(minor, currency, digits) {
+  if (digits === undefined) return `${minor} ${currency}`;
   const locale = language === 'zh' ? 'zh-CN' : 'en';
-  try {
-    const format = new Intl.NumberFormat(locale, { style: 'currency', currency, currencyDisplay: 'narrowSymbol' });
-    return format.format(minor / 10 ** format.resolvedOptions().maximumFractionDigits);
-  } catch {
-    return `${minor} ${currency}`;
-  }
+  const format = new Intl.NumberFormat(locale, { style: 'currency', currency, currencyDisplay: 'narrowSymbol', minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return format.format(minor / 10 ** digits);
 }
 
 /** “−70%” or “3 折”; empty where nothing is off. */

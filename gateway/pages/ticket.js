@@ -79,7 +79,7 @@ export class Ticket {
     });
     const facts = [[t('order'), order.order_id, 'mono']];
     if (order.quantity) facts.push([t('quantity'), number(order.quantity), '']);
-    if (order.amount !== undefined && order.currency) facts.push([t('amount'), money(order.amount, order.currency), '']);
+    if (order.amount !== undefined && order.currency) facts.push([t('amount'), money(order.amount, order.currency, order.currency_digits), '']);
     p.list.replaceChildren(...facts.map(([name, value, className]) => make('div', {}, make('dt', {}, name), make('dd', { className }, value))));
     const cancellable = order.status === 'unpaid';
     p.cancel.hidden = !cancellable || this.#asking;

@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,9 +26,9 @@ use crate::api::{Reply, json as json_reply, parse};
 use crate::body::{self, Body, BodyError};
 use crate::client::Holder;
 use crate::connection::{Peer, closing_after};
-use crate::pages;
 use crate::ports::{PortError, PortFuture, SaleChange};
 use crate::problem::{Problem, method_not_allowed};
+use crate::{exposition, pages};
 
 /// Largest body of an operator's call, bytes.
 const BODY_BYTES_MAX: usize = 65_536;
@@ -104,7 +103,7 @@ impl Admin {
             }
             "/healthz" => json_reply(StatusCode::OK, &json!({"alive": true})),
             "/readyz" => self.ready(),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(&head.headers),
             "/internal/v1/edge" => self.edge(head.uri.query()).await,
             _ => match path.strip_prefix("/admin/v1/") {
                 Some(_) if !self.is_operator(&head.headers) => Problem::Unauthorized.because(
@@ -137,13 +136,12 @@ impl Admin {
         json_reply(status, &json!({"ready": lacks.is_empty(), "lacks": lacks, "notes": notes}))
     }
 
-    fn metrics(&self) -> Reply {
-        let mut metrics = String::new();
-        if text::encode(&mut metrics, &self.registry).is_err() {
+    fn metrics(&self, headers: &HeaderMap) -> Reply {
+        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let Ok((kind, metrics)) = exposition::write(&self.registry, accept) else {
             return Problem::Internal.response();
-        }
+        };
         let mut response = Response::new(Body::whole(metrics));
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response

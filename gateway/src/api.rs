@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stock::UserId;
@@ -91,7 +91,7 @@ impl Api {
     /// that every request moves about as a whole.
     pub(crate) async fn handle(&self, Peer { address, vitals }: Peer, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let ask = Ask { peer: address, vitals: &vitals, headers: &head.headers };
+        let ask = Ask { peer: address, vitals: &vitals, version: head.version, headers: &head.headers };
         let read = matches!(head.method, Method::GET | Method::HEAD);
         let post = head.method == Method::POST;
         match Route::of(head.uri.path()) {
@@ -162,6 +162,7 @@ impl Api {
 pub(crate) struct Ask<'a> {
     pub(crate) peer: SocketAddr,
     pub(crate) vitals: &'a Arc<Vitals>,
+    pub(crate) version: Version,
     pub(crate) headers: &'a HeaderMap,
 }
 

@@ -65,10 +65,10 @@ impl Authenticator {
     pub fn new(config: &AuthConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         hs256::install();
-        let secret = config.hs256_secret.as_ref().map_or(&b""[..], |s| s.expose().as_bytes());
+        let secret = config.key()?.unwrap_or_default();
         let mut validation = Validation::new(Algorithm::HS256);
-        let mut required = vec!["exp"];
-        // Times are checked below, against the ledger's clock.
+        let mut required = Vec::new();
+        // Times are checked below, against the ledger's clock; a missing one is told apart from one that is no number.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = config.audience.is_some();
@@ -89,8 +89,8 @@ impl Authenticator {
             mode: config.mode,
             user_claim: config.user_claim.clone(),
             user_header,
-            verify: DecodingKey::from_secret(secret),
-            sign: EncodingKey::from_secret(secret),
+            verify: DecodingKey::from_secret(&secret),
+            sign: EncodingKey::from_secret(&secret),
             validation,
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
@@ -130,13 +130,11 @@ impl Authenticator {
 
     fn token_user(&self, token: &str, now_ms: u64) -> Result<UserId, AuthError> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(AuthError::Invalid("longer than a token may be"));
+            return Err(AuthError::Invalid("longer than the 4096 bytes that a token may have"));
         }
         let decoded = jsonwebtoken::decode::<Map<String, Value>>(token, &self.verify, &self.validation);
         let TokenData { header, claims, .. } = decoded.map_err(|error| match error.kind() {
-            ErrorKind::MissingRequiredClaim(_) => {
-                AuthError::Invalid("it lacks exp, or a configured iss or aud")
-            }
+            ErrorKind::MissingRequiredClaim(_) => AuthError::Invalid("it lacks a configured iss or aud"),
             _ => AuthError::Invalid("signature, algorithm, issuer, audience or form"),
         })?;
         // Who sets it demands that it be understood (RFC 7515, 4.1.11), and no extension is.
@@ -144,8 +142,10 @@ impl Authenticator {
             return Err(AuthError::Invalid("crit demands an extension that is not known here"));
         }
         let now_s = now_ms as f64 / 1_000.0;
-        let expires =
-            claims.get("exp").and_then(Value::as_f64).ok_or(AuthError::Invalid("exp is not a number"))?;
+        let expires = claims.get("exp").ok_or(AuthError::Invalid("it lacks exp"))?;
+        let expires = expires.as_f64().ok_or(AuthError::Invalid(
+            "exp is there, but not a number: seconds since 1970, without quotes",
+        ))?;
         if now_s >= expires + LEEWAY_S {
             return Err(AuthError::Invalid("expired"));
         }
@@ -155,8 +155,15 @@ impl Authenticator {
                 return Err(AuthError::Invalid("not valid yet"));
             }
         }
-        let user = claims.get(&self.user_claim).and_then(Value::as_str);
-        user.and_then(|u| u.parse().ok()).ok_or(AuthError::Invalid("its user claim is not a user id"))
+        let user = match claims.get(&self.user_claim) {
+            Some(Value::String(user)) => user.parse().ok(),
+            // Whole numbers only: what 1e3 or 1.0 are in other hands differs.
+            Some(Value::Number(number)) if number.is_u64() || number.is_i64() => {
+                number.to_string().parse().ok()
+            }
+            _ => None,
+        };
+        user.ok_or(AuthError::Invalid("its user claim is not a user id"))
     }
 
     /// A token for `user`, as the demo login hands it out.
@@ -250,6 +257,7 @@ mod tests {
             claims(json!({"sub": "用户", "exp": NOW_S as f64 + 0.5, "nbf": NOW_S, "aud": "x"})),
             Ok("用户".into())
         );
+        assert_eq!(claims(json!({"sub": 4711, "exp": NOW_S + 60})), Ok("4711".into()));
         let mut by_claim = config();
         by_claim.user_claim = "uid".into();
         let token = signed(&json!({"alg": "HS256"}), &json!({"uid": "bob", "exp": NOW_S + 1}), SECRET);
@@ -265,7 +273,8 @@ mod tests {
             json!({"sub": "a", "exp": -1}),
             json!({"sub": "a", "exp": NOW_S + 60, "nbf": NOW_S + 30}),
             json!({"sub": "a", "exp": NOW_S + 60, "nbf": "x"}),
-            json!({"sub": 7, "exp": NOW_S + 60}),
+            json!({"sub": 7.5, "exp": NOW_S + 60}),
+            json!({"sub": true, "exp": NOW_S + 60}),
             json!({"sub": "", "exp": NOW_S + 60}),
             json!({"sub": "a\u{0}b", "exp": NOW_S + 60}),
             json!({"sub": "x".repeat(129), "exp": NOW_S + 60}),
@@ -275,6 +284,42 @@ mod tests {
         for wrong in refused {
             assert!(matches!(claims(wrong.clone()), Err(AuthError::Invalid(_))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_time_that_is_text_is_told_apart_from_none() {
+        let said = |wrong: Value| claims(wrong).expect_err("refused").to_string();
+        assert!(said(json!({"sub": "a"})).contains("lacks exp"));
+        assert!(said(json!({"sub": "a", "exp": "1800000060"})).contains("not a number"));
+        assert!(said(json!({"sub": "a", "exp": null})).contains("not a number"));
+        let long = claims(json!({"sub": "a", "exp": NOW_S + 60, "more": "x".repeat(5_000)}));
+        assert!(long.expect_err("refused").to_string().contains("4096 bytes"));
+    }
+
+    #[test]
+    fn a_key_of_bytes_is_given_in_base64() {
+        let key: Vec<u8> = (0..32).map(|n| 255 - n * 7).collect();
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&key);
+        let claims = json!({"sub": "a", "exp": NOW_S + 60});
+        let part = |v: &Value| URL_SAFE_NO_PAD.encode(v.to_string());
+        let message = format!("{}.{}", part(&json!({"alg": "HS256"})), part(&claims));
+        let mut mac = <Hmac<sha2::Sha256> as Mac>::new_from_slice(&key).expect("any length");
+        mac.update(message.as_bytes());
+        let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()));
+        let of = |text: &str| AuthConfig {
+            hs256_secret: None,
+            hs256_secret_base64: Some(Secret::new(text)),
+            ..config()
+        };
+        for text in [&*encoded, encoded.trim_end_matches('='), &URL_SAFE_NO_PAD.encode(&key)] {
+            assert_eq!(ask(&of(text), &token), Ok("a".into()), "{text}");
+        }
+        for wrong in ["not base64!", "c2hvcnQ="] {
+            let error = of(wrong).validate().expect_err("refused");
+            assert_eq!(error.key, "auth.hs256_secret_base64", "{wrong}");
+        }
+        let both = AuthConfig { hs256_secret_base64: Some(Secret::new(encoded)), ..config() };
+        assert_eq!(both.validate().expect_err("refused").key, "auth.hs256_secret_base64");
     }
 
     #[test]

@@ -180,10 +180,15 @@ impl Gateway {
             ),
             (open && self.has_foreign_sales(), FOREIGN_SALES),
             (
+                !self.parts.seat.is_leased(),
+                "this instance's lease in the stock ledger cannot be renewed: others take it for dead",
+            ),
+            (
                 self.health.ledger_in_part.load(Ordering::Relaxed),
                 "a server of the stock ledger does not answer: the sales that it holds cannot be bought",
             ),
         ];
-        notes.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what).collect()
+        let own = notes.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what);
+        own.chain(self.process_note.and_then(|note| note())).collect()
     }
 }

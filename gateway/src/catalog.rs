@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use serde::Serialize;
-use stock::{FlagCell, FlagState, SaleDefinition, SaleId, Stock, Timestamp};
+use stock::{FlagCell, FlagState, SaleDefinition, SaleId, Stock, Timestamp, currency_digits};
 use tokio::sync::watch;
 
 mod list;
@@ -153,6 +153,8 @@ struct PublicSale<'a> {
     title: &'a str,
     description: &'a str,
     currency: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency_digits: Option<u8>,
     price: u64,
     list_price: u64,
     total: u32,
@@ -184,6 +186,7 @@ fn public(
         title: &definition.title,
         description,
         currency: &definition.currency,
+        currency_digits: currency_digits(&definition.currency),
         price: definition.price,
         list_price: definition.list_price,
         total,

@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::HeaderMap;
-use hyper::header::HeaderName;
+use hyper::header::{HOST, HeaderName, ORIGIN, REFERER};
+use hyper::{HeaderMap, Version};
 
 use crate::config::Network;
 
@@ -102,39 +102,73 @@ fn hop_address(text: &str) -> Option<IpAddr> {
     address.map(|a: IpAddr| a.to_canonical())
 }
 
-/// Headers by which a proxy shows itself, beside those that begin with `x-forwarded`.
-const FORWARDING_HEADERS: [&str; 8] = [
-    "cf-connecting-ip",
-    "fastly-client-ip",
+/// Headers by which a proxy shows itself, beside those that begin as [`FORWARDING_PREFIXES`].
+const FORWARDING_HEADERS: [&str; 12] = [
+    "cdn-loop",
+    "client-ip",
     "forwarded",
     "true-client-ip",
     "via",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-host",
+    "x-proxyuser-ip",
     "x-real-ip",
+    "x-request-id",
+    "x-scheme",
+];
+const FORWARDING_PREFIXES: [&str; 9] = [
+    "cf-",
+    "cloudfront-",
+    "fastly-",
+    "x-amzn-",
+    "x-arr-",
+    "x-azure-",
+    "x-envoy-",
+    "x-forwarded",
+    "x-original-",
 ];
 
 fn shows_a_proxy(header: &HeaderName) -> bool {
     let name = header.as_str();
-    name.starts_with("x-forwarded") || FORWARDING_HEADERS.contains(&name)
+    FORWARDING_HEADERS.contains(&name) || FORWARDING_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether the request was made from this very machine, by a browser that was told so: a loopback peer, a loopback `Host`
-/// (so that no other site's name points here), and no proxy in between.
+/// Whether the request was made from this very machine, by a browser or a script that was told so: a loopback peer, a loopback
+/// `Host` (so that no other site's name points here), and no trace of a proxy in between. One that is told nothing of headers
+/// (nginx with a bare `proxy_pass`) makes up a loopback `Host`; what still gives it away is its HTTP/1.0, and the page that a
+/// browser says it came from.
 #[must_use]
-pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
-    if !peer.ip().to_canonical().is_loopback() || headers.keys().any(shows_a_proxy) {
+pub fn is_local(peer: SocketAddr, version: Version, headers: &HeaderMap) -> bool {
+    if !peer.ip().to_canonical().is_loopback()
+        || version < Version::HTTP_11
+        || headers.keys().any(shows_a_proxy)
+    {
         return false;
     }
-    let mut hosts = headers.get_all(hyper::header::HOST).iter();
+    let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    let Ok(host) = host.to_str() else { return false };
+    let came_from = [ORIGIN, REFERER].into_iter().flat_map(|name| headers.get_all(name));
+    host.to_str().is_ok_and(is_loopback)
+        && came_from
+            .into_iter()
+            .all(|page| page.to_str().is_ok_and(|page| authority(page).is_some_and(is_loopback)))
+}
+
+/// `shop.example:8080` of `http://shop.example:8080/sales/x`.
+fn authority(page: &str) -> Option<&str> {
+    let (_, rest) = page.split_once("://")?;
+    rest.split(['/', '?', '#']).next()
+}
+
+/// Whether a host, with its port or without, names this machine.
+fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or("", |(address, _)| address),
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -182,28 +216,50 @@ mod tests {
         assert_eq!((through("192.0.2.1"), through("10.9.9.9")), (holder("192.0.2.1"), Holder::NOBODY));
     }
 
+    fn is_local_with(peer: &str, version: Version, lines: &[(&str, &str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        is_local(SocketAddr::new(peer.parse().expect("a peer"), 9), version, &headers)
+    }
+
     #[test]
     fn local_means_loopback_host_and_no_proxy() {
-        let case = |peer: &str, host: &str, extra: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert("host", host.parse().expect("a value"));
-            if let Some(name) = extra {
-                let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).expect("a name");
-                headers.insert(name, "x".parse().expect("a value"));
-            }
-            is_local(SocketAddr::new(peer.parse().expect("a peer"), 9), &headers)
-        };
+        let case = |peer: &str, lines: &[(&str, &str)]| is_local_with(peer, Version::HTTP_11, lines);
         for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "LOCALHOST"] {
-            assert!(case("127.0.0.1", host, None), "{host}");
+            assert!(case("127.0.0.1", &[("host", host)]), "{host}");
+            let origin = format!("http://{host}");
+            assert!(case("::1", &[("host", host), ("origin", &origin), ("referer", &origin)]), "{host}");
         }
         for host in ["shop.example", "localhost.shop.example", "127.0.0.1.example", "10.0.0.1", "[::2]:1", ""]
         {
-            assert!(!case("127.0.0.1", host, None), "{host}");
+            assert!(!case("127.0.0.1", &[("host", host)]), "{host}");
+            let page = format!("https://{host}/sales/x");
+            assert!(!case("127.0.0.1", &[("host", "localhost"), ("referer", &page)]), "{page}");
         }
-        assert!(!case("192.0.2.1", "localhost", None));
-        let more = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"];
+        assert!(!case("192.0.2.1", &[("host", "localhost")]));
+        assert!(
+            !case("127.0.0.1", &[]) && !case("127.0.0.1", &[("host", "localhost"), ("host", "localhost")])
+        );
+        let more =
+            ["x-forwarded-for", "x-forwarded-host", "x-envoy-internal", "cf-connecting-ip", "x-original-url"];
         for header in FORWARDING_HEADERS.into_iter().chain(more) {
-            assert!(!case("127.0.0.1", "localhost", Some(header)), "{header}");
+            assert!(!case("127.0.0.1", &[("host", "localhost"), (header, "x")]), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_says_nothing_of_itself_is_seen_by_what_it_passes_on() {
+        // nginx, `proxy_pass http://127.0.0.1:8080;` and nothing else: HTTP/1.0, and the Host of that line.
+        assert!(!is_local_with("127.0.0.1", Version::HTTP_10, &[("host", "127.0.0.1:8080")]));
+        // The same told to speak HTTP/1.1, with a shop's page behind it.
+        for came_from in
+            [("origin", "https://shop.example"), ("origin", "null"), ("referer", "https://shop.example/")]
+        {
+            let lines = [("host", "127.0.0.1:8080"), came_from];
+            assert!(!is_local_with("127.0.0.1", Version::HTTP_11, &lines), "{came_from:?}");
         }
     }
 }

@@ -3,9 +3,11 @@
 //! Files are read elsewhere: whoever loads the configuration puts the contents of every `…_file` in its place.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, Serializer};
 
 mod network;
@@ -75,7 +77,7 @@ pub struct GatewayConfig {
     pub body_read_max_ms: u64,
     /// Longest that a connection may be idle, or stall while it is written to, milliseconds.
     pub idle_max_ms: u64,
-    /// Largest request head, bytes.
+    /// Largest request head, bytes. nginx as it comes passes on up to 33 KiB: 1, and 4 times 8.
     pub header_bytes_max: usize,
     /// Largest request body, bytes.
     pub body_bytes_max: usize,
@@ -87,13 +89,16 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            trusted_proxies: vec![Network { address: IpAddr::from([127, 0, 0, 1]), prefix: 32 }],
+            trusted_proxies: vec![
+                Network { address: IpAddr::from(Ipv4Addr::LOCALHOST), prefix: 32 },
+                Network { address: IpAddr::from(Ipv6Addr::LOCALHOST), prefix: 128 },
+            ],
             threads: 0,
             shutdown_max_s: 20,
             header_read_max_ms: 10_000,
             body_read_max_ms: 10_000,
             idle_max_ms: 75_000,
-            header_bytes_max: 8_192,
+            header_bytes_max: 36_864,
             body_bytes_max: 8_192,
             event_streams_max: 10_000,
         }
@@ -211,6 +216,10 @@ pub struct AuthConfig {
     pub hs256_secret: Option<Secret>,
     /// Holds the key.
     pub hs256_secret_file: Option<PathBuf>,
+    /// The key where it is no text: its bytes in base64, at least 32 of them. Instead of `hs256_secret`.
+    pub hs256_secret_base64: Option<Secret>,
+    /// Holds that.
+    pub hs256_secret_base64_file: Option<PathBuf>,
     /// Reserved: this version cannot fetch keys.
     pub jwks_url: Option<String>,
     /// If set, a token's `iss` must be this.
@@ -231,6 +240,8 @@ impl Default for AuthConfig {
             mode: AuthMode::Jwt,
             hs256_secret: None,
             hs256_secret_file: None,
+            hs256_secret_base64: None,
+            hs256_secret_base64_file: None,
             jwks_url: None,
             issuer: None,
             audience: None,
@@ -245,6 +256,54 @@ impl Default for AuthConfig {
 pub const SECRET_BYTES_MIN: usize = 32;
 
 impl AuthConfig {
+    /// Whether a key of the tokens is configured, in either form.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        self.hs256_secret.is_some() || self.hs256_secret_base64.is_some()
+    }
+
+    /// The key's bytes.
+    pub(crate) fn key(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+        const BASE64: &str = "auth.hs256_secret_base64";
+        let (name, key) = match (&self.hs256_secret, &self.hs256_secret_base64) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                return Err(wrong(BASE64, "and auth.hs256_secret are both there: keep one"));
+            }
+            (Some(secret), None) => ("auth.hs256_secret", secret.expose().as_bytes().to_vec()),
+            (None, Some(text)) => {
+                let text = text.expose().trim().trim_end_matches('=');
+                let key = STANDARD_NO_PAD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text));
+                (
+                    BASE64,
+                    key.map_err(|_| wrong(BASE64, "is no base64: `openssl rand -base64 32` gives some"))?,
+                )
+            }
+        };
+        if key.len() < SECRET_BYTES_MIN {
+            return Err(wrong(name, "at least 32 bytes"));
+        }
+        Ok(Some(key))
+    }
+
+    /// Refuses a demo login that other machines could reach.
+    ///
+    /// # Errors
+    /// `auth.demo`.
+    pub fn check_listener(&self, gateway: &GatewayConfig) -> Result<(), ConfigError> {
+        let listen = gateway.listen;
+        if self.demo && !listen.ip().is_loopback() {
+            return Err(wrong(
+                "auth.demo",
+                format!(
+                    "the demo login makes anybody any user, and gateway.listen = \"{listen}\" is not for this machine alone: \
+                     listen on 127.0.0.1, or set auth.demo = false and let your own login sign the tokens"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses what cannot work.
     ///
     /// # Errors
@@ -256,14 +315,8 @@ impl AuthConfig {
                 "this version checks HS256 tokens only: remove the key and set auth.hs256_secret or auth.hs256_secret_file",
             ));
         }
-        match (self.mode, &self.hs256_secret) {
-            (AuthMode::Jwt, None) => {
-                return Err(wrong("auth.hs256_secret", "missing: set it or auth.hs256_secret_file"));
-            }
-            (_, Some(secret)) if secret.expose().len() < SECRET_BYTES_MIN => {
-                return Err(wrong("auth.hs256_secret", "at least 32 bytes"));
-            }
-            _ => {}
+        if self.key()?.is_none() && self.mode == AuthMode::Jwt {
+            return Err(wrong("auth.hs256_secret", "missing: set it or auth.hs256_secret_file"));
         }
         if self.mode == AuthMode::TrustedHeader && self.demo {
             return Err(wrong("auth.demo", "the demo login hands out tokens: it needs auth.mode = \"jwt\""));
@@ -418,6 +471,19 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret:?}"), "***");
         assert_eq!(serde_json::to_string(&secret).expect("json"), "\"***\"");
+    }
+
+    #[test]
+    fn a_demo_login_is_for_a_listener_of_this_machine() {
+        let auth = AuthConfig { demo: true, ..AuthConfig::default() };
+        for (listen, good) in
+            [("127.0.0.1:8080", true), ("[::1]:8080", true), ("0.0.0.0:8080", false), ("[::]:8080", false)]
+        {
+            let gateway =
+                GatewayConfig { listen: listen.parse().expect("an address"), ..GatewayConfig::default() };
+            assert_eq!(auth.check_listener(&gateway).is_ok(), good, "{listen}");
+            AuthConfig::default().check_listener(&gateway).expect("no demo, no rule");
+        }
     }
 
     #[test]

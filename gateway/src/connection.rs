@@ -9,22 +9,27 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::body::Body;
 use crate::config::GatewayConfig;
 use crate::problem::Problem;
 
+mod head_refusal;
 mod room;
 mod sweep;
 mod vitals;
@@ -64,10 +69,16 @@ impl ConnectionOptions {
     }
 }
 
+/// How long a connection that ends is still read, so that its last answer arrives: what is unread when a socket closes makes the
+/// kernel reset the connection, and the reset overtakes the answer. nginx, halfway through a body, would say 502 for our 413.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// How much of it.
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
 /// Serves `stream` until its peer or a shutdown ends it.
 async fn converse<H, F>(
-    builder: http1::Builder,
-    stream: TcpStream,
+    options: ConnectionOptions,
+    mut stream: TcpStream,
     peer: Peer,
     handler: Arc<H>,
     mut closing: watch::Receiver<bool>,
@@ -77,8 +88,11 @@ async fn converse<H, F>(
 {
     let vitals = peer.vitals.clone();
     let (handler, peer) = (&*handler, &peer);
+    // Whether the last request had a body, all of which may not have been read. One thread: relaxed serves.
+    let had_body = &AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         peer.vitals.enter(Phase::Busy);
+        had_body.store(!request.body().is_end_stream(), Ordering::Relaxed);
         // The handler is called from inside, so that its future is made where it stays.
         async move {
             let response = match objection(&request) {
@@ -93,16 +107,40 @@ async fn converse<H, F>(
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Timed { stream, vitals });
-    let mut connection = pin!(builder.serve_connection(io, service));
-    tokio::select! {
-        biased;
-        // A peer's broken connection is no event of ours.
-        _ = connection.as_mut() => return,
-        _ = closing.wait_for(|closing| *closing) => {}
+    let ended = {
+        let (reader, writer) = stream.split();
+        let head_bytes_max = options.head_bytes_max;
+        let io = TokioIo::new(Timed { reader, writer, vitals, head_bytes_max, asks_for_head: false });
+        let mut connection = pin!(options.builder().serve_connection(io, service));
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => Some(ended),
+            _ = closing.wait_for(|closing| *closing) => None,
+        };
+        match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    // A peer's broken connection is no event of ours; a head that was refused may have more behind it.
+    if ended.is_err() || had_body.load(Ordering::Relaxed) {
+        // Boxed: its buffer is of the end alone.
+        let _ = timeout(LINGER_MAX, Box::pin(read_away(&mut stream))).await;
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+}
+
+/// Reads until the peer has ended, too.
+async fn read_away(stream: &mut TcpStream) {
+    let (mut chunk, mut bytes) = ([0; 4_096], 0);
+    while bytes < LINGER_BYTES_MAX {
+        match stream.read(&mut chunk).await {
+            Ok(read @ 1..) => bytes += read,
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 /// The answer, and the end of the connection it goes out on.
@@ -113,6 +151,11 @@ pub(crate) fn closing_after(mut response: Response<Body>) -> Response<Body> {
 
 /// Why a request is not looked at: what a proxy before us and we might each understand differently.
 fn objection<B>(request: &Request<B>) -> Option<&'static str> {
+    if only_host(request.headers()).is_some_and(|host| host.contains(&b'@')) {
+        return Some(
+            "a Host is a name or an address, with its port or without: no user stands before an @ there",
+        );
+    }
     if !is_for_one_host(request) {
         return Some("a request names its host once");
     }
@@ -143,34 +186,56 @@ fn only_host(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// A socket that tells its connection's vitals of what it reads and writes.
-struct Timed {
-    stream: TcpStream,
+struct Timed<'a> {
+    reader: ReadHalf<'a>,
+    writer: WriteHalf<'a>,
     vitals: Arc<Vitals>,
+    head_bytes_max: usize,
+    /// The request that has begun is a HEAD, whose answer has no body.
+    asks_for_head: bool,
 }
 
-impl AsyncRead for Timed {
+impl Timed<'_> {
+    /// Between requests: what is written now no handler of ours has given.
+    fn is_between_requests(&self) -> bool {
+        [Phase::Idle, Phase::Head, Phase::Silent].into_iter().any(|phase| self.vitals.is(phase))
+    }
+}
+
+impl AsyncRead for Timed<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let polled = Pin::new(&mut self.reader).poll_read(context, buffer);
         if buffer.filled().len() > before {
+            if self.vitals.is(Phase::Idle) || self.vitals.is(Phase::Silent) {
+                self.asks_for_head = buffer.filled()[before..].starts_with(b"HEAD ");
+            }
             self.vitals.bytes_came();
         }
         polled
     }
 }
 
-impl AsyncWrite for Timed {
+impl AsyncWrite for Timed<'_> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        if self.is_between_requests()
+            && let Some(words) = head_refusal::with_words(bytes, self.head_bytes_max, !self.asks_for_head)
+        {
+            self.vitals.bytes_go();
+            // All before is with the kernel, and the connection ends with this: what does not fit at once is left out.
+            let polled = Pin::new(&mut self.writer).poll_write(context, &words);
+            return polled.map_ok(|_| bytes.len());
+        }
         self.vitals.bytes_go();
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let polled = Pin::new(&mut self.writer).poll_write(context, bytes);
         if matches!(polled, Poll::Ready(Ok(1..))) {
             self.vitals.bytes_went();
         }
@@ -183,16 +248,16 @@ impl AsyncWrite for Timed {
         // writes. One that ends its own side only counts as gone, too: it has nothing more to say and everything to hear.
         if self.vitals.is(Phase::Stream) {
             let mut byte = [0];
-            let peeked = self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte));
+            let peeked = self.reader.poll_peek(context, &mut ReadBuf::new(&mut byte));
             if matches!(peeked, Poll::Ready(Ok(0) | Err(_))) {
                 return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
             }
         }
         self.vitals.flushed();
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.writer).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.writer).poll_shutdown(context)
     }
 }

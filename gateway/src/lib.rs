@@ -14,6 +14,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 mod connection;
+pub mod exposition;
 mod final_orders;
 pub mod limits;
 pub mod metrics;
@@ -137,6 +138,7 @@ pub struct Gateway {
     finals: FinalOrders<OrderDocument>,
     /// Set by the shutdown: `/readyz` says no from then on.
     draining: AtomicBool,
+    process_note: Option<fn() -> Option<&'static str>>,
     random: Random,
 }
 
@@ -164,6 +166,7 @@ impl Gateway {
             ..
         } = parts;
         gateway.validate()?;
+        auth.check_listener(&gateway)?;
         limits.validate()?;
         let passes = PassKeys::new(&gate)?;
         let auth = Authenticator::new(&auth)?;
@@ -224,8 +227,16 @@ impl Gateway {
             finals: FinalOrders::new(),
             server_metrics,
             draining: AtomicBool::new(false),
+            process_note: None,
             random,
         })
+    }
+
+    /// What the process around this gateway wants its operator to know, asked at each `/readyz`.
+    #[must_use]
+    pub fn with_note(mut self, note: fn() -> Option<&'static str>) -> Self {
+        self.process_note = Some(note);
+        self
     }
 
     /// The sales on offer: to be filled, and replaced at every change, by whoever knows them.

@@ -183,8 +183,8 @@ impl Running {
 fn connections_max(wanted: usize) -> usize {
     let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    let room = files - FILES_KEPT.min(files / 2);
-    if room < wanted {
+    let room = connections_in(files);
+    if is_worth_saying(room, wanted) {
         tracing::warn!(
             connections_max = room,
             files,
@@ -192,6 +192,16 @@ fn connections_max(wanted: usize) -> usize {
         );
     }
     wanted.min(room)
+}
+
+/// How many of so many files may be connections.
+fn connections_in(files: usize) -> usize {
+    files - FILES_KEPT.min(files / 2)
+}
+
+/// A shortfall of less than a tenth changes nothing that anybody would notice: no line for it at each first look.
+fn is_worth_saying(room: usize, wanted: usize) -> bool {
+    room < wanted - wanted / 10
 }
 
 /// Runs `future` on a current-thread runtime of its own, on a thread of its own.
@@ -376,4 +386,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortfall_that_nobody_notices_is_no_line_at_a_first_look() {
+        let wanted = crate::config::LimitsConfig::default().in_flight_max;
+        for (files, is_said) in
+            [(1_048_576, false), (20_000, false), (18_600, false), (16_384, true), (160, true)]
+        {
+            assert_eq!(is_worth_saying(connections_in(files), wanted), is_said, "{files} files");
+        }
+        assert_eq!((connections_in(160), connections_in(20_000)), (80, 19_488));
+    }
 }

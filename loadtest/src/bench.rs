@@ -21,6 +21,7 @@ use crate::report::Latency;
 use crate::server::{SaleToOpen, Server, Setting, program};
 use crate::spike::write;
 use crate::stand::rest;
+use crate::terminal;
 use crate::token::Signer;
 use crate::{Failure, clock};
 
@@ -101,7 +102,7 @@ pub(crate) async fn run(options: &BenchOptions) -> Result<bool, Failure> {
     };
     drop(bench);
     server.terminate().await?;
-    println!("{}", figures.table());
+    terminal::print(figures.table());
     if let Some(path) = &options.json {
         let json =
             serde_json::to_string_pretty(&figures).map_err(|error| Failure::world("the figures", error))?;
@@ -152,7 +153,7 @@ impl Heard {
     /// Answers that were not the expected ones are shown once.
     fn others(&self, expected: u64) -> u64 {
         if let Some(first) = &self.first_other {
-            eprintln!("bench: {} unexpected answers, the first: {first}", self.other);
+            terminal::say(format_args!("bench: {} unexpected answers, the first: {first}", self.other));
         }
         self.accepted + self.sold_out + self.other - expected
     }

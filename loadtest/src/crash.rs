@@ -21,6 +21,7 @@ use crate::server::{SaleToOpen, Server, Setting, program};
 use crate::spike::{play, write};
 use crate::stand::{PER_USER_RPS, rest};
 use crate::tally::Tally;
+use crate::terminal;
 use crate::{Failure, clock, random};
 
 /// Slower than the crowd buys, so that most ends find a backlog.
@@ -99,7 +100,7 @@ pub(crate) async fn run(options: &CrashOptions) -> Result<bool, Failure> {
         write(path, "")?;
     }
     let seed = options.seed.unwrap_or_else(random::fresh_seed);
-    println!("crash: seed {seed}, {} rounds of {} users", options.rounds, options.users);
+    terminal::print(format_args!("crash: seed {seed}, {} rounds of {} users", options.rounds, options.users));
     let program = program(options.own.server.as_deref()).await?;
     let setting = Setting {
         per_user_rps: PER_USER_RPS,
@@ -121,7 +122,7 @@ pub(crate) async fn run(options: &CrashOptions) -> Result<bool, Failure> {
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
         let round = hunt.round(number).await?;
-        println!("{}", round.line());
+        terminal::print(round.line());
         hunt.server.explain(&round.broken);
         rounds.push(round);
     }
@@ -137,12 +138,12 @@ pub(crate) async fn run(options: &CrashOptions) -> Result<bool, Failure> {
         broken_rounds,
         verdict: if broken_rounds == 0 { "good" } else { "broken" },
     };
-    println!(
+    terminal::print(format_args!(
         "crash: {}: {} rounds, {broken_rounds} broken, {} orders promised before an end, seed {seed}",
         summary.verdict,
         rounds.len(),
         summary.promised
-    );
+    ));
     if let Some(path) = &options.json {
         let json =
             serde_json::to_string_pretty(&summary).map_err(|error| Failure::world("the summary", error))?;

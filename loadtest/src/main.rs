@@ -3,6 +3,8 @@
 //! A black box: it knows the public interface (HTTP, two tables) and nothing of the other crates. A target may be several
 //! gateways over one database.
 #![forbid(unsafe_code)]
+// A macro that prints panics where its reader has gone or its disk is full: see `terminal`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;
 mod arguments;
@@ -26,6 +28,7 @@ mod server;
 mod spike;
 mod stand;
 mod tally;
+mod terminal;
 mod token;
 
 use std::process::ExitCode;
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("loadtest: {error}");
+            terminal::say(format_args!("loadtest: {error}"));
             return ExitCode::from(1);
         }
     };
@@ -74,7 +77,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(failure) => {
-            eprintln!("loadtest: {failure}");
+            terminal::say(format_args!("loadtest: {failure}"));
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
     }

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::api::{Operator, Refusal};
 use crate::tally::{Counts, Tally};
+use crate::terminal;
 
 const BACKLOG_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: u32 = 8;
@@ -45,16 +46,16 @@ impl Progress {
     fn show(&self, tally: &Tally) {
         let line = tally.with(|counts| line(*self.phase.lock(), counts));
         if self.terminal {
-            eprint!("\r\x1b[2K{line}");
+            terminal::refresh(line);
         } else {
-            eprintln!("{line}");
+            terminal::say(line);
         }
     }
 
     /// Ends the refreshed line.
     pub(crate) fn done(&self) {
         if self.terminal {
-            eprint!("\r\x1b[2K");
+            terminal::refresh("");
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::api::{Listener, Operator, Shop};
 use crate::http::Client;
 use crate::process::Process;
 use crate::random::Random;
+use crate::terminal;
 use crate::token::Signer;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -271,7 +272,7 @@ orders_per_second_max = {orders_per_second_max}
                 }
                 Directory::Kept(_) => format!("everything is kept in {}", self.path().display()),
             };
-            eprintln!("the server's last lines ({again}):\n{}", tail(&self.log()));
+            terminal::say(format_args!("the server's last lines ({again}):\n{}", tail(&self.log())));
         }
     }
 }
@@ -284,7 +285,7 @@ pub(crate) async fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
             .map_err(|error| Failure::Usage(format!("--server {}: {error}", path.display())));
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    eprintln!("building floodgate (cargo build --release --bin floodgate) …");
+    terminal::say("building floodgate (cargo build --release --bin floodgate) …");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = tokio::process::Command::new(cargo)
         .args(["build", "--release", "--bin", "floodgate", "--message-format", "json-render-diagnostics"])

@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::stand::{Stand, rest};
 use crate::tally::{SLICE, Tally};
+use crate::terminal;
 use crate::{Failure, clock, html, random};
 
 /// How long after the last planned press somebody may still be asking.
@@ -120,7 +121,7 @@ pub(crate) async fn run(options: &SpikeOptions) -> Result<bool, Failure> {
         write(path, &html::page(&report))?;
     }
     // Last, since whoever reads it may have seen enough.
-    println!("{}", report.table());
+    terminal::print(report.table());
     Ok(report.broken.is_empty())
 }
 

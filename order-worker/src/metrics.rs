@@ -172,6 +172,7 @@ pub struct MembershipMetrics {
     rebuild_duration: Histogram,
     waiting_logs: Gauge,
     orphaned_instances: Gauge,
+    lease_failures: Counter,
 }
 
 impl MembershipMetrics {
@@ -182,7 +183,13 @@ impl MembershipMetrics {
             rebuild_duration: Histogram::new(DURATION_BUCKETS),
             waiting_logs: Gauge::default(),
             orphaned_instances: Gauge::default(),
+            lease_failures: Counter::default(),
         };
+        registry.register(
+            "floodgate_lease_failures",
+            "Renewals of this instance's lease in the stock ledger that failed",
+            metrics.lease_failures.clone(),
+        );
         registry.register(
             "floodgate_ledger_epoch",
             "Life of the stock ledger, as last seen",
@@ -217,6 +224,10 @@ impl MembershipMetrics {
 
     pub(crate) fn waiting(&self, logs: usize) {
         self.waiting_logs.set(i64::try_from(logs).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn lease_failed(&self) {
+        self.lease_failures.inc();
     }
 
     pub(crate) fn orphans(&self, instances: usize) {

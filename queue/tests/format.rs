@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
-use queue::{DiskOptions, Driver, NewRecord, Queue, StartAt, operator};
+use queue::{DiskOptions, Driver, NewRecord, Queue, QueueError, StartAt, operator};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -136,6 +136,54 @@ fn verify_names_the_flipped_byte_of_a_groups_journal() {
     std::fs::write(&journal, bytes).unwrap();
     let damage = operator::verify(scratch.path()).unwrap().remove(0).damage.unwrap();
     assert_eq!((damage.file, damage.offset), (journal, 4096), "{}", damage.found);
+}
+
+/// What a start refuses verify calls damage, in the same words, and nothing else.
+#[test]
+fn verify_and_a_start_judge_alike() {
+    let scratch = tempfile::tempdir().unwrap();
+    let log = scratch.path().join("log");
+    runtime().block_on(async {
+        let queue = Queue::open_disk(options(&log), &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").await.unwrap();
+        let script = async {
+            for number in 1..=3 {
+                let payload = payload(number);
+                let record = NewRecord { key: b"k", tag: "t", deliver_at_ms: None, payload: &payload };
+                topic.append(topic.try_permit(payload.len()).unwrap(), record).await.unwrap();
+            }
+        };
+        // It ends as a kill ends it: nothing is settled.
+        tokio::select! { biased; () = script => {}, () = queue.run() => {} }
+    });
+    let segment = "orders/log/0000000000000001.seg";
+    let bytes = std::fs::read(log.join(segment)).unwrap();
+    let batches: Vec<usize> =
+        (0..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"FLGBATCH")).collect();
+    assert!(batches.len() > 3, "{batches:?}");
+    let mut damaged = 0;
+    for batch in &batches {
+        let copied = scratch.path().join(format!("zeroed-{batch}"));
+        copy(&log, &copied);
+        let mut zeroed = bytes.clone();
+        zeroed[*batch..batch + 4096].fill(0);
+        std::fs::write(copied.join(segment), zeroed).unwrap();
+        let verified = operator::verify(&copied).unwrap().remove(0).damage;
+        let opened = runtime().block_on(async {
+            let queue = Queue::open_disk(options(&copied), &mut Registry::default())?;
+            tokio::select! { topic = queue.topic("orders") => topic.map(drop), () = queue.run() => Ok(()) }
+        });
+        match (verified, opened) {
+            (None, Ok(())) => {}
+            (Some(verified), Err(QueueError::Corrupt { file, offset, found })) => {
+                assert_eq!((verified.file, verified.offset, verified.found), (file, offset, found));
+                damaged += 1;
+            }
+            unlike => panic!("batch {batch}: {unlike:?}"),
+        }
+    }
+    // The last one, too: nothing behind it proves it, but the owner has told others of it.
+    assert_eq!(damaged, batches.len());
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use super::logs::{self, Log};
 use super::shared_ledger::{SharedBooks, SharedLedger};
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
-use crate::engines;
+use crate::{engines, log};
 
 /// The ledger's side of one sale, as the admin listener says it or as it was counted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ pub(super) async fn run(config: &Config, json: Json) -> Result<(), Failure> {
         },
     )?;
     if let Some(gap) = gap {
-        eprintln!("floodgate: {gap}");
+        log::say(gap);
     }
     let broken = lines.iter().filter(|line| !line.rows.broken.is_empty()).count();
     if broken > 0 {

@@ -16,7 +16,7 @@ use super::audit::{Books, books};
 use super::shared_ledger::SharedLedger;
 use super::{Failure, Json, admin_client, logs, output};
 use crate::config::Config;
-use crate::{engines, stdout};
+use crate::{engines, log, stdout};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
@@ -175,7 +175,7 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
                 Ok(stock) => Some(stock),
                 // The registry is the database's: whose log a rebuild will need is known all the same.
                 Err(error) => {
-                    eprintln!("floodgate: nobody's lease is known: {error}");
+                    log::say(format_args!("nobody's lease is known: {error}"));
                     None
                 }
             }

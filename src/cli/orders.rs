@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use hyper::Method;
-use stock::{OrderId, SaleId};
+use stock::{OrderId, SaleId, currency_digits};
 
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
@@ -67,7 +67,7 @@ pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), F
                         row.user_id.to_string(),
                         row.quantity.to_string(),
                         row.units_held.to_string(),
-                        format!("{} {}", row.amount, row.currency),
+                        money(row.amount, &row.currency),
                         row.status.to_string(),
                         row.created_at.to_string(),
                     ]
@@ -82,5 +82,26 @@ pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), F
         OrdersCommand::Close { order } => Err(Failure::Usage(format!(
             "`orders close` comes with a later version, as payments do: `floodgate orders cancel {order}` closes an unpaid order now"
         ))),
+    }
+}
+
+/// `2066.40 CNY`; minor units where the currency has no rule.
+fn money(minor: u64, currency: &str) -> String {
+    let Some(digits) = currency_digits(currency).filter(|digits| *digits > 0) else {
+        return format!("{minor} {currency}");
+    };
+    let (unit, width) = (10_u64.pow(u32::from(digits)), usize::from(digits));
+    format!("{}.{:0width$} {currency}", minor / unit, minor % unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::money;
+
+    #[test]
+    fn money_has_the_digits_of_its_currency() {
+        let shown =
+            [money(206_640, "CNY"), money(5, "HUF"), money(100, "JPY"), money(1_005, "IQD"), money(0, "XXX")];
+        assert_eq!(shown, ["2066.40 CNY", "0.05 HUF", "100 JPY", "1.005 IQD", "0 XXX"]);
     }
 }

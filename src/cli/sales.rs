@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use hyper::Method;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
-use stock::{SaleDefinition, SaleId, Timestamp};
+use stock::{SaleId, Timestamp};
 
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
@@ -16,7 +16,8 @@ use crate::{engines, stdout};
 pub(crate) enum SalesCommand {
     /// Publish the [[sale]] tables of a TOML file; one that exists and is equal changes nothing, one that differs is refused
     Publish {
-        /// A TOML file with one or more [[sale]] and nothing else; keys and defaults as in docs/configuration.md
+        /// A TOML file with one or more [[sale]]: a configuration file is one, its other sections are left alone. Keys and defaults as
+        /// in docs/configuration.md
         file: PathBuf,
     },
     /// List all sales
@@ -65,16 +66,7 @@ pub(super) async fn run(command: SalesCommand, config: &Config) -> Result<(), Fa
 }
 
 async fn publish(file: &PathBuf, config: &Config) -> Result<(), Failure> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        #[serde(default)]
-        sale: Vec<SaleDefinition>,
-    }
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| Failure::Usage(format!("cannot read {}: {e}", file.display())))?;
-    let File { sale: sales } =
-        toml::from_str(&text).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
+    let sales = Config::sales_of(file)?;
     if sales.is_empty() {
         return Err(Failure::Usage(format!("{} has no [[sale]]", file.display())));
     }

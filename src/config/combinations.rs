@@ -167,7 +167,7 @@ impl Config {
                  [{ id = \"k1\", secret_file = \"FILE\" }] (at least 32 bytes, such as `openssl rand -hex 32` gives)",
             );
         }
-        if self.auth.mode == gateway::config::AuthMode::Jwt && self.auth.hs256_secret.is_none() {
+        if self.auth.mode == gateway::config::AuthMode::Jwt && !self.auth.has_key() {
             return wrong(
                 "auth.hs256_secret is missing: a login must count at every gateway, so all need the same; set it or \
                  auth.hs256_secret_file",

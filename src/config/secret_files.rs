@@ -11,6 +11,7 @@ use super::ConfigError;
 const SECRETS: &[(&str, &str)] = &[
     ("admin", "journal_secret"),
     ("auth", "hs256_secret"),
+    ("auth", "hs256_secret_base64"),
     ("gate.pass_secrets", "secret"),
     ("orders", "database_url"),
     ("stock", REDIS_URLS),

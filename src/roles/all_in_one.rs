@@ -82,5 +82,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     stop.send_replace(true);
     let drained = worker.join_drain().await;
     instance.leave(ended.is_ok() && finished && drained).await;
+    if drained {
+        foundation.database.close().await;
+    }
     ended
 }

@@ -14,7 +14,7 @@ use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
 use crate::entropy::random;
 use crate::gateway_ports::{RootOperator, RootOrders};
-use crate::stdout;
+use crate::{log, stdout};
 
 /// The journal's name for the holder of the operator's token.
 const OPERATOR: &str = "admin";
@@ -60,7 +60,8 @@ impl Buyers {
             random: Arc::new(random),
         };
         let gateway = Gateway::new(parts, registry).map_err(|e| ConfigError(e.to_string()))?;
-        let gateway = Arc::new(gateway);
+        log::register(registry);
+        let gateway = Arc::new(gateway.with_note(log::note));
         operator.offer_through(gateway.catalog().clone());
         operator.refresh_catalog().await?;
         // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.
@@ -88,15 +89,25 @@ impl Buyers {
 
     pub(super) fn greet(&self, config: &Config, running: &Running, demo_sale: Option<&SaleId>) {
         let token_file = config.admin.token_file.as_ref();
-        stdout::greet(format_args!("floodgate: buyers   http://{}/", running.address()));
-        stdout::greet(format_args!(
-            "           operator http://{}/console  (token: {})",
-            running.admin_address(),
-            token_file.map_or_else(|| "admin.token".to_owned(), |path| path.display().to_string())
-        ));
-        stdout::greet(format_args!("           orders   {}", config.orders.database_url));
-        if let Some(sale) = demo_sale {
-            stdout::greet(format_args!("           the demo sale {sale} opens 20 s from now; Ctrl-C ends"));
+        let token = token_file.map_or_else(|| "admin.token".to_owned(), |path| path.display().to_string());
+        // Each line may be the only one that somebody reads.
+        let demo = if config.has_configured_demo() {
+            tracing::warn!(
+                "auth.demo = true: anybody who reaches this listener from this machine is given any user's token; not for a shop"
+            );
+            "  [auth.demo = true: anybody here may be any user]"
+        } else {
+            ""
+        };
+        let lines = [
+            format!("floodgate: buyers   http://{}/", running.address()),
+            format!("           operator http://{}/console  (token: {token})", running.admin_address()),
+            format!("           orders   {}", config.orders.database_url),
+        ];
+        let demo_sale =
+            demo_sale.map(|sale| format!("           the demo sale {sale} opens 20 s from now; Ctrl-C ends"));
+        for line in lines.into_iter().chain(demo_sale) {
+            stdout::greet(format_args!("{line}{demo}"));
         }
     }
 }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::FOREIGN_SALES;
+use gateway::exposition;
 use gateway::server::ServeError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use order_worker::{SourceState, Sources, WorkerLog};
-use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Foundation, StartError};
 use crate::config::Config;
+use crate::log;
 
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_MAX: Duration = Duration::from_secs(5);
@@ -122,11 +123,11 @@ impl Watched {
                 )
             }
             "/metrics" => {
-                let mut metrics = String::new();
-                if text::encode(&mut metrics, &self.registry).is_err() {
-                    return json(StatusCode::INTERNAL_SERVER_ERROR, json!({}));
+                let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+                match exposition::write(&self.registry, accept) {
+                    Ok((kind, metrics)) => reply(StatusCode::OK, kind, metrics),
+                    Err(_) => json(StatusCode::INTERNAL_SERVER_ERROR, json!({})),
                 }
-                reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics)
             }
             _ => json(StatusCode::NOT_FOUND, json!({"calls": ["/healthz", "/readyz", "/metrics"]})),
         }
@@ -134,7 +135,7 @@ impl Watched {
 
     /// What an operator should know although orders become rows.
     fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes: Vec<_> = log::note().map(str::to_owned).into_iter().collect();
         if !self.foundation.stock.foreign_sales().is_empty() {
             notes.push(FOREIGN_SALES.to_owned());
         }

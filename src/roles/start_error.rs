@@ -6,6 +6,7 @@ use queue::QueueError;
 
 use crate::config::ConfigError;
 use crate::engines::EngineError;
+use crate::queue_words::queue_words;
 
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +38,6 @@ impl From<InstanceError> for StartError {
             InstanceError::Queue(error) => error.into(),
             error => Self::Instance(error),
         }
-    }
-}
-
-fn queue_words(error: &QueueError) -> String {
-    match error {
-        QueueError::Io { .. } => {
-            format!(
-                "{error}; queue.directory must be a directory that this user may write, on a disk with room"
-            )
-        }
-        error => error.to_string(),
     }
 }
 

@@ -18,11 +18,12 @@ use super::worker_thread::WorkerThread;
 use super::{Foundation, StartError, background, signals};
 use crate::config::Config;
 use crate::entropy::random;
-use crate::{clock, engines, stdout};
+use crate::{clock, engines, log, stdout};
 
 pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let now = clock::system();
     let mut registry = Registry::default();
+    log::register(&mut registry);
 
     // 1. What processes share.
     let database = engines::open_database(&config, now.clone()).await?;

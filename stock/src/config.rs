@@ -33,6 +33,12 @@ fn wrong(key: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Wrong { key, problem: problem.into() }
 }
 
+/// Whether the login before the last `@` holds a character that ends it there.
+fn has_raw_password(url: &str) -> bool {
+    let login = url.strip_prefix("redis://").and_then(|rest| rest.rsplit_once('@'));
+    login.is_some_and(|(login, _)| login.contains(['#', '/', '?']))
+}
+
 /// What stands where a password stood.
 const HIDDEN: &str = "***";
 
@@ -188,6 +194,24 @@ impl StockConfig {
             ));
         }
         const SCHEMES: [&str; 3] = ["redis://", "unix://", "redis+unix://"];
+        if let Some(url) = self.redis_urls.iter().find(|url| url.0.starts_with("rediss://")) {
+            return Err(wrong(
+                URLS,
+                format!(
+                    "\"{url}\" wants TLS, which this version does not speak: put a TLS tunnel such as stunnel beside this process, \
+                     and write its address as redis://127.0.0.1:PORT"
+                ),
+            ));
+        }
+        if let Some(url) = self.redis_urls.iter().find(|url| has_raw_password(&url.0)) {
+            return Err(wrong(
+                URLS,
+                format!(
+                    "\"{url}\": the password is written raw, and a character of it ends the address: write # as %23, / as %2F, ? as %3F \
+                     and % as %25"
+                ),
+            ));
+        }
         if let Some(url) = self.redis_urls.iter().find(|url| !SCHEMES.iter().any(|s| url.0.starts_with(s))) {
             return Err(wrong(
                 URLS,
@@ -316,6 +340,9 @@ mod tests {
         for (json, key, words) in [
             (r#"{"backend":"redis"}"#, "stock.redis_urls", "missing"),
             (r#"{"backend":"redis","redis_urls":["http://u:pw@h"]}"#, "stock.redis_urls", "u:***@h"),
+            (r#"{"backend":"redis","redis_urls":["rediss://u:pw@h:1"]}"#, "stock.redis_urls", "TLS"),
+            (r#"{"backend":"redis","redis_urls":["redis://u:a#pw@h:1"]}"#, "stock.redis_urls", "%23"),
+            (r#"{"backend":"redis","redis_urls":["redis://:a/pw@h:1"]}"#, "stock.redis_urls", "raw"),
             (
                 r#"{"backend":"redis","redis_urls":["redis://a:1","redis://b:1"]}"#,
                 "stock.redis_urls",
@@ -339,9 +366,11 @@ mod tests {
                 "{message}"
             );
         }
-        let stock: StockConfig =
-            serde_json::from_str(r#"{"backend":"redis","redis_urls":["redis://127.0.0.1:6379"]}"#).unwrap();
-        assert_eq!(stock.check(), Ok(()));
+        for good in ["redis://127.0.0.1:6379", "redis://u:p@w%23@h:1/0", "unix:///run/r.sock?pass=a@b"] {
+            let json = serde_json::json!({"backend": "redis", "redis_urls": [good]});
+            let stock: StockConfig = serde_json::from_value(json).unwrap();
+            assert_eq!(stock.check(), Ok(()), "{good}");
+        }
     }
 
     #[cfg(feature = "zookeeper")]

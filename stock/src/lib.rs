@@ -28,7 +28,7 @@ pub use ledger::RedisLedger;
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerServer};
 pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;
-pub use sale::{SaleDefinition, SaleError, SaleVersion};
+pub use sale::{SaleDefinition, SaleError, SaleVersion, currency_digits};
 pub use seat::{Seat, UnderWay};
 pub use stock::Stock;
 pub use timestamp::Timestamp;

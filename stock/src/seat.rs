@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -23,6 +24,8 @@ pub struct Seat {
     offered: watch::Sender<u64>,
     orphans: watch::Sender<Arc<[Owner]>>,
     barrier: Mutex<Barrier>,
+    /// Whether the last renewal of the lease succeeded. A lone fact that guards nothing: relaxed serves.
+    leased: AtomicBool,
     left: Notify,
 }
 
@@ -48,8 +51,20 @@ impl Seat {
             offered: watch::Sender::new(0),
             orphans: watch::Sender::new(Arc::default()),
             barrier: Mutex::default(),
+            leased: AtomicBool::new(true),
             left: Notify::new(),
         }
+    }
+
+    /// Whether the lease could be renewed.
+    pub fn note_lease(&self, renewed: bool) {
+        self.leased.store(renewed, Ordering::Relaxed);
+    }
+
+    /// Whether others know this instance to be alive.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        self.leased.load(Ordering::Relaxed)
     }
 
     /// Begins something that may lead from a reservation of `epoch` to a record in the own log. `None` once a newer epoch was

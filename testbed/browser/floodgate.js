@@ -94,6 +94,12 @@ class Floodgate {
     await this.#listed((sales) => sales.length === 1);
   }
 
+  /** Publishes one more sale: the answer's status. */
+  async put(sale) {
+    const headers = { Authorization: `Bearer ${ADMIN_TOKEN}`, 'Content-Type': 'application/json' };
+    return (await fetch(`${this.#admin}/admin/v1/sales`, { method: 'PUT', headers, body: JSON.stringify(sale) })).status;
+  }
+
   async #listed(good) {
     for (const until = Date.now() + READY_MAX_MS; ; await sleep(50)) {
       const { sales } = await fetch(`${this.url}/api/v1/sales`).then((answer) => answer.json());

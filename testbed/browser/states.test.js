@@ -223,3 +223,25 @@ test('nothing is asked of any other host, and answers are guarded', () =>
     const unnamed = await page.evaluate(() => [...document.querySelectorAll('button, a, input')].filter((e) => e.checkVisibility() && !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML));
     assert.deepEqual(unnamed, []);
   }));
+
+test('every currency is written with the digits that ISO 4217 gives it', () =>
+  scenario({}, {}, async ({ floodgate, page }) => {
+    const other = { 0: 'BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF', 3: 'BHD IQD JOD KWD LYD OMR TND', 4: 'CLF UYW' };
+    const digitsOf = (currency) => Number(Object.keys(other).find((digits) => other[digits].includes(currency)) ?? 2);
+    const definition = (currency) => ({ id: `in-${currency}`, title: currency, currency, price: 100000, total: 1, starts_at: new Date().toISOString(), ends_at: new Date(Date.now() + 3_600_000).toISOString() });
+    const offered = [];
+    // What the browser knows, and what only the standard does; past currencies are refused.
+    for (const currency of new Set([...Intl.supportedValuesOf('currency'), 'UYI', 'UYW', 'CHE', 'ZWG'])) {
+      const status = await floodgate.put(definition(currency));
+      if (status === 200) offered.push(currency);
+      else assert.equal(status, 400, currency);
+    }
+    assert.ok(offered.length > 150, `${offered.length} currencies`);
+    for (const currency of ['AFN', 'HUF', 'IDR', 'IQD', 'YER']) assert.ok(offered.includes(currency), currency);
+    await page.goto(`${floodgate.url}/?all`);
+    await page.locator('.card').nth(offered.length).waitFor();
+    const shown = await page.locator('.card').evaluateAll((cards) => cards.map((card) => [card.querySelector('h2').textContent, card.querySelector('strong').textContent]));
+    const written = (digits) => new Intl.NumberFormat('en', { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(100000 / 10 ** digits);
+    const wrong = shown.filter(([currency, price]) => offered.includes(currency) && price.match(/[0-9][0-9.,]*/)?.[0] !== written(digitsOf(currency)));
+    assert.deepEqual(wrong, []);
+  }));

@@ -1,5 +1,9 @@
 //! The binary from outside: what it says to mistakes, and one purchase from login to row and back.
 
+mod damage;
+mod demo;
+mod log;
+mod readme;
 mod restore;
 mod server;
 
@@ -149,6 +153,8 @@ fn sold_out_pause_restock_and_a_restart() {
 
     server.signal("-TERM");
     assert!(server.wait().success(), "a clean shutdown: {}", site.log());
+    let log = site.path().join("data/orders.db-wal");
+    assert_eq!(log.metadata().map_or(0, |log| log.len()), 0, "the database's log is in the database");
 }
 
 #[test]

@@ -118,14 +118,24 @@ impl Site {
         self.start_by(limited)
     }
 
-    fn start_by(&self, mut command: Command) -> Server {
-        let log = std::fs::File::create(self.path().join("log")).expect("writable");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
+    fn start_by(&self, command: Command) -> Server {
+        std::fs::File::create(self.path().join("log")).expect("writable");
+        let log = self.log_end();
+        self.start_logging_to(command, log)
+    }
+
+    /// Two writers at one file's end.
+    fn log_end(&self) -> Stdio {
+        let log = std::fs::File::options().create(true).append(true).open(self.path().join("log"));
+        log.expect("writable").into()
+    }
+
+    /// The same with a log that goes elsewhere.
+    pub(crate) fn start_logging_to(&self, mut command: Command, stderr: Stdio) -> Server {
+        command.stdin(Stdio::null()).stdout(self.log_end()).stderr(stderr);
+        let child = command.spawn().expect("the binary starts");
+        // It holds our end of a pipe open.
+        drop(command);
         let mut server = Server { child };
         let began = Instant::now();
         while began.elapsed() < PATIENCE {

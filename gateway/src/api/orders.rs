@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stock::ledger::IdState;
-use stock::{LedgerError, OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId};
+use stock::{LedgerError, OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId, currency_digits};
 
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
@@ -26,6 +26,8 @@ pub(crate) struct OrderDocument {
     quantity: u32,
     amount: u64,
     currency: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency_digits: Option<u8>,
     pub(super) status: OrderStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pay_by: Option<Timestamp>,
@@ -40,6 +42,7 @@ impl From<OrderView> for OrderDocument {
             sale: order.sale,
             quantity: order.quantity,
             amount: order.amount,
+            currency_digits: currency_digits(&order.currency),
             currency: order.currency,
             pay_by: order.pay_by.filter(|_| order.status == OrderStatus::Unpaid),
             status: order.status,
@@ -196,6 +199,7 @@ impl Gateway {
                         quantity: reservation.quantity,
                         amount: sale.definition.price.saturating_mul(u64::from(reservation.quantity)),
                         currency: sale.definition.currency.clone(),
+                        currency_digits: currency_digits(&sale.definition.currency),
                         status: OrderStatus::Queued,
                         pay_by: None,
                         queued: Some(self.progress.estimate(order_id).into()),

@@ -191,7 +191,7 @@ impl Sweep {
         self.tally.live.fetch_add(1, Ordering::Relaxed);
         let peer = Peer { address, vitals: vitals.clone() };
         let over = Over { vitals: vitals.clone(), tally: self.tally.clone() };
-        let conversation = converse(options.builder(), stream, peer, handler, closing);
+        let conversation = converse(options.clone(), stream, peer, handler, closing);
         let task = tokio::spawn(async move {
             let _over = over;
             conversation.await;

@@ -54,7 +54,11 @@ pub(crate) struct Vitals {
     forwarded: AtomicU64,
     head_ms: u64,
     idle_ms: u64,
+    stream_ms: u64,
 }
+
+/// A stream of events says something every 10 s: shorter than this a pause is none.
+const STREAM_PAUSE_MS_MIN: u64 = 30_000;
 
 /// The other end of a request's connection, and what its handler may tell of it.
 #[derive(Debug, Clone)]
@@ -77,13 +81,15 @@ impl Vitals {
             forwarded: AtomicU64::new(Holder::NOBODY.0),
             head_ms: options.head_ms,
             idle_ms: options.idle_ms,
+            stream_ms: options.idle_ms.max(STREAM_PAUSE_MS_MIN),
         }
     }
 
     pub(super) fn enter(&self, phase: Phase) {
         let now_ms = self.clock.load(Ordering::Relaxed);
         let deadline_ms = match phase {
-            Phase::Idle | Phase::Answer | Phase::Stream => now_ms + self.idle_ms,
+            Phase::Idle | Phase::Answer => now_ms + self.idle_ms,
+            Phase::Stream => now_ms + self.stream_ms,
             Phase::Head | Phase::Silent => now_ms + self.head_ms,
             Phase::Busy | Phase::Body => u64::MAX,
         };
@@ -120,7 +126,8 @@ impl Vitals {
     /// The kernel took some of it.
     pub(super) fn bytes_went(&self) {
         if self.is(Phase::Answer) || self.is(Phase::Stream) {
-            let deadline_ms = self.clock.load(Ordering::Relaxed) + self.idle_ms;
+            let pause_ms = if self.is(Phase::Stream) { self.stream_ms } else { self.idle_ms };
+            let deadline_ms = self.clock.load(Ordering::Relaxed) + pause_ms;
             self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
         }
     }

@@ -83,6 +83,16 @@ impl Database {
         adapter!(self, database => database.known_deployment().await)
     }
 
+    /// At the end of the process that is its only user: where it is a file, its log goes into it and is emptied. A crash before or in
+    /// the middle of it leaves a log that the next start reads.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite(database) => database.close().await,
+            #[cfg(feature = "mysql")]
+            Self::Mysql(_) => {}
+        }
+    }
+
     /// The ledger's present epoch; 0 before the first.
     ///
     /// # Errors

@@ -30,20 +30,41 @@ pub(super) async fn keep(
     forgotten: Arc<AtomicBool>,
 ) {
     let Some(own) = own else { return std::future::pending().await };
-    let mut absent = BTreeMap::new();
+    let (mut absent, mut is_failing) = (BTreeMap::new(), false);
     loop {
         let looked = look(&database, &stock, &own, &mut absent).await;
+        note_outcome(looked.as_ref().err(), &mut is_failing, &own, &metrics);
         match looked {
             Ok(Some(orphans)) => {
                 metrics.orphans(orphans.len());
                 own.seat.look_after(&orphans);
             }
             Ok(None) => forgotten.store(true, Ordering::Relaxed),
-            // The rounds say so too: one voice is enough.
-            Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
+            Err(_) => {}
         }
         sleep(INTERVAL).await;
     }
+}
+
+/// Says the first failure of several, and their end; `/readyz` notes it meanwhile.
+fn note_outcome(
+    error: Option<&RebuildError>,
+    is_failing: &mut bool,
+    own: &OwnLog,
+    metrics: &MembershipMetrics,
+) {
+    match error {
+        Some(error) => {
+            metrics.lease_failed();
+            if !*is_failing {
+                tracing::warn!(%error, "the lease could not be renewed: without it others take this instance for dead");
+            }
+        }
+        None if *is_failing => tracing::info!("the lease is renewed again"),
+        None => {}
+    }
+    *is_failing = error.is_some();
+    own.seat.note_lease(!*is_failing);
 }
 
 /// Renews, and answers whose reservations are ours to look after; `None`: the registry lacks our log.

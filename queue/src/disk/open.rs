@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::bell::Bell;
 use super::committer::Committer;
-use super::files::{LogFiles, corrupt, io};
+use super::files::{LogFiles, io};
 use super::format;
 use super::identity::{Identity, TOPIC_MAGIC, read_identity, write_identity};
 use super::keeping::Keeping;
@@ -92,12 +92,7 @@ pub(super) fn open_topic(
     let mark = if storage.is_real() {
         let path = directory.join("mark");
         let (mark, before) = SharedMark::own(&path, log_id).map_err(io("map", &path))?;
-        let end = recovered.end.as_ref();
-        if let Some(before) = before.filter(|before| *before > durable) {
-            let found = format!("records through {before} were acknowledged, the log ends at {durable}");
-            let (file, offset) = end.map_or((path.as_path(), 0), |end| (end.path.as_path(), end.offset));
-            return Err(corrupt(file, offset, found));
-        }
+        recovered.check_acknowledged(&files, before.unwrap_or(0))?;
         Some(Arc::new(mark))
     } else {
         None
@@ -237,7 +232,6 @@ fn finished_by_all(storage: &Storage, groups: &Path, log_id: u64) -> u64 {
 
 /// What a group has finished was acknowledged, and what it has not finished must still be there.
 fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueError> {
-    let durable = recovered.next_sequence - 1;
     let oldest = topic.files.oldest().unwrap_or(recovered.next_sequence);
     let names = topic.group_names()?;
     if names.is_empty() && oldest > 1 {
@@ -253,20 +247,8 @@ fn check_groups(topic: &TopicShared, recovered: &Recovered) -> Result<(), QueueE
         };
         let limits = topic.limit_files(&name);
         let standing = Standing::of(&progress, limits.cut()?, limits.limit()?, false);
-        let newest = progress.newest().max(standing.cut);
-        let (file, offset) = recovered
-            .end
-            .as_ref()
-            .map_or((topic.files.directory.as_path(), 0), |end| (end.path.as_path(), end.offset));
-        if newest > durable {
-            let found = format!("group {name} has seen record {newest}, the log ends at {durable}");
-            return Err(corrupt(file, offset, found));
-        }
-        if standing.passed() + 1 < oldest {
-            let low = standing.low;
-            let found = format!("group {name} has finished record {low}, the log begins at {oldest}");
-            return Err(corrupt(&topic.files.directory, 0, found));
-        }
+        let seen = progress.newest().max(standing.cut);
+        recovered.check_group(&topic.files, &name, (seen, standing.passed()))?;
         topic.groups.lock().insert(name, standing);
     }
     Ok(())

@@ -35,6 +35,44 @@ pub(crate) struct Recovered {
     pub(crate) end: Option<Place>,
 }
 
+impl Recovered {
+    /// Everything through `acknowledged` was once: is it there?
+    pub(crate) fn check_acknowledged(&self, files: &LogFiles, acknowledged: u64) -> Result<(), QueueError> {
+        self.check_end(files, acknowledged, || format!("records through {acknowledged} were acknowledged"))
+    }
+
+    /// What a group has seen was acknowledged; and is what it has not finished, behind `passed`, still there?
+    pub(crate) fn check_group(
+        &self,
+        files: &LogFiles,
+        group: &str,
+        (seen, passed): (u64, u64),
+    ) -> Result<(), QueueError> {
+        self.check_end(files, seen, || format!("group {group} has seen record {seen}"))?;
+        let oldest = files.oldest().unwrap_or(self.next_sequence);
+        if passed + 1 < oldest {
+            let found = format!("group {group} has finished record {passed}, the log begins at {oldest}");
+            return Err(corrupt(&files.directory, 0, found));
+        }
+        Ok(())
+    }
+
+    fn check_end(
+        &self,
+        files: &LogFiles,
+        proven: u64,
+        proof: impl FnOnce() -> String,
+    ) -> Result<(), QueueError> {
+        if proven < self.next_sequence {
+            return Ok(());
+        }
+        let (file, offset) =
+            self.end.as_ref().map_or((files.directory.as_path(), 0), |end| (end.path.as_path(), end.offset));
+        let found = format!("{}, the log ends at {}", proof(), self.next_sequence - 1);
+        Err(corrupt(file, offset, found))
+    }
+}
+
 /// Follows the chain and fills the table of segments. Of those whose records are all at or below `finished`, kept though nobody waits
 /// for them, only the first batch is looked at: what is in them is checked when it is read.
 pub(crate) fn recover(files: &LogFiles, finished: u64) -> Result<Recovered, QueueError> {

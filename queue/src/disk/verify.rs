@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::files::{LogFiles, io};
 use super::identity::{TOPIC_MAGIC, read_identity};
+use super::limits::LimitFiles;
 use super::offsets;
 use super::recovery::{Recovered, recover};
+use super::shared::Standing;
 use crate::port::QueueError;
-use crate::storage::Storage;
+use crate::storage::{SharedMark, Storage};
 
 /// What one topic's log looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,18 +48,12 @@ pub(crate) fn verify(storage: &Storage, directory: &Path) -> Result<Vec<Verified
         }
         let Some(identity) = read_identity(storage, &path.join("topic"), TOPIC_MAGIC)? else { continue };
         let files = LogFiles::new(storage.clone(), path.join("log"), identity.id, false);
-        // Before the log, which may be in use: a group has never seen more than it holds.
-        let newest = damage_of(newest_seen(storage, &path, identity.id))?;
+        // Before the log, which may be in use: nobody has been told of more than it holds afterwards.
+        let proofs = damage_of(Proofs::gather(storage, &path, identity.id))?;
         let recovered = damage_of(recover(&files, 0))?;
-        let (recovered, damage) = match (recovered, newest) {
-            (Ok(recovered), Ok(newest)) => {
-                let beyond = newest >= recovered.next_sequence;
-                let end = recovered.end.as_ref().map_or((&files.directory, 0), |end| (&end.path, end.offset));
-                let damage = beyond.then(|| DamagedBatch {
-                    file: end.0.clone(),
-                    offset: end.1,
-                    found: format!("the log's end, but a group has seen record {newest}"),
-                });
+        let (recovered, damage) = match (recovered, proofs) {
+            (Ok(recovered), Ok(proofs)) => {
+                let damage = damage_of(proofs.check(storage, &files, &recovered))?.err();
                 (recovered, damage)
             }
             (Ok(recovered), Err(damage)) => (recovered, Some(damage)),
@@ -79,16 +75,61 @@ fn damage_of<T>(outcome: Result<T, QueueError>) -> Result<Result<T, DamagedBatch
     }
 }
 
-/// The newest record that any group of a topic has seen; every byte of their progress is looked at.
-fn newest_seen(storage: &Storage, topic: &Path, log_id: u64) -> Result<u64, QueueError> {
+/// What a log must hold, as those say who were told of it: a start judges by the same.
+struct Proofs<'a> {
+    topic: &'a Path,
+    /// The page that the owner shares with consumers in other processes.
+    acknowledged: u64,
+    groups: Vec<Group>,
+}
+
+/// One group's progress, every byte of it looked at.
+struct Group {
+    name: String,
+    seen: u64,
+    passed: u64,
+}
+
+impl<'a> Proofs<'a> {
+    fn gather(storage: &Storage, topic: &'a Path, log_id: u64) -> Result<Self, QueueError> {
+        let acknowledged = if storage.is_real() { acknowledged(&topic.join("mark"), log_id)? } else { 0 };
+        Ok(Self { topic, acknowledged, groups: groups(storage, topic, log_id)? })
+    }
+
+    fn check(&self, storage: &Storage, files: &LogFiles, recovered: &Recovered) -> Result<(), QueueError> {
+        recovered.check_acknowledged(files, self.acknowledged)?;
+        // What a group is past it may have passed meanwhile, and segments before that may have gone: this is looked at after the log.
+        let now = groups(storage, self.topic, files.log_id)?;
+        for Group { name, seen, passed } in &self.groups {
+            let later = now.iter().find(|group| group.name == *name).map_or(*passed, |group| group.passed);
+            recovered.check_group(files, name, (*seen, later.max(*passed)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Through which record the owner has said that its log is durable; 0 where it has not.
+fn acknowledged(mark: &Path, log_id: u64) -> Result<u64, QueueError> {
+    match SharedMark::attach(mark, log_id) {
+        Ok(mark) => Ok(mark.map_or(0, |mark| mark.durable())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(io("map", mark)(error)),
+    }
+}
+
+fn groups(storage: &Storage, topic: &Path, log_id: u64) -> Result<Vec<Group>, QueueError> {
     let groups = topic.join("groups");
-    let mut newest = 0;
-    for group in storage.list(&groups).map_err(io("list", &groups))? {
-        let directory = groups.join(group);
+    let mut found = Vec::new();
+    for name in storage.list(&groups).map_err(io("list", &groups))? {
+        let directory = groups.join(&name);
         // Without its second file it is a group whose creation a crash cut off.
         if storage.exists(&directory.join("offset.1")).unwrap_or(false) {
-            newest = newest.max(offsets::verify(storage, &directory, log_id)?.newest());
+            let progress = offsets::verify(storage, &directory, log_id)?;
+            let limits = LimitFiles::new(storage, directory, log_id);
+            let standing = Standing::of(&progress, limits.cut()?, limits.limit()?, false);
+            let seen = progress.newest().max(standing.cut);
+            found.push(Group { name, seen, passed: standing.passed() });
         }
     }
-    Ok(newest)
+    Ok(found)
 }

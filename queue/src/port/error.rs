@@ -96,7 +96,9 @@ pub enum QueueError {
         supported: u16,
     },
     /// Something acknowledged does not read back.
-    #[error("{file} is damaged at byte {offset}: {found}; keep the directory, see `floodgate queue verify`")]
+    #[error(
+        "{file} is damaged at byte {offset}: {found}; keep a copy of the directory, see `floodgate queue verify`"
+    )]
     Corrupt {
         /// The damaged file.
         file: PathBuf,

@@ -6,6 +6,7 @@ use queue::operator::{self, VerifiedLog};
 use serde::Serialize;
 
 use super::super::{Failure, Json, output};
+use crate::queue_words::way_out;
 
 #[derive(Serialize)]
 struct Line {
@@ -60,9 +61,9 @@ pub(super) fn run(directory: &Path, json: Json) -> Result<(), Failure> {
     let damaged = lines.iter().filter(|line| line.damage.is_some()).count();
     if damaged > 0 {
         return Err(Failure::Failed(format!(
-            "{damaged} of {} topics are damaged: stop floodgate, keep a copy of {}, and look at the disk",
+            "{damaged} of {} topics are damaged. {}",
             lines.len(),
-            directory.display()
+            way_out(directory)
         )));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Whether a sale's definition makes sense. Each message names the key and says what is allowed.
 
-use super::SaleDefinition;
+use super::{SaleDefinition, currency_digits};
 
 /// Longest `item_id`, in characters.
 const ITEM_ID_CHARS_MAX: usize = 128;
@@ -41,8 +41,12 @@ impl SaleDefinition {
     }
 
     fn check_figures(&self) -> Result<(), SaleError> {
-        if self.currency.len() != 3 || !self.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            return wrong("currency", "must be three upper-case letters (ISO 4217), such as CNY");
+        if currency_digits(&self.currency).is_none() {
+            let problem = format!(
+                "{:?} is no currency with minor units in ISO 4217: it must be three upper-case letters of that list, such as CNY",
+                self.currency
+            );
+            return wrong("currency", problem);
         }
         if self.total == 0 {
             return wrong("total", "must be at least 1");
@@ -122,9 +126,11 @@ mod tests {
     #[test]
     fn each_bad_key_is_named() {
         type Spoil = fn(&mut SaleDefinition);
-        let cases: [(&str, Spoil); 15] = [
+        let cases: [(&str, Spoil); 17] = [
             ("currency", |sale| sale.currency = "cny".into()),
             ("currency", |sale| sale.currency = "元".into()),
+            ("currency", |sale| sale.currency = "XAU".into()),
+            ("currency", |sale| sale.currency = "ZZZ".into()),
             ("total", |sale| sale.total = 0),
             ("per_user_limit", |sale| sale.per_user_limit = 0),
             ("price", |sale| sale.price = i64::MAX as u64 + 1),

@@ -1,12 +1,14 @@
 //! What is on offer: a sale as published, and the part of it that the ledger must know.
 
 mod check;
+mod currency;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::SaleError;
+pub use currency::currency_digits;
 
 use crate::{SaleId, Timestamp};
 

@@ -9,6 +9,7 @@ mod failover;
 mod faults;
 mod interleavings;
 mod older;
+mod rights;
 mod start;
 
 use std::sync::LazyLock;

@@ -49,6 +49,17 @@ impl SqliteDatabase {
         })
     }
 
+    pub(super) async fn close(&self) {
+        let empty = |connection: &mut Connection| {
+            connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .map_err(DatabaseError::from)
+        };
+        if let Err(error) = self.lanes.run(Lane::Write, empty).await {
+            tracing::info!(%error, "the orders database keeps its log for the next start");
+        }
+    }
+
     pub(super) fn over(connection: SharedConnection, now: Now) -> Result<Self, DatabaseError> {
         connection.with(schema::apply)?;
         Ok(Self { lanes: Lanes::Inline(connection), now, release_written: Notify::new() })

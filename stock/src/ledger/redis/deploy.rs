@@ -73,15 +73,16 @@ impl Trial {
             arguments: Vec::new(),
             expected,
         };
+        // The real one: a login may have the right to the keys of sales alone.
         let of_leases = |arguments: &[&'static str], expected| Self {
-            keys: vec![leases_key(&format!("{prefix}:.trial"))],
+            keys: vec![leases_key(prefix)],
             arguments: arguments.to_vec(),
             expected,
         };
         match script.name {
             "probe" | "now" => Self { keys: Vec::new(), ..of_sale("OK") },
             "install" => of_sale("INVALID"),
-            "forget" => of_sale("OK"),
+            "forget" | "rights" => of_sale("OK"),
             "renew_lease" => of_leases(&[], "INVALID"),
             "end_lease" => of_leases(&["nobody"], "OK"),
             "leases" => of_leases(&[], "OK"),

@@ -42,6 +42,7 @@ scripts! {
     FORGET = "forget",
     ADOPT = "adopt",
     PROBE = "probe",
+    RIGHTS = "rights",
     NOW = "now",
     RENEW_LEASE = "renew_lease",
     END_LEASE = "end_lease",

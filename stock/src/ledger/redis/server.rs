@@ -9,6 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo};
 
 use super::scripts;
+use super::wire::{KeySet, SaleKeys, leases_key};
 use crate::StockConfig;
 use crate::config::{ConfigError, RedisMode};
 
@@ -95,6 +96,30 @@ pub enum RedisStartError {
         /// What is set.
         policy: String,
     },
+    /// It does not say what it does when memory gets short.
+    #[error(
+        "Redis at {server} does not tell its maxmemory_policy in INFO (a service that hides its CONFIG?), and with any but \
+         noeviction it would throw stock away: have its operator set noeviction and show it in INFO, or name another Redis in \
+         stock.redis_urls"
+    )]
+    Untold {
+        /// Where.
+        server: String,
+    },
+    /// It lets this login do less than the ledger needs.
+    #[error(
+        "Redis at {server} does not let this login do all that the ledger needs: {reason}; what it needs is: ACL SETUSER NAME on \
+         >PASSWORD {}",
+        acl_rules(.key_prefix)
+    )]
+    Rights {
+        /// Where.
+        server: String,
+        /// What it refused.
+        reason: String,
+        /// `stock.key_prefix`.
+        key_prefix: String,
+    },
     /// A script does not work there.
     #[error("Redis at {server}: script {script}: {problem}")]
     Script {
@@ -117,9 +142,11 @@ impl RedisStartError {
         match self {
             Self::Config(_)
             | Self::Login { .. }
+            | Self::Rights { .. }
             | Self::Replica { .. }
             | Self::TooOld { .. }
             | Self::Evicting { .. }
+            | Self::Untold { .. }
             | Self::Script { .. }
             | Self::Thread(_) => true,
             Self::Unreachable { .. }
@@ -146,10 +173,18 @@ impl Default for Patience {
     }
 }
 
+/// What a login of the ledger must be allowed, as ACL SETUSER takes it: the keys of sales, the leases, and what scripts and audit do.
+fn acl_rules(key_prefix: &str) -> String {
+    format!(
+        "~{{{key_prefix}:* ~{{{key_prefix}}}:* +@hash +@list +@sortedset +@connection +evalsha +script|load +unlink +exists +info +time"
+    )
+}
+
 /// Where the primary is, or who knows.
 #[derive(Debug)]
 pub(super) struct Target {
     addresses: Vec<ConnectionInfo>,
+    key_prefix: String,
     /// The primary's name, when `addresses` are Sentinels.
     sentinel_master: Option<String>,
     /// The Sentinel that answered last is asked first.
@@ -178,7 +213,8 @@ impl Target {
         let addresses = config.redis_urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let sentinel_master =
             (config.redis_mode == RedisMode::Sentinel).then(|| config.sentinel_master.clone());
-        Ok(Self { addresses, sentinel_master, answered: AtomicUsize::new(0) })
+        let key_prefix = config.key_prefix.clone();
+        Ok(Self { addresses, key_prefix, sentinel_master, answered: AtomicUsize::new(0) })
     }
 
     pub(super) fn has_sentinels(&self) -> bool {
@@ -223,11 +259,11 @@ impl Target {
         let address = self.primary().await?;
         let server = address.addr().to_string();
         let mut connection =
-            connect(address, patience.response).await.map_err(|error| unreachable(&server, &error))?;
+            connect(address, patience.response).await.map_err(|error| self.unreachable(&server, &error))?;
         let info: String = redis::cmd("INFO")
             .query_async(&mut connection)
             .await
-            .map_err(|error| unreachable(&server, &error))?;
+            .map_err(|error| self.unreachable(&server, &error))?;
         let info = Info { text: &info };
         info.check(&server).map_err(|error| match (error, &self.sentinel_master) {
             (RedisStartError::Replica { server }, Some(master)) => {
@@ -244,17 +280,58 @@ impl Target {
                     let problem = format!("its SHA-1 is {sha} there, {} here", script.sha);
                     return Err(RedisStartError::Script { server, script: script.name, problem });
                 }
-                Err(error) if error.code().is_some_and(|code| code != "LOADING") => {
+                Err(error) if error.code().is_some_and(|code| !matches!(code, "LOADING" | "NOPERM")) => {
                     return Err(RedisStartError::Script {
                         server,
                         script: script.name,
                         problem: error.to_string(),
                     });
                 }
-                Err(error) => return Err(unreachable(&server, &error)),
+                Err(error) => return Err(self.unreachable(&server, &error)),
             }
         }
+        self.check_rights(&server, &mut connection).await?;
         Ok(Primary { connection, identity: info.identity(), server })
+    }
+
+    /// A login that may do a part of it only would fail in the middle of a sale, or let its lease end unnoticed.
+    async fn check_rights(
+        &self,
+        server: &str,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), RedisStartError> {
+        // No sale can have this name: a SaleId does not begin with a dot.
+        let of_sale = SaleKeys::named(&self.key_prefix, ".trial");
+        let leases = leases_key(&self.key_prefix);
+        for keys in [of_sale.of(KeySet::All).collect(), vec![leases.as_str()]] {
+            let mut call = redis::cmd("EVALSHA");
+            call.arg(&scripts::RIGHTS.sha).arg(keys.len()).arg(&keys);
+            let answer: Result<Vec<String>, _> = call.query_async(connection).await;
+            match answer {
+                Ok(words) if words.first().is_some_and(|word| word == "LACKS") => {
+                    return Err(self.lacks_rights(server, format!("it refuses {}", words[1..].join(", "))));
+                }
+                Ok(_) => {}
+                Err(error) if error.code() == Some("NOPERM") => {
+                    return Err(self.lacks_rights(server, error.to_string()));
+                }
+                // The server takes no writes from anybody at the moment: calls find that out, and when it is over.
+                Err(error) if error.code().is_some() => {}
+                Err(error) => return Err(self.unreachable(server, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn lacks_rights(&self, server: &str, reason: String) -> RedisStartError {
+        RedisStartError::Rights { server: server.into(), reason, key_prefix: self.key_prefix.clone() }
+    }
+
+    fn unreachable(&self, server: &str, error: &redis::RedisError) -> RedisStartError {
+        match error.code() {
+            Some("NOPERM") => self.lacks_rights(server, error.to_string()),
+            _ => unreachable(server, error),
+        }
     }
 }
 
@@ -311,7 +388,7 @@ fn unreachable(server: &str, error: &redis::RedisError) -> RedisStartError {
     let (server, reason) = (server.to_owned(), error.to_string());
     match error.code() {
         Some("LOADING") => RedisStartError::Loading { server },
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => RedisStartError::Login { server, reason },
+        Some("NOAUTH" | "WRONGPASS") => RedisStartError::Login { server, reason },
         _ if error.kind() == ErrorKind::AuthenticationFailed => RedisStartError::Login { server, reason },
         _ => RedisStartError::Unreachable { server, reason },
     }
@@ -347,6 +424,9 @@ impl Info<'_> {
             return Err(RedisStartError::Replica { server });
         }
         let policy = self.value("maxmemory_policy");
+        if policy.is_empty() {
+            return Err(RedisStartError::Untold { server });
+        }
         if policy != "noeviction" {
             return Err(RedisStartError::Evicting { server, policy: policy.to_owned() });
         }
@@ -382,6 +462,7 @@ mod tests {
             ("loading:0", "loading:1", "loading"),
             ("role:master", "role:slave", "replica"),
             ("noeviction", "allkeys-lru", "allkeys-lru"),
+            ("maxmemory_policy:noeviction\r\n", "", "CONFIG"),
         ] {
             let text = GOOD.replace(good, bad);
             let error = Info { text: &text }.check("here").unwrap_err().to_string();
