@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
-use order_worker::{DrainConfig, Pace, ReconcileError, Relay, audit, bring};
+use order_worker::{DrainConfig, Pace, ReconcileError, Relay, bring};
 use prometheus_client::registry::Registry;
 use stock::ledger::{IdState, ReserveOutcome, Settlement};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
@@ -310,41 +310,6 @@ async fn a_sale_that_its_ledger_still_sells_is_not_settled() {
     world.advance(behind_ms);
     world.reconciler().pass().await.unwrap();
     assert!(world.database.sale(&sale).await.unwrap().unwrap().settled);
-}
-
-#[tokio::test]
-async fn the_audit_names_what_is_broken() {
-    let world = World::new();
-    let sale = world.open("s", 3, 1).await;
-    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
-    world.database.settle(vec![order]).await.unwrap();
-    let good = audit(&world.database, Some(&world.stock), None, None).await.unwrap();
-    assert!(good.is_good(), "{good:?}");
-    assert_eq!((good.sales[0].sold, good.sales[0].ledger.as_ref().unwrap().pending), (1, 1));
-    assert!(!good.at_rest(), "the log was not asked");
-    let copy = |id: &str, user: &str| {
-        format!(
-            "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, created_at,
-                                           updated_at, version)
-             SELECT '{id}', sale_id, '{user}', quantity, units_held, amount, currency, status, created_at, updated_at, version
-             FROM floodgate_orders LIMIT 1"
-        )
-    };
-    for (id, user) in [
-        ("00000000000000000000000001", "u"),
-        ("00000000000000000000000002", "v"),
-        ("00000000000000000000000003", "w"),
-    ] {
-        world.connection.with(|c| c.execute_batch(&copy(id, user)).unwrap());
-    }
-    let bad = audit(&world.database, None, None, Some(&sale)).await.unwrap();
-    let faults = bad.sales[0].broken.join("; ");
-    for fault in
-        ["counts 1 units as sold, the orders hold 4", "oversold: 4 units held of 3", "1 users hold more"]
-    {
-        assert!(faults.contains(fault), "{faults}");
-    }
-    assert!(serde_json::to_string(&bad).unwrap().contains("\"at_rest\":null"));
 }
 
 #[tokio::test]

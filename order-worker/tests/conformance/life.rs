@@ -157,6 +157,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
     fixture.database.settle(batch).await.unwrap();
     fixture.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     let empty = SaleBooks {
+        version: Some(1),
         sale: sale_id("t"),
         total: Some(4),
         sold: 0,
@@ -167,6 +168,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
         releases: 0,
     };
     let s = SaleBooks {
+        version: Some(1),
         sale: sale_id("s"),
         sold: 2,
         units_held: 2,
@@ -176,6 +178,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
         ..empty.clone()
     };
     let nowhere = SaleBooks {
+        version: None,
         sale: sale_id("nowhere"),
         total: None,
         orders: 1,
