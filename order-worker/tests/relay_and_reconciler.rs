@@ -11,7 +11,7 @@ use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
 use order_worker::{DrainConfig, Pace, ReconcileError, Relay, bring};
 use prometheus_client::registry::Registry;
 use stock::ledger::{IdState, ReserveOutcome, Settlement};
-use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
+use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Reservation, Stock};
 use tokio::sync::watch;
 use world::{OWNER, World, author, order_id, sale_id};
 
@@ -63,13 +63,42 @@ async fn a_release_that_the_ledger_does_not_take_stays_and_holds_up_no_other() {
     world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     world.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     world.relay().pass().await.unwrap();
-    let left = world.database.releases(None, 10).await.unwrap();
+    let left = world.database.releases(None, &[], 10).await.unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].0, gone, "the ledger has not heard of it yet");
     bring(&world.database, &world.stock, &gone).await.unwrap();
     world.relay().pass().await.unwrap();
     assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
     assert_eq!(world.units(&gone).await, (9, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_no_ledger_takes_is_tried_less_and_less_often() {
+    let world = World::new();
+    let gone = world.publish("a-gone", 9, 9).await;
+    let sale = world.open("s", 9, 9).await;
+    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
+    let elsewhere = Reservation { order_id: order_id(2), sale: gone.clone(), ..order.clone() };
+    world.database.settle(vec![order, elsewhere]).await.unwrap();
+    world.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
+    let refused = || world.counter("floodgate_ledger_calls_total{call=\"release\",outcome=\"unknown_sale\"}");
+    let (shutdown, down) = watch::channel(false);
+    let relay = tokio::spawn(world.relay().run(down));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let tries = refused();
+    assert!((5..=90).contains(&tries), "{tries} tries in 10 minutes");
+    assert!((world.metric("floodgate_releases_refused_sales") - 1.0).abs() < 0.1);
+    // Others are as quick as ever.
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((world.units(&sale).await, refused()), ((9, 0, 0), tries));
+
+    bring(&world.database, &world.stock, &gone).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
+    assert!(world.metric("floodgate_releases_refused_sales").abs() < 0.1);
+    shutdown.send_replace(true);
+    relay.await.unwrap();
 }
 
 #[tokio::test]
@@ -107,7 +136,7 @@ async fn a_release_that_only_a_replaced_ledger_has_heard_stays() {
         "the present life has not heard of it"
     );
 
-    let relay = Relay::new(world.database.clone(), Arc::new(present), world.metrics.clone());
+    let mut relay = Relay::new(world.database.clone(), Arc::new(present), world.metrics.clone());
     relay.pass().await.unwrap();
     assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
 }
