@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use super::files::Segment;
+use super::others::Look;
 use super::shared::{OwnTopic, TopicShared};
 use super::writer::{has_room, recycle};
 use crate::failpoint;
@@ -71,7 +72,7 @@ pub(crate) fn retire_oldest(topic: &TopicShared, own: &OwnTopic, going: Going) -
     let births = topic.births();
     let Ok(Some(_births)) = topic.storage().lock(&births) else { return false };
     if topic.storage().is_real() {
-        if !topic.read_groups() {
+        if topic.read_groups(Look::Whole).is_none() {
             return false;
         }
         topic.publish_slowest();

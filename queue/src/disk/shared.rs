@@ -19,6 +19,7 @@ use super::keeping::Keeping;
 use super::limits::LimitFiles;
 use super::names::valid_name;
 use super::offsets;
+use super::others::Stamps;
 use super::progress::Progress;
 use super::reader::Reader;
 use super::trace::Trace;
@@ -49,6 +50,8 @@ pub(crate) struct TopicShared {
     pub(crate) arrivals: Notify,
     /// How far each group is, as far as this process knows.
     pub(crate) groups: Mutex<BTreeMap<String, Standing>>,
+    /// Of groups that other processes hold, what need not be read again.
+    pub(crate) stamps: Mutex<BTreeMap<String, Stamps>>,
     /// Absent when another process owns the log.
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
@@ -291,29 +294,6 @@ impl TopicShared {
             *known = Standing::of(progress, known.cut, known.behind_max, true);
         }
         self.publish_slowest();
-    }
-
-    /// Learns how far groups are that other processes hold, and how far they may be behind. Answers whether all could be read: no
-    /// segment may go by an older look.
-    pub(crate) fn read_groups(&self) -> bool {
-        let Ok(names) = self.group_names() else { return false };
-        let mut all = true;
-        for name in names {
-            if self.groups.lock().get(&name).is_some_and(|known| known.held) {
-                continue;
-            }
-            // What is being written at this moment is read again next time.
-            let Ok(standing) = self.stored(&name) else {
-                all = false;
-                continue;
-            };
-            let mut groups = self.groups.lock();
-            // A holder that has begun meanwhile knows better.
-            if groups.get(&name).is_none_or(|known| !known.held) {
-                groups.insert(name, standing);
-            }
-        }
-        all
     }
 
     /// A group was cut off through there, durably.
