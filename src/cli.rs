@@ -71,8 +71,12 @@ pub(crate) enum Once {
     /// Show, list or cancel orders
     #[command(subcommand)]
     Orders(orders::OrdersCommand),
-    /// Compare ledger, queue and database of the running system; exit 1 if a unit or an order does not add up
-    Audit(Json),
+    /// Compare ledger, logs and database of the running system; exit 1 if a unit or an order does not add up, or nobody can tell
+    ///
+    /// Named are sums and totals that differ, promised orders that were rejected, and orders that have been pending for more than a
+    /// minute and are in no log and no row. Where such orders could be in a log that is not on this machine, the audit is incomplete:
+    /// run it on the machines of those logs.
+    Audit(audit::Audit),
     /// Show the stock ledger's books and who takes part, or rebuild it
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -99,7 +103,7 @@ pub(crate) async fn run(command: Once, config: &Config) -> ExitCode {
     let outcome = match command {
         Once::Sales(command) => sales::run(command, config).await,
         Once::Orders(command) => orders::run(command, config).await,
-        Once::Audit(json) => audit::run(config, json).await,
+        Once::Audit(arguments) => audit::run(arguments, config).await,
         Once::Ledger(command) => ledger::run(command, config).await,
         Once::Stock(command) => stock::run(command, config).await,
         Once::Migrate(migrate) => migrate.run(config).await,

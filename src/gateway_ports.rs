@@ -162,6 +162,7 @@ impl Operator for RootOperator {
                 epoch: ledger.map_or_else(|| self.seat.offered(), |ledger| ledger.epoch),
                 paused_by: row.paused_by,
                 sold_out: self.stock.flag().cell(&sale).read().map(|flag| flag.sold_out),
+                broken: books.broken,
             }))
         })
     }

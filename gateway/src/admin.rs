@@ -30,6 +30,8 @@ use crate::ports::{PortError, PortFuture, SaleChange};
 use crate::problem::{Problem, method_not_allowed};
 use crate::{exposition, pages};
 
+mod pending;
+
 /// Largest body of an operator's call, bytes.
 const BODY_BYTES_MAX: usize = 65_536;
 /// Longest wait of a feed's long poll.
@@ -109,7 +111,7 @@ impl Admin {
                 Some(_) if !self.is_operator(&head.headers) => Problem::Unauthorized.because(
                     "send the operator's token as Authorization: Bearer; it stands in admin.token_file",
                 ),
-                Some(call) => self.operate(&head.method, call, (&peer, body)).await,
+                Some(call) => self.operate(&head.method, (call, head.uri.query()), (&peer, body)).await,
                 None => match pages::console(path, &head.headers) {
                     Some(page) if read => page.map(Body::whole),
                     _ => Problem::NotFound.because(HERE),
@@ -183,7 +185,12 @@ impl Admin {
         )
     }
 
-    async fn operate(&self, method: &Method, call: &str, body: (&Peer, Incoming)) -> Reply {
+    async fn operate(
+        &self,
+        method: &Method,
+        (call, query): (&str, Option<&str>),
+        body: (&Peer, Incoming),
+    ) -> Reply {
         let operator = &self.gateway.operator;
         let mut parts = call.split('/');
         let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
@@ -246,7 +253,10 @@ impl Admin {
                 })
                 .await;
             }
-            (None, _) => return method_not_allowed("GET, HEAD"),
+            (Some("pending"), None) if matches!(*method, Method::GET | Method::HEAD) => {
+                return pending::page(&self.gateway, &sale, query).await;
+            }
+            (None, _) | (Some("pending"), None) => return method_not_allowed("GET, HEAD"),
             (Some("pause" | "resume" | "restock"), None) if *method != Method::POST => {
                 return method_not_allowed("POST");
             }

@@ -262,6 +262,13 @@ impl Gateway {
         self.parts.recovery.is_idle()
     }
 
+    /// The same, and no call that was given up may still run: what it took would get its record from this process alone, or from
+    /// another as long as this one is registered.
+    #[must_use]
+    pub fn owes_nothing(&self) -> bool {
+        self.recovered() && !self.parts.recovery.has_doubts()
+    }
+
     /// A purchase path, for one thread; its batcher has to be run there.
     #[must_use]
     pub fn purchases(&self) -> Purchases {

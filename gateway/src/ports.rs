@@ -116,6 +116,8 @@ pub struct Figures {
     pub paused_by: Option<String>,
     /// What the sold-out flag says here; none is unknown.
     pub sold_out: Option<bool>,
+    /// What does not add up, in words.
+    pub broken: Vec<String>,
 }
 
 /// A rebuild of the ledger that has begun: nothing is sold until it is done.

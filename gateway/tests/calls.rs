@@ -308,6 +308,20 @@ fn the_operators_calls() {
         (figures["total"].clone(), figures["remaining"].clone(), figures["epoch"].clone()),
         (json!(100), json!(100), json!(1))
     );
+    let (pass, pending) = (site.pass("zoe").0, "/admin/v1/sales/demo/pending");
+    assert_eq!(site.buy(&pass, "{}").status, 202);
+    let page = admin.get(pending, &operator).json();
+    let (held, instance) = (&page["pending"][0], format!("{:016x}", site.queue.instance()));
+    assert_eq!(
+        (&held["instance"], &held["quantity"], &page["next"]),
+        (&json!(instance), &json!(1), &json!(null))
+    );
+    assert!(page["now"].as_str() >= held["reserved_at"].as_str(), "{page}");
+    let after = |order: &str| format!("{pending}?after={order}");
+    let last = held["order_id"].as_str().expect("an order");
+    assert_eq!(admin.get(&after(last), &operator).json()["pending"], json!([]));
+    admin.get(&after("x"), &operator).is(400, "bad-request");
+    admin.post(pending, &operator, "").is(405, "method-not-allowed");
 
     let second = serde_json::to_string(&sale("second")).expect("json");
     for _ in 0..2 {

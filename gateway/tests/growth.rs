@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use gateway::catalog::CatalogSale;
 use gateway::pass::Pass;
 use gateway::purchase::PurchaseAnswer;
 use queue::{Faults, SimulatedDisk, StartAt, Storage};
-use stock::ledger::{BATCH_MAX, FaultPlan, Settlement, SimulatedServer};
+use stock::ledger::{BATCH_MAX, FaultPlan, Settlement, SimulatedLedger, SimulatedServer};
 use stock::{
     EmbeddedFlag, Flag, Ledger, OrderId, Owner, Reservation, SaleDefinition, SaleId, SaleVersion, Stock,
     Timestamp,
@@ -43,6 +44,7 @@ struct World {
     disk: SimulatedDisk,
     server: SimulatedServer,
     step_ms: Arc<AtomicI64>,
+    version: SaleVersion,
 }
 
 impl World {
@@ -86,11 +88,17 @@ impl World {
             sale,
             random: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
         };
-        Self { ground, disk, server, step_ms }
+        Self { ground, disk, server, step_ms, version }
     }
 
     fn start(&self) -> Life {
         Life::start(&self.ground)
+    }
+
+    /// The sale as at first, in a memory that has forgotten it.
+    async fn restore_empty(&self) {
+        outside(&self.server).install(&self.version, 1).await.expect("installed");
+        self.open().await;
     }
 
     async fn open(&self) {
@@ -193,6 +201,145 @@ fn what_the_drain_is_past_is_not_appended_again() {
             let settled = [Settlement { order_id, user, quantity }];
             outside(&world.server).confirm(&sale_id(), &settled).await.expect("confirmed");
         }
+    });
+}
+
+/// What nobody will write is promised to nobody, whether this process has read of it yet or not.
+#[test]
+fn a_press_again_is_promised_nothing_once_its_order_is_a_dead_letter() {
+    in_virtual_time(async {
+        let world = World::new(5).await;
+        world.open().await;
+        let life = world.start();
+        let (pass, order_id) = pass(&life);
+        life.run(async {
+            life.begin_drain().await;
+            life.await_recovered().await;
+            let first = life.purchases.purchase(attempt(&pass)).await;
+            assert!(matches!(first, PurchaseAnswer::Accepted { repeated: false, .. }), "{first:?}");
+            let again = life.purchases.purchase(attempt(&pass)).await;
+            assert!(matches!(again, PurchaseAnswer::Accepted { repeated: true, .. }), "{again:?}");
+            let mut group = life.topic.group(DRAIN_GROUP, StartAt::Oldest).await.expect("a group");
+            let message = group.pull(1, Duration::from_secs(1)).await.expect("messages").remove(0);
+            group.dead_letter(&message, "refused").await.expect("a letter");
+            group.commit(message.position).await.expect("committed");
+            sleep(Duration::from_secs(1)).await;
+            // The row is asked for, and there is none.
+            let again = life.purchases.purchase(attempt(&pass)).await;
+            assert_eq!(again, PurchaseAnswer::Settled { order_id, status: None });
+        })
+        .await;
+        drop(life);
+        let life = world.start();
+        life.run(async {
+            life.await_recovered().await;
+            let again = life.purchases.purchase(attempt(&pass)).await;
+            assert_eq!(again, PurchaseAnswer::Uncertain { order_id });
+        })
+        .await;
+    });
+}
+
+/// Each reading of the letters goes through all of them, and these cannot be read.
+#[test]
+fn dead_letters_are_read_only_for_what_lacks_a_record() {
+    in_virtual_time(async {
+        let world = World::new(6).await;
+        world.open().await;
+        let life = world.start();
+        let (pass, _) = pass(&life);
+        life.run(async {
+            life.await_recovered().await;
+            let answer = life.purchases.purchase(attempt(&pass)).await;
+            assert!(matches!(answer, PurchaseAnswer::Accepted { .. }), "{answer:?}");
+            life.write(&reservations(1)).await;
+            let mut group = life.topic.group(DRAIN_GROUP, StartAt::Oldest).await.expect("a group");
+            let messages = group.pull(2, Duration::from_secs(1)).await.expect("messages");
+            group.dead_letter(&messages[1], "refused").await.expect("a letter");
+            let letters = |(path, _): &(PathBuf, u64)| path.to_string_lossy().contains("/dead/");
+            let (letters, _) = world.disk.files().into_iter().find(letters).expect("a file of letters");
+            world.disk.zero_from(&letters, 0);
+            // Out of the offer, and on offer again: the sale is looked at whole.
+            life.gateway.catalog().replace(Vec::new());
+            sleep(Duration::from_secs(2)).await;
+            life.gateway.catalog().replace(vec![world.ground.sale.clone()]);
+            sleep(Duration::from_secs(2)).await;
+            life.await_recovered().await;
+        })
+        .await;
+    });
+}
+
+/// The sales of one server come on offer first, and it never answers.
+#[test]
+fn a_dead_server_of_the_ledger_holds_up_no_sale_of_another() {
+    in_virtual_time(async {
+        let mut world = World::new(7).await;
+        let dead = SimulatedServer::new(7, world.ground.now.clone(), ALWAYS_LOST);
+        let placing = |sale: &SaleId| usize::from(sale.as_str() != SALE);
+        world.ground.ledger = Ledger::Simulated(SimulatedLedger::of_several(
+            &[world.server.clone(), dead.clone()],
+            Arc::new(placing),
+        ));
+        let (all, gone) = (reservations(20), Owner(77));
+        world.restore(gone, &all[..10]).await;
+        let life = world.start();
+        world.restore(life.owner, &all[10..]).await;
+        world.open().await;
+        let mut offer: Vec<CatalogSale> = Vec::new();
+        for n in 0..300 {
+            let mut sale = world.ground.sale.clone();
+            sale.definition.id = format!("a-{n:03}").parse().expect("a sale");
+            offer.push(sale);
+        }
+        offer.push(world.ground.sale.clone());
+        // It told its time once, and then no more.
+        dead.set_plan(FaultPlan::default());
+        life.gateway.look_at_health().await;
+        life.gateway.catalog().replace(offer.clone());
+        life.gateway.look_at_health().await;
+        dead.set_plan(ALWAYS_LOST);
+        life.seat.look_after(&[gone]);
+        life.run(async {
+            life.begin_drain().await;
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(life.undrained().await, 20, "those of the dead, and its own");
+            // What comes later is found in time as well.
+            let (pass, order_id) = pass(&life);
+            world.server.set_plan(ALWAYS_LOST);
+            let answer = life.purchases.purchase(attempt(&pass)).await;
+            world.server.set_plan(FaultPlan::default());
+            assert_eq!(answer, PurchaseAnswer::Uncertain { order_id });
+            sleep(Duration::from_secs(10)).await;
+            assert_eq!(life.undrained().await, 21);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_process_that_gave_up_a_call_does_not_leave_for_good_as_long_as_it_may_run() {
+    in_virtual_time(async {
+        let world = World::new(8).await;
+        world.open().await;
+        let life = world.start();
+        let (pass, order_id) = pass(&life);
+        life.run(async {
+            life.await_recovered().await;
+            assert!(life.gateway.owes_nothing());
+            // It never reached the ledger, but nobody here can know that.
+            world.server.set_plan(ALWAYS_LATE);
+            let answer = life.purchases.purchase(attempt(&pass)).await;
+            assert_eq!(answer, PurchaseAnswer::Uncertain { order_id });
+            world.server.wipe();
+            world.server.set_plan(FaultPlan::default());
+            world.restore_empty().await;
+            life.await_recovered().await;
+            assert!(!life.gateway.owes_nothing(), "a late call would get no record");
+            sleep(Duration::from_secs(310)).await;
+            assert!(life.gateway.owes_nothing());
+        })
+        .await;
     });
 }
 

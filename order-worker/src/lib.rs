@@ -27,7 +27,8 @@ pub use membership::{Member, MemberParts, OpenLog, OwnLog};
 #[cfg(feature = "redis")]
 pub use metrics::AuditorMetrics;
 pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerLogMetrics, WorkerMetrics};
-pub use reconcile::audit::{Audit, AuditError, SaleAudit, audit};
+pub use reconcile::accounting::{Accounts, LONG_PENDING_MS, LongPending, OrderGroup, account_for};
+pub use reconcile::audit::{Audit, AuditError, Rejected, SaleAudit, audit, totals_differ};
 #[cfg(feature = "redis")]
 pub use reconcile::auditor::Auditor;
 pub use reconcile::reconciler::{ReconcileError, Reconciler, bring};

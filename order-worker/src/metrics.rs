@@ -39,6 +39,8 @@ pub struct WorkerMetrics {
     pub(crate) confirms_left: Counter,
     /// Releases that the ledger has answered for.
     pub(crate) releases_relayed: Counter,
+    /// Sales whose releases the ledger did not take at the last try.
+    pub(crate) releases_refused: Gauge,
     /// Ids that the reconciler found different in ledger and database.
     pub(crate) reconciled: Family<Found, Counter>,
     /// Pending though they should be rows by now, as last looked up.
@@ -74,6 +76,7 @@ impl WorkerMetrics {
             settle_duration: Histogram::new(DURATION_BUCKETS),
             confirms_left: Counter::default(),
             releases_relayed: Counter::default(),
+            releases_refused: Gauge::default(),
             reconciled: Family::default(),
             without_row: Gauge::default(),
         };
@@ -127,6 +130,11 @@ impl WorkerMetrics {
             "floodgate_releases_relayed",
             "Releases that the ledger has answered for",
             metrics.releases_relayed.clone(),
+        );
+        registry.register(
+            "floodgate_releases_refused_sales",
+            "Sales whose releases the ledger did not take at the last try",
+            metrics.releases_refused.clone(),
         );
         registry.register(
             "floodgate_reconciled_orders",

@@ -365,3 +365,37 @@ async fn ended_sales_are_looked_at_in_turn_and_their_loss_is_noticed_all_the_sam
     assert_eq!(process.world.units(&sales[7]).await, (8, 2, 0), "the log's promise is back");
     process.end().await;
 }
+
+/// Nobody knows whether it sells at this moment.
+#[cfg(feature = "simulation")]
+#[tokio::test]
+async fn without_the_ledgers_word_no_instance_is_forgotten() {
+    use order_worker::RebuildError;
+    use prometheus_client::registry::Registry;
+    use stock::ledger::{FaultPlan, SimulatedServer};
+    use stock::{EmbeddedFlag, Flag, Ledger, Stock};
+
+    let server = SimulatedServer::new(1, Arc::new(|| world::START_MS), FaultPlan::default());
+    let flag = Flag::Embedded(EmbeddedFlag::new(1));
+    let stock = Stock::new(Ledger::Simulated(server.connect()), flag, &mut Registry::default());
+    let World { database, .. } = &World::new();
+    database.register_instance(99, "elsewhere", "disk", true).await.unwrap();
+    database.register_instance(98, "a worker's", "disk", false).await.unwrap();
+    stock.renew_lease(Owner(99), 5_000).await.unwrap();
+    server.set_plan(FaultPlan { refused: 1_000, ..FaultPlan::default() });
+    for owner in [Owner(99), Owner(98)] {
+        let refused = forget_instance(database, Some(&stock), owner, &author()).await.unwrap_err();
+        assert!(matches!(refused, RebuildError::LeaseUnknown(of, _) if of == owner), "{refused:?}");
+        assert!(refused.is_retryable());
+    }
+    assert_eq!((database.instances().await.unwrap().len(), database.epoch().await.unwrap()), (2, 0));
+    server.set_plan(FaultPlan::default());
+    let alive = forget_instance(database, Some(&stock), Owner(99), &author()).await;
+    assert!(matches!(alive, Err(RebuildError::Alive(Owner(99)))), "{alive:?}");
+    stock.end_lease(Owner(99)).await.unwrap();
+    for owner in [Owner(99), Owner(98)] {
+        forget_instance(database, Some(&stock), owner, &author()).await.unwrap();
+    }
+    assert!(database.instances().await.unwrap().is_empty());
+    assert_eq!(database.journal(0, 9).await.unwrap().len(), 2);
+}

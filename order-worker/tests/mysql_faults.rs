@@ -445,7 +445,7 @@ async fn no_crash_takes_back_a_release_that_was_handed_out() {
         CancelOutcome::Cancelled(_)
     ));
     server.sql("", "SET GLOBAL innodb_flush_log_at_trx_commit = 1").unwrap();
-    assert_eq!(database.releases(None, 10).await.unwrap().len(), 1);
+    assert_eq!(database.releases(None, &[], 10).await.unwrap().len(), 1);
     // The ledger hears of it now, and sells the unit again.
     server.kill().unwrap();
     server.restart().unwrap();

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
-use order_worker::{DrainConfig, Pace, ReconcileError, Relay, audit, bring};
+use order_worker::{DrainConfig, Pace, ReconcileError, Relay, bring};
 use prometheus_client::registry::Registry;
 use stock::ledger::{IdState, ReserveOutcome, Settlement};
-use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
+use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Reservation, Stock};
 use tokio::sync::watch;
 use world::{OWNER, World, author, order_id, sale_id};
 
@@ -63,13 +63,42 @@ async fn a_release_that_the_ledger_does_not_take_stays_and_holds_up_no_other() {
     world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
     world.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     world.relay().pass().await.unwrap();
-    let left = world.database.releases(None, 10).await.unwrap();
+    let left = world.database.releases(None, &[], 10).await.unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].0, gone, "the ledger has not heard of it yet");
     bring(&world.database, &world.stock, &gone).await.unwrap();
     world.relay().pass().await.unwrap();
     assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
     assert_eq!(world.units(&gone).await, (9, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_no_ledger_takes_is_tried_less_and_less_often() {
+    let world = World::new();
+    let gone = world.publish("a-gone", 9, 9).await;
+    let sale = world.open("s", 9, 9).await;
+    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
+    let elsewhere = Reservation { order_id: order_id(2), sale: gone.clone(), ..order.clone() };
+    world.database.settle(vec![order, elsewhere]).await.unwrap();
+    world.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
+    let refused = || world.counter("floodgate_ledger_calls_total{call=\"release\",outcome=\"unknown_sale\"}");
+    let (shutdown, down) = watch::channel(false);
+    let relay = tokio::spawn(world.relay().run(down));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let tries = refused();
+    assert!((5..=90).contains(&tries), "{tries} tries in 10 minutes");
+    assert!((world.metric("floodgate_releases_refused_sales") - 1.0).abs() < 0.1);
+    // Others are as quick as ever.
+    world.database.cancel(order_id(1), By::Operator(&author())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((world.units(&sale).await, refused()), ((9, 0, 0), tries));
+
+    bring(&world.database, &world.stock, &gone).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
+    assert!(world.metric("floodgate_releases_refused_sales").abs() < 0.1);
+    shutdown.send_replace(true);
+    relay.await.unwrap();
 }
 
 #[tokio::test]
@@ -107,7 +136,7 @@ async fn a_release_that_only_a_replaced_ledger_has_heard_stays() {
         "the present life has not heard of it"
     );
 
-    let relay = Relay::new(world.database.clone(), Arc::new(present), world.metrics.clone());
+    let mut relay = Relay::new(world.database.clone(), Arc::new(present), world.metrics.clone());
     relay.pass().await.unwrap();
     assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
 }
@@ -310,41 +339,6 @@ async fn a_sale_that_its_ledger_still_sells_is_not_settled() {
     world.advance(behind_ms);
     world.reconciler().pass().await.unwrap();
     assert!(world.database.sale(&sale).await.unwrap().unwrap().settled);
-}
-
-#[tokio::test]
-async fn the_audit_names_what_is_broken() {
-    let world = World::new();
-    let sale = world.open("s", 3, 1).await;
-    let order = world.reserve(&sale, 1, "u", 1).await.unwrap();
-    world.database.settle(vec![order]).await.unwrap();
-    let good = audit(&world.database, Some(&world.stock), None, None).await.unwrap();
-    assert!(good.is_good(), "{good:?}");
-    assert_eq!((good.sales[0].sold, good.sales[0].ledger.as_ref().unwrap().pending), (1, 1));
-    assert!(!good.at_rest(), "the log was not asked");
-    let copy = |id: &str, user: &str| {
-        format!(
-            "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, created_at,
-                                           updated_at, version)
-             SELECT '{id}', sale_id, '{user}', quantity, units_held, amount, currency, status, created_at, updated_at, version
-             FROM floodgate_orders LIMIT 1"
-        )
-    };
-    for (id, user) in [
-        ("00000000000000000000000001", "u"),
-        ("00000000000000000000000002", "v"),
-        ("00000000000000000000000003", "w"),
-    ] {
-        world.connection.with(|c| c.execute_batch(&copy(id, user)).unwrap());
-    }
-    let bad = audit(&world.database, None, None, Some(&sale)).await.unwrap();
-    let faults = bad.sales[0].broken.join("; ");
-    for fault in
-        ["counts 1 units as sold, the orders hold 4", "oversold: 4 units held of 3", "1 users hold more"]
-    {
-        assert!(faults.contains(fault), "{faults}");
-    }
-    assert!(serde_json::to_string(&bad).unwrap().contains("\"at_rest\":null"));
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ async fn crash_once(name: &'static str, nth: usize) -> u32 {
         let hook = (life == usize::from(name.starts_with("rebuild"))).then(|| world::crash(name, nth));
         let lived = tokio::spawn({
             let rebuilt = (life > 0).then(|| process.member(false));
-            let (worker, relay) = (process.worker(100_000).await, process.world.relay());
+            let (worker, mut relay) = (process.worker(100_000).await, process.world.relay());
             let mut reconciler = process.world.reconciler();
             let (database, now_ms) = (process.world.database.clone(), process.world.now_ms.clone());
             let topic = process.topic.clone();

@@ -1,20 +1,33 @@
 //! `floodgate audit`: do ledger, logs and rows agree?
 //!
-//! The rows are read from the database. A ledger in Redis is counted there, and every registered log that is on this machine is
-//! looked into; an embedded ledger lives in the running process and is asked through its admin listener. Without a running
-//! process there is none to compare: the rows alone are audited, and it is said so.
+//! The rows are read from the database, and every registered log that is on this machine. A ledger in Redis is counted there; an
+//! embedded one lives in the running process and is asked through its admin listener. Without a running process there is none to
+//! compare: the rows alone are audited, and it is said so.
 
+use clap::Args;
 use hyper::Method;
-use order_worker::{Database, SaleAudit, audit};
+use order_worker::{
+    Accounts, Database, LONG_PENDING_MS, LongPending, Rejected, SaleAudit, account_for, audit, totals_differ,
+};
 use serde::{Deserialize, Serialize};
-use stock::SaleId;
 use stock::config::StockBackend;
+use stock::{OrderId, SaleId, Timestamp};
 
 use super::logs::{self, Log};
 use super::shared_ledger::{SharedBooks, SharedLedger};
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
 use crate::{engines, log};
+
+/// How to audit, and what is known already.
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(flatten)]
+    json: Json,
+    /// Orders that were rejected before this time are known, such as 2026-11-11T20:00:00+08:00: they are not named again
+    #[arg(long, value_name = "TIME")]
+    rejected_since: Option<Timestamp>,
+}
 
 /// The ledger's side of one sale, as the admin listener says it or as it was counted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,17 +41,106 @@ pub(super) struct Books {
     pub(super) at_rest: bool,
     pub(super) epoch: u64,
     pub(super) paused_by: Option<String>,
+    /// What the process itself found.
+    #[serde(default, skip_serializing)]
+    pub(super) broken: Vec<String>,
+}
+
+/// What can be said of one sale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    /// Everything adds up.
+    Good,
+    /// Something does not.
+    Broken,
+    /// Orders are pending for long, and could be in a log that was out of reach.
+    Incomplete,
+    /// The rows add up; the ledger was not asked.
+    RowsOnly,
 }
 
 #[derive(Serialize)]
 struct Line {
+    verdict: Verdict,
     #[serde(flatten)]
     rows: SaleAudit,
     running: Option<Books>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared_ledger: Option<SharedBooks>,
+    /// Where those are that have been pending for long; none if nothing has.
+    long_pending: Option<Accounts>,
+    /// Why nobody can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rejected_orders: Vec<order_worker::database::RejectedOrder>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logs: Vec<Log>,
+}
+
+impl Line {
+    fn new(
+        rows: SaleAudit,
+        running: Option<Books>,
+        shared_ledger: Option<SharedBooks>,
+        logs: &[Log],
+    ) -> Self {
+        Self {
+            verdict: Verdict::Good,
+            rows,
+            running,
+            shared_ledger,
+            long_pending: None,
+            incomplete: None,
+            rejected_orders: Vec::new(),
+            logs: logs.to_vec(),
+        }
+    }
+
+    /// `pending`: what the ledger has held for long.
+    async fn look_closer(
+        &mut self,
+        database: &Database,
+        logs: &[Log],
+        rejected_since: Timestamp,
+        pending: Vec<LongPending>,
+    ) -> Result<(), Failure> {
+        if self.rows.rejected > 0 {
+            let rejected = Rejected::since(database, &self.rows.sale, rejected_since).await?;
+            self.rows.broken.extend(rejected.fault());
+            self.rejected_orders = rejected.named;
+        }
+        if !pending.is_empty() {
+            let orders: Vec<_> = logs.iter().filter_map(|log| log.orders.clone()).collect();
+            let accounts = account_for(database, &orders, pending).await?;
+            self.rows.broken.extend(accounts.faults());
+            let out_of_reach = logs::out_of_reach(logs);
+            match accounts.gap() {
+                Some(gap) if out_of_reach.is_empty() => self.rows.broken.push(gap),
+                Some(gap) => {
+                    self.incomplete = Some(format!(
+                        "{gap}; these logs were out of reach: {}. Run this where they are",
+                        out_of_reach.join("; ")
+                    ));
+                }
+                None if accounts.not_asked > 0 => {
+                    self.incomplete = Some(format!(
+                        "{} more orders have been pending for long and are in no log within reach; not all of them were looked for",
+                        accounts.not_asked
+                    ));
+                }
+                None => {}
+            }
+            self.long_pending = Some(accounts);
+        }
+        if !self.rows.broken.is_empty() {
+            self.verdict = Verdict::Broken;
+        } else if self.incomplete.is_some() {
+            self.verdict = Verdict::Incomplete;
+        }
+        Ok(())
+    }
 }
 
 pub(super) async fn books(config: &Config, sale: &SaleId) -> Result<Books, Failure> {
@@ -46,14 +148,15 @@ pub(super) async fn books(config: &Config, sale: &SaleId) -> Result<Books, Failu
     Ok(serde_json::from_value(answer)?)
 }
 
-pub(super) async fn run(config: &Config, json: Json) -> Result<(), Failure> {
+pub(super) async fn run(arguments: Audit, config: &Config) -> Result<(), Failure> {
     let database = engines::open_database_to_read(config).await?;
+    let since = arguments.rejected_since.unwrap_or(Timestamp(0));
     let (lines, gap) = match config.stock.backend {
-        StockBackend::Embedded => embedded(config, &database).await?,
-        StockBackend::Redis => shared(config, &database).await?,
+        StockBackend::Embedded => embedded(config, &database, since).await?,
+        StockBackend::Redis => shared(config, &database, since).await?,
     };
     output::list(
-        json,
+        arguments.json,
         &lines,
         ["SALE", "TOTAL", "SOLD", "HELD", "REMAINING", "PENDING", "CONFIRMED", "AT REST", "BROKEN"],
         |line| {
@@ -75,47 +178,109 @@ pub(super) async fn run(config: &Config, json: Json) -> Result<(), Failure> {
     if let Some(gap) = gap {
         log::say(gap);
     }
+    verdict(&lines)
+}
+
+/// The exit code, in words.
+fn verdict(lines: &[Line]) -> Result<(), Failure> {
+    let mut faults = Vec::new();
     let broken = lines.iter().filter(|line| !line.rows.broken.is_empty()).count();
     if broken > 0 {
-        return Err(Failure::Failed(format!("{broken} of {} sales do not add up", lines.len())));
+        faults.push(format!("{broken} of {} sales do not add up", lines.len()));
     }
-    Ok(())
+    for line in lines {
+        if let Some(why) = &line.incomplete {
+            faults.push(format!("the audit of {} is incomplete: {why}", line.rows.sale));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(Failure::Failed(faults.join("\nfloodgate: "))) }
 }
 
 /// Every sale's rows beside what the running process says, and what could not be audited.
-async fn embedded(config: &Config, database: &Database) -> Result<(Vec<Line>, Option<String>), Failure> {
+async fn embedded(
+    config: &Config,
+    database: &Database,
+    since: Timestamp,
+) -> Result<(Vec<Line>, Option<String>), Failure> {
+    let logs = logs::registered(database).await?;
     let mut lines = Vec::new();
     let mut unreachable = None;
-    for mut rows in audit(database, None, None, None).await?.sales {
-        let running = if unreachable.is_some() {
-            None
-        } else {
-            match books(config, &rows.sale).await {
-                Ok(books) => Some(books),
+    for rows in audit(database, None, None, None).await?.sales {
+        let mut asked = None;
+        if unreachable.is_none() && rows.total.is_some() {
+            match ask(config, &rows.sale).await {
+                Ok(answer) => asked = Some(answer),
                 Err(Failure::Failed(why) | Failure::Usage(why)) => {
                     unreachable = Some(format!("only the database was audited, not the ledger: {why}"));
-                    None
                 }
             }
-        };
-        if let Some(books) = &running {
-            rows.broken.extend(disagreements(books, &rows));
         }
-        lines.push(Line { rows, running, shared_ledger: None, logs: Vec::new() });
+        let (running, pending) = asked.map_or((None, Vec::new()), |(books, pending)| (Some(books), pending));
+        let mut line = Line::new(rows, running, None, &[]);
+        match &line.running {
+            Some(books) => {
+                let found = disagreements(books, &line.rows).into_iter().chain(books.broken.iter().cloned());
+                let found: Vec<String> = found.filter(|found| !line.rows.broken.contains(found)).collect();
+                line.rows.broken.extend(found);
+            }
+            None => line.verdict = Verdict::RowsOnly,
+        }
+        line.look_closer(database, &logs, since, pending).await?;
+        lines.push(line);
     }
     Ok((lines, unreachable))
 }
 
+/// The books of one sale, and what has been pending there for long.
+async fn ask(config: &Config, sale: &SaleId) -> Result<(Books, Vec<LongPending>), Failure> {
+    let books = books(config, sale).await?;
+    let pending = if books.pending > 0 { long_pending(config, sale).await? } else { Vec::new() };
+    Ok((books, pending))
+}
+
+async fn long_pending(config: &Config, sale: &SaleId) -> Result<Vec<LongPending>, Failure> {
+    #[derive(Deserialize)]
+    struct Page {
+        now: Timestamp,
+        pending: Vec<Pending>,
+        next: Option<OrderId>,
+    }
+    #[derive(Deserialize)]
+    struct Pending {
+        order_id: OrderId,
+        quantity: u32,
+        reserved_at: Timestamp,
+    }
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/admin/v1/sales/{sale}/pending{after}");
+        let page: Page = serde_json::from_value(admin_client::call(config, Method::GET, &path, None).await?)?;
+        // A time that lies as far ahead is as old: the clock was put back.
+        let long =
+            page.pending.iter().filter(|held| page.now.0.abs_diff(held.reserved_at.0) >= LONG_PENDING_MS);
+        found.extend(long.map(|held| LongPending { order_id: held.order_id, quantity: held.quantity }));
+        match page.next {
+            Some(next) => after = format!("?after={next}"),
+            None => return Ok(found),
+        }
+    }
+}
+
 /// Every sale's rows beside the shared ledger and the logs, and what could not be audited.
-async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Option<String>), Failure> {
+async fn shared(
+    config: &Config,
+    database: &Database,
+    since: Timestamp,
+) -> Result<(Vec<Line>, Option<String>), Failure> {
     let ledger = SharedLedger::connect(config, database.known_deployment().await?).await?;
     let logs = logs::registered(database).await?;
     let (mut lines, mut closed) = (Vec::new(), Vec::new());
-    for row in database.sales().await? {
+    for sale in database.sales_named().await? {
+        let row = database.sale(&sale).await?;
+        let is_due = row.as_ref().is_some_and(|row| row.was_opened() && !row.settled);
         // Ledger, rows, ledger: what moved while the rows were summed up is not at rest.
-        let sale = &row.definition.id;
-        let rows = async { Ok(audit(database, None, None, Some(sale)).await?.sales.pop()) };
-        let (counted, Some(mut rows)) = ledger.sale_beside(sale, rows).await? else { continue };
+        let rows = async { Ok(audit(database, None, None, Some(&sale)).await?.sales.pop()) };
+        let (counted, Some(mut rows)) = ledger.sale_beside(&sale, rows).await? else { continue };
         let backlog = logs::backlog(&logs);
         let ours = counted.as_ref().filter(|counted| !counted.foreign);
         let running = ours.map(|counted| Books {
@@ -131,28 +296,36 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
                 && rows.releases == 0
                 && backlog == Some(0),
             epoch: counted.epoch,
-            paused_by: row.paused_by.clone(),
+            paused_by: row.as_ref().and_then(|row| row.paused_by.clone()),
+            broken: Vec::new(),
         });
         if let Some(books) = &running {
             rows.broken.extend(disagreements(books, &rows));
         }
+        let mut pending = Vec::new();
         match &counted {
             Some(counted) => {
                 rows.broken.extend(counted.findings.iter().cloned());
-                if !counted.open && !counted.foreign && row.was_opened() && !row.settled {
-                    closed.push(row.definition.id.to_string());
+                if counted.open && !counted.foreign {
+                    let ledger_has = (counted.version, counted.total.unsigned_abs());
+                    rows.broken.extend(totals_differ((rows.version, rows.total), ledger_has));
+                    if counted.pending > 0 {
+                        pending = ledger.long_pending(&sale).await?;
+                    }
+                } else if is_due && !counted.foreign {
+                    closed.push(sale.to_string());
                 }
             }
-            None if row.was_opened() && !row.settled => {
+            None if is_due => {
                 rows.broken.push("the ledger has forgotten this sale: a rebuild is due".into());
             }
             None => {}
         }
-        lines.push(Line { rows, running, shared_ledger: counted, logs: logs.clone() });
+        let mut line = Line::new(rows, running, counted, &logs);
+        line.look_closer(database, &logs, since, pending).await?;
+        lines.push(line);
     }
-    let promising = logs.iter().filter(|log| log.holds_promises);
-    let out_of_reach: Vec<_> =
-        promising.filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect();
+    let out_of_reach = logs::out_of_reach(&logs);
     let mut gaps = Vec::new();
     if !closed.is_empty() {
         gaps.push(format!(
@@ -194,6 +367,7 @@ mod tests {
         SaleAudit {
             sale: "s".parse().expect("an id"),
             total: Some(10),
+            version: Some(1),
             sold,
             units_held,
             orders: 1,
@@ -217,6 +391,7 @@ mod tests {
             at_rest: true,
             epoch: 1,
             paused_by: None,
+            broken: Vec::new(),
         }
     }
 

@@ -4,8 +4,9 @@
 use order_worker::database::Instance;
 use order_worker::membership::log_at;
 use order_worker::{DRAIN_GROUP, Database, ORDERS_TOPIC};
-use queue::{Queue, QueueError};
+use queue::{Queue, QueueError, Topic};
 use serde::Serialize;
+use stock::Owner;
 
 use super::Failure;
 use crate::clock;
@@ -23,6 +24,16 @@ pub(super) struct Log {
     pub(super) backlog: Option<u64>,
     /// Why it is.
     pub(super) trouble: Option<String>,
+    /// Its promises, where there have been any.
+    #[serde(skip)]
+    pub(super) orders: Option<(Owner, Topic)>,
+}
+
+/// What is read of a log.
+#[derive(Default)]
+struct Read {
+    backlog: u64,
+    orders: Option<Topic>,
 }
 
 /// All that the registry names.
@@ -39,18 +50,25 @@ pub(super) fn backlog(logs: &[Log]) -> Option<u64> {
     logs.iter().filter(|log| log.holds_promises).map(|log| log.backlog).sum()
 }
 
+/// Those that may hold promises and cannot be read, and why.
+pub(super) fn out_of_reach(logs: &[Log]) -> Vec<String> {
+    let promising = logs.iter().filter(|log| log.holds_promises);
+    promising.filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect()
+}
+
 async fn look_at(instance: Instance) -> Log {
     let read = read(&instance).await;
     Log {
         instance: instance.owner.to_string(),
         holds_promises: instance.holds_promises,
         place: instance.place,
-        backlog: read.as_ref().ok().copied(),
-        trouble: read.err(),
+        backlog: read.as_ref().ok().map(|read| read.backlog),
+        trouble: read.as_ref().err().cloned(),
+        orders: read.ok().and_then(|read| Some((instance.owner, read.orders?))),
     }
 }
 
-async fn read(instance: &Instance) -> Result<u64, String> {
+async fn read(instance: &Instance) -> Result<Read, String> {
     let log = log_at(&instance.place).ok_or("its place names no log")?;
     let queue = Queue::attach(&log, clock::system())
         .await
@@ -58,15 +76,16 @@ async fn read(instance: &Instance) -> Result<u64, String> {
     if queue.instance() != instance.owner.0 {
         return Err("another log is in its directory now".into());
     }
+    let told = |error: QueueError| error.to_string();
     if !instance.holds_promises {
-        let lags = queue::operator::groups(&queue).await.map_err(|error| error.to_string())?;
-        return Ok(lags.iter().map(|group| group.lag.records).sum());
+        let lags = queue::operator::groups(&queue).await.map_err(told)?;
+        return Ok(Read { backlog: lags.iter().map(|group| group.lag.records).sum(), orders: None });
     }
-    let lag = async { queue.topic(ORDERS_TOPIC).await?.lag(DRAIN_GROUP).await };
-    match lag.await {
-        Ok(lag) => Ok(lag.records),
-        // Nothing was ever appended, or nobody has ever drained: then nothing is known to be finished.
-        Err(QueueError::UnknownTopic(_)) => Ok(0),
-        Err(error) => Err(error.to_string()),
-    }
+    let orders = match queue.topic(ORDERS_TOPIC).await {
+        // Nothing was ever appended.
+        Err(QueueError::UnknownTopic(_)) => return Ok(Read::default()),
+        orders => orders.map_err(told)?,
+    };
+    let backlog = orders.lag(DRAIN_GROUP).await.map_err(told)?.records;
+    Ok(Read { backlog, orders: Some(orders) })
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use order_worker::LongPending;
 use serde::Serialize;
 use stock::{DeploymentId, SaleId};
 
@@ -16,6 +17,8 @@ pub(super) struct SharedBooks {
     pub(super) deployment: Option<String>,
     /// That is another one than ours: its figures say nothing of our rows.
     pub(super) foreign: bool,
+    /// Of the sale's row, as last pushed.
+    pub(super) version: u64,
     pub(super) total: i64,
     pub(super) remaining: i64,
     pub(super) pending: i64,
@@ -63,6 +66,13 @@ impl SharedLedger {
         counted.moving = self.audit.has_moved(sale, &counted).await?;
         Ok((Some(SharedBooks::of(counted, self.deployment)), rows))
     }
+
+    /// What has been pending for long.
+    pub(super) async fn long_pending(&self, sale: &SaleId) -> Result<Vec<LongPending>, Failure> {
+        let pending = self.audit.pending_for(sale, order_worker::LONG_PENDING_MS).await?;
+        let long = pending.into_iter();
+        Ok(long.map(|held| LongPending { order_id: held.order_id, quantity: held.quantity }).collect())
+    }
 }
 
 #[cfg(feature = "redis")]
@@ -88,6 +98,7 @@ impl SharedBooks {
             epoch: audit.epoch,
             deployment: audit.deployment.clone(),
             foreign,
+            version: audit.version,
             total: audit.total,
             remaining: audit.remaining,
             pending: audit.pending,
@@ -122,6 +133,10 @@ impl SharedLedger {
         _: &SaleId,
         _: impl Future<Output = Result<T, Failure>>,
     ) -> Result<(Option<SharedBooks>, T), Failure> {
+        match *self {}
+    }
+
+    pub(super) async fn long_pending(&self, _: &SaleId) -> Result<Vec<LongPending>, Failure> {
         match *self {}
     }
 }

@@ -75,7 +75,8 @@ impl Buyers {
         Ok(self.gateway.start(Arc::new(registry))?)
     }
 
-    /// Lets go of the buyers. Whether everything that was reserved is in the log: what was not is recovered by the next start.
+    /// Lets go of the buyers. Whether everything that was reserved is in the log, and nothing more will be: what is not is recovered
+    /// by the next start, or by a neighbour.
     pub(super) async fn finish(&self, running: Running) -> bool {
         let finished = running.shutdown().await;
         self.catalog.abort();
@@ -84,7 +85,7 @@ impl Buyers {
                 "not everything was finished within gateway.shutdown_max_s; the next start recovers it"
             );
         }
-        finished && self.gateway.recovered()
+        finished && self.gateway.owes_nothing()
     }
 
     pub(super) fn greet(&self, config: &Config, running: &Running, demo_sale: Option<&SaleId>) {

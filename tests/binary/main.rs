@@ -114,6 +114,10 @@ fn a_purchase_from_login_to_row_and_back() {
     assert!(site.run(&back).status.success());
     let forward = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--newest"];
     fails_with(&site, &forward, 2, &["--skip-records"]);
+    let skipped = site.run(&[&forward[..], &["--skip-records"]].concat());
+    let said = String::from_utf8_lossy(&skipped.stdout);
+    assert!(said.contains("promised orders") && said.contains("ledger rebuild"), "{said}");
+    assert!(site.run(&back).status.success());
     let server = site.start();
     let books = || site.admin_call("GET", "/admin/v1/sales/s", "");
     let books = site.wait_for("rest", books, |a| a.json()["at_rest"] == true && a.json()["remaining"] == 2);

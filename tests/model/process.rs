@@ -343,7 +343,9 @@ impl Process {
         // Everything under way has ended; the log is settled last, and deregistered if it owes nothing, as by the binary.
         let end = async {
             queue.settle().await;
-            if inside.recovered() && inside.topic.lag(DRAIN_GROUP).await.is_ok_and(|lag| lag.records == 0) {
+            if inside.gateway.owes_nothing()
+                && inside.topic.lag(DRAIN_GROUP).await.is_ok_and(|lag| lag.records == 0)
+            {
                 let _ = inside.database.deregister_instance(queue.instance()).await;
             }
             queue.shutdown().await;

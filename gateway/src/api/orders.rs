@@ -164,7 +164,7 @@ impl Gateway {
     fn has_kept(&self, sale: &Sale, reservation: &Reservation) -> bool {
         let order_id = reservation.order_id;
         self.progress.holds(order_id)
-            || self.recovered()
+            || self.parts.recovery.is_idle_for(&sale.id)
                 && !self.parts.recovery.doubts(&sale.id, order_id)
                 && reservation.reserved_at_ms + KEPT_AFTER_MS <= sale.now_ms()
     }

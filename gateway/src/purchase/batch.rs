@@ -25,6 +25,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::held::Asking;
+use super::progress::Kept;
 use super::{BATCH_DEADLINE_MS, PurchaseAnswer, PurchaseParts, Purchases, Slot};
 use crate::catalog::Sale;
 
@@ -267,11 +268,15 @@ fn decide(parts: &PurchaseParts, reserved: Reserved<'_>) -> (Vec<Promised>, Opti
         let answer = match outcome {
             ReserveOutcome::Pending { first, reservation } => {
                 // A repeat that this very log holds already needs no second record. Otherwise we are unsure, and append again.
-                if !first && parts.progress.holds(order_id) {
-                    let estimate = parts.progress.estimate(order_id);
-                    PurchaseAnswer::Accepted { order_id, estimate, repeated: true }
-                } else {
-                    match append(parts, attempt.permit, attempt.payload_bytes, &reservation) {
+                match parts.progress.kept(order_id).filter(|_| !first) {
+                    Some(Kept::Waiting) => {
+                        let estimate = parts.progress.estimate(order_id);
+                        PurchaseAnswer::Accepted { order_id, estimate, repeated: true }
+                    }
+                    // Only its row tells that it is none of the dead letters, of which nothing may be promised.
+                    Some(Kept::Drained) => PurchaseAnswer::Settled { order_id, status: None },
+                    Some(Kept::Letter) => PurchaseAnswer::Uncertain { order_id },
+                    None => match append(parts, attempt.permit, attempt.payload_bytes, &reservation) {
                         Some(append) => {
                             promised.push(Promised {
                                 order_id,
@@ -285,7 +290,7 @@ fn decide(parts: &PurchaseParts, reserved: Reserved<'_>) -> (Vec<Promised>, Opti
                             parts.recovery.doubt(&sale.id, &[order_id], 0);
                             PurchaseAnswer::Uncertain { order_id }
                         }
-                    }
+                    },
                 }
             }
             ReserveOutcome::Confirmed => PurchaseAnswer::Settled { order_id, status: None },

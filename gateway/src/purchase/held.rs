@@ -97,9 +97,14 @@ impl Held {
         self.shard(order_id).lock().position_of(order_id)
     }
 
+    /// Whether the order is among the dead letters, as far as they were read.
+    pub(super) fn is_letter(&self, order_id: OrderId) -> bool {
+        self.letters.lock().contains(&order_id)
+    }
+
     /// Whether the order is durable in the log or among its dead letters.
     pub(super) fn holds(&self, order_id: OrderId) -> bool {
-        self.position_of(order_id).is_some() || self.letters.lock().contains(&order_id)
+        self.position_of(order_id).is_some() || self.is_letter(order_id)
     }
 
     /// Whether the order needs no record from the recovery: it has one, or somebody in this process sees to it.

@@ -31,6 +31,17 @@ pub struct Estimate {
     pub poll_after_ms: u64,
 }
 
+/// What has become of an order's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The drain will come to it.
+    Waiting,
+    /// The drain is past it: it is a row, or a dead letter that is not known here yet.
+    Drained,
+    /// It is a dead letter: nobody writes its row.
+    Letter,
+}
+
 /// See the module.
 pub struct Progress {
     drained: Arc<GroupWatch>,
@@ -75,6 +86,20 @@ impl Progress {
     #[must_use]
     pub fn position_of(&self, order_id: OrderId) -> Option<Position> {
         self.held.position_of(order_id)
+    }
+
+    /// How an order stands whose record this log has, as far as is known here. `None`: the log may lack it.
+    pub(super) fn kept(&self, order_id: OrderId) -> Option<Kept> {
+        let position = self.position_of(order_id);
+        let through = self.drained_through();
+        // A letter that was put back waits again.
+        if position.is_some_and(|position| through.is_none_or(|through| position > through)) {
+            return Some(Kept::Waiting);
+        }
+        if self.held.is_letter(order_id) {
+            return Some(Kept::Letter);
+        }
+        position.map(|_| Kept::Drained)
     }
 
     /// Whether the log holds the order durably, as a dead letter if not to be drained.

@@ -12,8 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use stock::{OrderId, SaleId};
+use stock::ledger::LedgerServer;
+use stock::{OrderId, Owner, SaleId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -21,9 +25,11 @@ use super::{BATCH_DEADLINE_MS, PurchaseParts};
 
 mod doubts;
 mod look;
+mod rounds;
 
 use doubts::Doubts;
 use look::{Pace, Unfinished};
+use rounds::{Pauses, Plan};
 
 /// First and longest pause after a recovery that failed.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -45,6 +51,8 @@ pub struct Recovery {
     doubts: Doubts,
     /// Sales that are looked at whole again, and how often.
     again: Mutex<BTreeMap<SaleId, u32>>,
+    /// The sales on offer that were wanted once.
+    met: Mutex<BTreeSet<SaleId>>,
     wake: Notify,
     /// The sales that were on offer at the start are wanted: until then nobody knows what a crash left. Set once, behind the
     /// requests that it speaks of.
@@ -115,8 +123,23 @@ impl Recovery {
         self.begun.load(Ordering::Acquire) && self.wanted.lock().is_empty()
     }
 
-    /// The sale that is due first, each by its own clock, and how long that is from now.
-    fn soonest(&self, now_ms: impl Fn(&SaleId) -> u64) -> Option<(SaleId, Wanted, Duration)> {
+    /// The same of one sale: what other servers of the ledger do does not matter to it.
+    pub(crate) fn is_idle_for(&self, sale: &SaleId) -> bool {
+        self.met.lock().contains(sale) && !self.wanted.lock().contains_key(sale)
+    }
+
+    /// Whether calls that were given up may still run: their orders would get their record from this process.
+    #[must_use]
+    pub fn has_doubts(&self) -> bool {
+        !self.doubts.sales().is_empty()
+    }
+
+    /// The sale that is due first, of those that `may_look` says, each by its own clock, and how long that is from now.
+    fn soonest(
+        &self,
+        may_look: impl Fn(&SaleId) -> bool,
+        now_ms: impl Fn(&SaleId) -> u64,
+    ) -> Option<(SaleId, Wanted, Duration)> {
         let wait = |sale: &SaleId, w: &Wanted| {
             let paused = w
                 .paused_until
@@ -124,7 +147,8 @@ impl Recovery {
             paused.max(Duration::from_millis(w.first_ms.saturating_sub(now_ms(sale))))
         };
         let wanted = self.wanted.lock();
-        let waits = wanted.iter().map(|(sale, w)| (wait(sale, w), sale, w));
+        let waits = wanted.iter().filter(|(sale, _)| may_look(sale));
+        let waits = waits.map(|(sale, w)| (wait(sale, w), sale, w));
         waits.min_by_key(|(wait, ..)| *wait).map(|(wait, sale, w)| (sale.clone(), *w, wait))
     }
 
@@ -173,6 +197,8 @@ pub async fn run(parts: Arc<PurchaseParts>, mut closing: watch::Receiver<bool>) 
 }
 
 async fn work(parts: &PurchaseParts) {
+    // Nobody has looked while this did not run.
+    parts.recovery.met.lock().clear();
     let mut pause = BACK_OFF.0;
     // Never without: what the log holds would be appended again, and behind damage nobody would drain it.
     while let Err(error) = parts.progress.load().await {
@@ -180,64 +206,96 @@ async fn work(parts: &PurchaseParts) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF.1);
     }
-    tokio::join!(recover_for_ever(parts), look_again(parts), look_after_orphans(parts));
+    tokio::join!(
+        meet_new_sales(parts),
+        recover_for_ever(parts),
+        look_again(parts),
+        look_after_orphans(parts)
+    );
 }
 
 async fn recover_for_ever(parts: &PurchaseParts) {
-    let mut offers = parts.catalog.subscribe();
-    let mut seen = BTreeSet::new();
+    let recovery = &parts.recovery;
+    let server_of = |sale: &SaleId| parts.stock.server_of(sale);
+    let now_ms = |sale: &SaleId| parts.clocks.now_ms(server_of(sale));
+    // One look at a time for each of the ledger's servers: a dead one holds up no sale of another.
+    let mut looks = FuturesUnordered::new();
+    let mut busy: BTreeSet<LedgerServer> = BTreeSet::new();
     loop {
-        offers.mark_unchanged();
-        if look_at_new_sales(parts, &mut seen).await {
-            parts.recovery.begun.store(true, Ordering::Release);
-        }
-        let now_ms = |sale: &SaleId| parts.clocks.now_ms(parts.stock.server_of(sale));
-        let (sale, wanted) = match parts.recovery.soonest(now_ms) {
-            Some((sale, wanted, Duration::ZERO)) => (sale, wanted),
-            later => {
-                // In steps, since the ledger's clocks may move meanwhile.
-                let step = later.map_or(WAIT_STEP, |(.., wait)| wait.min(WAIT_STEP));
-                tokio::select! {
-                    biased;
-                    () = parts.recovery.wake.notified() => {}
-                    _ = offers.changed() => {}
-                    () = tokio::time::sleep(step) => {}
+        // In steps, since the ledger's clocks may move meanwhile.
+        let step = loop {
+            match recovery.soonest(|sale| !busy.contains(&server_of(sale)), now_ms) {
+                Some((sale, wanted, Duration::ZERO)) => {
+                    let server = server_of(&sale);
+                    busy.insert(server);
+                    looks.push(async move {
+                        let looked = recover_if_due(parts, &sale, wanted).await;
+                        (server, sale, wanted, looked)
+                    });
                 }
-                continue;
+                later => break later.map_or(WAIT_STEP, |(.., wait)| wait.min(WAIT_STEP)),
             }
         };
-        match recover_if_due(parts, &sale, wanted).await {
-            Ok(Some(looked_at_ms)) => parts.recovery.done(&sale, wanted, looked_at_ms),
-            // Not yet by the server's own clock, which is known better now.
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%sale, %error, "the owner's recovery is not finished; trying again");
-                parts.recovery.failed(&sale);
+        tokio::select! {
+            biased;
+            Some((server, sale, wanted, looked)) = looks.next() => {
+                busy.remove(&server);
+                match looked {
+                    Ok(Some(looked_at_ms)) => recovery.done(&sale, wanted, looked_at_ms),
+                    // Not yet by the server's own clock, which is known better now.
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(%sale, %error, "the owner's recovery is not finished; trying again");
+                        recovery.failed(&sale);
+                    }
+                }
             }
+            () = recovery.wake.notified() => {}
+            () = tokio::time::sleep(step) => {}
         }
     }
 }
 
-/// Whether every sale on offer is seen now: one whose server does not tell its time is not, since "later" would be a guess.
-async fn look_at_new_sales(parts: &PurchaseParts, seen: &mut BTreeSet<SaleId>) -> bool {
-    let offer = parts.catalog.offer_whole();
-    seen.retain(|sale| offer.sale(sale.as_str()).is_some());
-    let mut silent = BTreeSet::new();
-    for sale in offer.sales().iter().filter(|sale| !seen.contains(&sale.id)).collect::<Vec<_>>() {
-        let server = sale.clock.server();
-        if silent.contains(&server) {
+/// Has every sale that comes on offer looked at.
+async fn meet_new_sales(parts: &PurchaseParts) {
+    let mut offers = parts.catalog.subscribe();
+    loop {
+        offers.mark_unchanged();
+        let silent = meet(parts);
+        if silent.is_empty() {
+            parts.recovery.begun.store(true, Ordering::Release);
+            if offers.changed().await.is_err() {
+                // The catalog outlives its parts.
+                return;
+            }
             continue;
         }
-        if !parts.clocks.knows(server) && parts.clocks.refresh(&parts.stock, server).await.is_err() {
+        join_all(silent.into_iter().map(|server| parts.clocks.refresh(&parts.stock, server))).await;
+        if !meet(parts).is_empty() {
+            tokio::time::sleep(WAIT_STEP).await;
+        }
+    }
+}
+
+/// Wants every sale on offer that was not met yet. One whose server has not told its time is not, since "later" would be a guess; answers
+/// with those servers.
+fn meet(parts: &PurchaseParts) -> BTreeSet<LedgerServer> {
+    let offer = parts.catalog.offer_whole();
+    let mut met = parts.recovery.met.lock();
+    met.retain(|sale| offer.sale(sale.as_str()).is_some());
+    let mut silent = BTreeSet::new();
+    for sale in offer.sales().iter().filter(|sale| !met.contains(&sale.id)).collect::<Vec<_>>() {
+        let server = sale.clock.server();
+        if !parts.clocks.knows(server) {
             silent.insert(server);
             continue;
         }
         // Now for what a crash left; later for a call of an earlier life that may still be executed until its deadline.
         parts.recovery.want_whole(&sale.id, 0);
         parts.recovery.want_whole(&sale.id, sale.now_ms() + BATCH_DEADLINE_MS + 1);
-        seen.insert(sale.id.clone());
+        met.insert(sale.id.clone());
     }
-    silent.is_empty()
+    silent
 }
 
 /// Recovers `sale` if it is due, and says at which time of its server it looked.
@@ -261,53 +319,50 @@ async fn recover_if_due(
 /// Looks again at what should be over, by this process's own clock: where a server's stepped back, calls run that came too late,
 /// and what waits for a time of that server waits for as long as the step was.
 async fn look_again(parts: &PurchaseParts) {
-    loop {
-        tokio::time::sleep(AGAIN_INTERVAL).await;
-        let recovery = &parts.recovery;
-        for sale in recovery.doubts.sales() {
-            if let Err(error) = look::at_doubts(parts, &sale, true).await {
-                tracing::warn!(%sale, %error, "orders whose end is not known are looked for again later");
-            }
+    let recovery = &parts.recovery;
+    let plan = || {
+        let mut sales: BTreeSet<SaleId> = recovery.doubts.sales().into_iter().collect();
+        sales.extend(recovery.again.lock().keys().cloned());
+        Plan { sales: sales.into_iter().collect(), at_once: false }
+    };
+    let look = |sale: SaleId| async move {
+        let later = |error: &Unfinished| {
+            tracing::warn!(%sale, %error, "what is not known for certain is looked for again later");
+        };
+        look::at_doubts(parts, &sale, true).await.inspect_err(later)?;
+        if recovery.again.lock().contains_key(&sale) {
+            look::at_all(parts, &sale, parts.owner, Pace::Half).await.inspect_err(later)?;
+            recovery.looked_again(&sale);
         }
-        let whole: Vec<SaleId> = recovery.again.lock().keys().cloned().collect();
-        for sale in whole {
-            match look::at_all(parts, &sale, parts.owner, Pace::Half).await {
-                Ok(()) => recovery.looked_again(&sale),
-                Err(error) => {
-                    tracing::warn!(%sale, %error, "what an earlier life may have left is looked for again later");
-                }
-            }
-        }
-    }
+        Ok(())
+    };
+    rounds::run(&parts.stock, &Pauses { good: AGAIN_INTERVAL, failed: AGAIN_INTERVAL }, plan, look).await;
 }
 
 /// Appends what the ledger holds for instances that are taken for dead, as long as they are.
 async fn look_after_orphans(parts: &PurchaseParts) {
     let mut orphans = parts.seat.orphans();
-    loop {
-        let owners = orphans.borrow_and_update().clone();
-        if owners.is_empty() {
-            if orphans.changed().await.is_err() {
-                // The seat outlives its parts.
-                return;
-            }
-            continue;
+    // Also at the first.
+    orphans.mark_changed();
+    let owners = &parts.seat.orphans();
+    let plan = || {
+        let at_once = orphans.has_changed().unwrap_or(false);
+        let is_needed = !orphans.borrow_and_update().is_empty();
+        let offer = parts.catalog.offer_whole();
+        let sales = offer.sales().iter().filter(|_| is_needed).map(|sale| sale.id.clone());
+        Plan { sales: sales.collect(), at_once }
+    };
+    let look = |sale: SaleId| async move {
+        let dead: Vec<Owner> =
+            owners.borrow().iter().copied().filter(|owner| *owner != parts.owner).collect();
+        for owner in dead {
+            look::at_all(parts, &sale, owner, Pace::Full).await.inspect_err(|error| {
+                tracing::warn!(%sale, %owner, %error, "a dead instance's reservations are looked at again later");
+            })?;
         }
-        let mut pause = AGAIN_INTERVAL;
-        for sale in parts.catalog.offer_whole().sales() {
-            for owner in owners.iter().filter(|owner| **owner != parts.owner) {
-                if let Err(error) = look::at_all(parts, &sale.id, *owner, Pace::Full).await {
-                    tracing::warn!(sale = %sale.id, %owner, %error, "a dead instance's reservations are looked at again later");
-                    pause = ORPHANS_BACK_OFF;
-                }
-            }
-        }
-        tokio::select! {
-            biased;
-            _ = orphans.changed() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+        Ok(())
+    };
+    rounds::run(&parts.stock, &Pauses { good: AGAIN_INTERVAL, failed: ORPHANS_BACK_OFF }, plan, look).await;
 }
 
 #[cfg(test)]
@@ -320,5 +375,17 @@ mod tests {
         assert!(!recovery.is_idle(), "a crash may have left reservations that nobody has asked for yet");
         recovery.begun.store(true, Ordering::Release);
         assert!(recovery.is_idle());
+    }
+
+    #[test]
+    fn a_sale_is_recovered_whatever_another_sales_server_does() {
+        let (recovery, sale): (_, SaleId) = (Recovery::default(), "demo".parse().expect("a sale"));
+        recovery.want_whole(&"on-a-silent-server".parse().expect("a sale"), 0);
+        assert!(!recovery.is_idle_for(&sale), "nobody has met it yet");
+        recovery.want_whole(&sale, 0);
+        recovery.met.lock().insert(sale.clone());
+        assert!(!recovery.is_idle_for(&sale), "it is still to be looked at");
+        recovery.wanted.lock().remove(&sale);
+        assert!(recovery.is_idle_for(&sale) && !recovery.is_idle());
     }
 }

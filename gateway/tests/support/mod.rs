@@ -470,6 +470,7 @@ impl Operator for MapBooks {
             let books = self.stock.snapshot(&sale).await;
             let books = books.map_err(|error| PortError::Unavailable(error.to_string()))?;
             Ok(Some(Figures {
+                broken: Vec::new(),
                 total: u64::from(view.total_now),
                 remaining: books.remaining,
                 pending: books.pending,

@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use stock::{Now, SaleId};
 
-pub use books::SaleBooks;
+pub use books::{RejectedOrder, SaleBooks};
 pub use intake::{Outcome, RejectReason, Settled};
 pub use life::{By, CancelOutcome, OrderRow, Standing};
 #[cfg(feature = "mysql")]

@@ -6,17 +6,18 @@ use stock::{OrderId, SaleId};
 use super::{Database, DatabaseError, adapter};
 
 impl Database {
-    /// A page of outstanding releases by order id, those behind `after`; fewer than `limit` means that it was the last. No crash
-    /// takes back what is handed out.
+    /// A page of outstanding releases by order id, those behind `after`, without those of the sales in `except`; fewer than `limit`
+    /// means that it was the last. No crash takes back what is handed out.
     ///
     /// # Errors
     /// See [`DatabaseError`].
     pub async fn releases(
         &self,
         after: Option<OrderId>,
+        except: &[SaleId],
         limit: usize,
     ) -> Result<Vec<(SaleId, Settlement)>, DatabaseError> {
-        adapter!(self, database => database.releases(after, limit).await)
+        adapter!(self, database => database.releases(after, except.to_vec(), limit).await)
     }
 
     /// Deletes releases. Only after the ledger has answered for them.

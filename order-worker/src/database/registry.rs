@@ -65,6 +65,12 @@ impl LedgerChange {
     }
 }
 
+/// What the journal says of a log without promises that was forgotten.
+pub(super) fn log_forgotten(owner: Owner, place: String) -> Change {
+    let was = json!({ "place": place, "holds_promises": false });
+    Change { action: Action::LedgerForget, subject: owner.to_string(), before: Some(was), after: None }
+}
+
 impl Database {
     /// The id of this database, which ties a shared ledger to it: `candidate`, if it has none yet. Of several that ask at once one
     /// decides. May be repeated.
@@ -163,6 +169,15 @@ impl Database {
     /// See [`DatabaseError`].
     pub async fn deregister_instance(&self, instance: u64) -> Result<(), DatabaseError> {
         adapter!(self, database => database.deregister_instance(Owner(instance)).await)
+    }
+
+    /// Forgets, on an operator's word, an instance whose log holds no promises; the ledger lives on. One that holds some, or that
+    /// is not registered, changes nothing.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn forget_log(&self, instance: Owner, author: &Author) -> Result<(), DatabaseError> {
+        adapter!(self, database => database.forget_log(instance, author.clone()).await)
     }
 
     /// All registered instances, by id.

@@ -46,6 +46,12 @@ pub enum RebuildError {
         "instance {0} is alive, its lease has not ended: stop it first (then its log is merged and nothing is at risk)"
     )]
     Alive(Owner),
+    /// It must not be forgotten as long as it may live.
+    #[error(
+        "nobody can tell whether instance {0} is dead, since the stock ledger does not say who has a lease ({1}): ask again when it \
+         answers; a ledger that lost its memory will do"
+    )]
+    LeaseUnknown(Owner, LedgerError),
     /// It sells on the ledger that is to be taken over, or sold a moment ago.
     #[error(
         "instance {0} of another orders database is alive on this ledger, its lease has not ended: stop that deployment first, or \
@@ -65,7 +71,7 @@ impl RebuildError {
             Self::Database(error) => error.is_retryable(),
             // Another life has begun, or has not got so far: the next look tells.
             Self::Ledger(LedgerError::Invalid(_) | LedgerError::Foreign { .. }) => false,
-            Self::Ledger(_) | Self::Waiting(_) => true,
+            Self::Ledger(_) | Self::LeaseUnknown(..) | Self::Waiting(_) => true,
             Self::Queue(error) => error.is_retryable(),
             Self::UnknownVersion { .. } | Self::Alive(_) | Self::OtherAlive(_) | Self::UnknownInstance(_) => {
                 false

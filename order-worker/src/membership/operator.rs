@@ -153,12 +153,13 @@ pub async fn at_risk(
 
 /// Forgets an instance whose log is out of reach, and begins a new life of the ledger without it. What its log promised and
 /// nobody drained may be sold again; should it come back, it is merged like any other. One that holds no promises leaves the
-/// registry, and the ledger lives on: nothing is at risk.
+/// registry, and the ledger lives on: nothing is at risk. `stock` is none where the ledger is in a process that does not run.
 ///
 /// The new epoch, the instance's end and the journal's row are one transaction: a crash leaves all of them or none.
 ///
 /// # Errors
-/// [`RebuildError::Alive`] while its lease lasts; [`RebuildError::UnknownInstance`]; the database's.
+/// [`RebuildError::Alive`] while its lease lasts, [`RebuildError::LeaseUnknown`] while the ledger cannot be asked for it;
+/// [`RebuildError::UnknownInstance`]; the database's.
 pub async fn forget_instance(
     database: &Database,
     stock: Option<&Stock>,
@@ -169,16 +170,17 @@ pub async fn forget_instance(
     let Some(instance) = registered.iter().find(|instance| instance.owner == owner) else {
         return Err(RebuildError::UnknownInstance(owner));
     };
-    if !instance.holds_promises {
-        database.deregister_instance(owner.0).await?;
-        return Ok(AtRisk { orders: Some(0), units: Some(0) });
-    }
     if let Some(stock) = stock {
-        // Where leases cannot be read, nobody knows that it is gone.
-        let (_, leases) = stock.ledger().leases().await?;
+        // Without an answer nobody knows whether it sells at this moment.
+        let leases = stock.ledger().leases().await;
+        let (_, leases) = leases.map_err(|error| RebuildError::LeaseUnknown(owner, error))?;
         if leases.iter().any(|(leased, _)| *leased == owner) {
             return Err(RebuildError::Alive(owner));
         }
+    }
+    if !instance.holds_promises {
+        database.forget_log(owner, author).await?;
+        return Ok(AtRisk { orders: Some(0), units: Some(0) });
     }
     let at_risk = at_risk(database, stock, owner).await?;
     let epoch = database.epoch().await?;

@@ -5,10 +5,13 @@
 use queue::{QueueError, Topic};
 use serde::Serialize;
 use stock::ledger::Snapshot;
-use stock::{LedgerError, SaleId, Stock};
+use stock::{LedgerError, SaleId, Stock, Timestamp};
 
-use crate::database::{Database, DatabaseError, SaleBooks};
+use crate::database::{Database, DatabaseError, RejectedOrder, SaleBooks};
 use crate::topics::DRAIN_GROUP;
+
+/// Rejected orders that are named.
+const NAMED_MAX: usize = 20;
 
 /// What keeps an audit from being made.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,8 @@ pub struct SaleAudit {
     pub sale: SaleId,
     /// On offer, as the database says; none when only orders name the sale.
     pub total: Option<u32>,
+    /// Of the sale's row.
+    pub version: Option<u64>,
     /// As the sale's row counts.
     pub sold: u64,
     /// As the orders sum up.
@@ -62,6 +67,8 @@ pub struct LedgerBooks {
     pub pending: u64,
     /// In the database.
     pub confirmed: u64,
+    /// Of the sale's row, as last pushed.
+    pub version: u64,
     /// The ledger's life.
     pub epoch: u64,
     /// Whether purchases are let in.
@@ -90,6 +97,49 @@ impl Audit {
         self.backlog == Some(0)
             && self.sales.iter().all(|sale| sale.ledger.is_none() || sale.at_rest == Some(true))
     }
+}
+
+/// Orders of one sale that were promised, and that the database would not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rejected {
+    /// How many.
+    pub orders: u64,
+    /// The first of them.
+    pub named: Vec<RejectedOrder>,
+}
+
+impl Rejected {
+    /// A record is in a log only behind a reservation, and its buyer was answered 202 or could have been: none may be rejected.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn since(database: &Database, sale: &SaleId, since: Timestamp) -> Result<Self, DatabaseError> {
+        let (orders, named) = database.rejected_orders(sale, since, NAMED_MAX).await?;
+        Ok(Self { orders, named })
+    }
+
+    /// What is wrong, in words.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let reason = |order: &RejectedOrder| order.reason.clone().unwrap_or_else(|| "no reason".into());
+        let named = self.named.iter().map(|order| format!("{} ({})", order.order_id, reason(order)));
+        let named: Vec<String> = named.collect();
+        let more = if self.orders > named.len() as u64 { ", …" } else { "" };
+        (self.orders > 0)
+            .then(|| format!("{} orders were promised and rejected: {}{more}", self.orders, named.join(", ")))
+    }
+}
+
+/// What is wrong with totals: a version of a sale's row has one total, whoever speaks of it.
+#[must_use]
+pub fn totals_differ(row: (Option<u64>, Option<u32>), ledger: (u64, u64)) -> Option<String> {
+    let ((Some(version), Some(total)), (ledger_version, ledger_total)) = (row, ledger) else { return None };
+    (version == ledger_version && u64::from(total) != ledger_total).then(|| {
+        format!(
+            "at version {version} the ledger offers {ledger_total} units, the database {total}: one of them was put back to an \
+             earlier state"
+        )
+    })
 }
 
 /// Audits one sale or all of them. Without `stock` and `orders` (the topic `floodgate-orders`) the database alone is audited.
@@ -157,6 +207,8 @@ fn audit_sale(books: SaleBooks, snapshot: Option<Snapshot>, backlog: Option<u64>
             sum == i128::from(ledger.total),
             format!("the ledger's remaining + pending + confirmed is {sum}, its total {}", ledger.total),
         );
+        let differ = totals_differ((books.version, books.total), (ledger.version, u64::from(ledger.total)));
+        must(differ.is_none(), differ.unwrap_or_default());
         at_rest = backlog.map(|backlog| {
             backlog == 0 && still && ledger.open && ledger.pending == 0 && books.releases == 0
         });
@@ -177,6 +229,7 @@ fn audit_sale(books: SaleBooks, snapshot: Option<Snapshot>, backlog: Option<u64>
     SaleAudit {
         sale: books.sale,
         total: books.total,
+        version: books.version,
         sold: books.sold,
         units_held: books.units_held,
         orders: books.orders,
@@ -184,6 +237,7 @@ fn audit_sale(books: SaleBooks, snapshot: Option<Snapshot>, backlog: Option<u64>
         users_over_limit: books.users_over_limit,
         releases: books.releases,
         ledger: snapshot.map(|ledger| LedgerBooks {
+            version: ledger.version,
             total: ledger.total,
             remaining: ledger.remaining,
             pending: ledger.pending,

@@ -1,7 +1,8 @@
 //! What keeps ledger and rows equal behind the drain, and says whether they are: [`relay`] hands over what rows gave up,
-//! [`reconciler`] is the net under everything that is told once (`look_ups`: which of it, and how much at a time), [`audit`] changes nothing, nor does the
-//! continuous audit of a shared ledger (`auditor`).
+//! [`reconciler`] is the net under everything that is told once (`look_ups`: which of it, and how much at a time), [`audit`] changes nothing (where what
+//! is pending for long can be: [`accounting`]), nor does the continuous audit of a shared ledger (`auditor`).
 
+pub mod accounting;
 pub mod audit;
 #[cfg(feature = "redis")]
 pub mod auditor;

@@ -70,7 +70,7 @@ pub(crate) async fn settle_fits_first_in_log_order(fixture: Fixture) {
     let row = fixture.database.order(order_id(8)).await.unwrap().unwrap();
     assert_eq!((row.status, row.reason.as_deref()), (OrderStatus::Rejected, Some("not-enough")));
     assert_eq!((row.units_held, row.quantity, row.pay_by), (0, 3, None));
-    let releases = fixture.database.releases(None, 10).await.unwrap();
+    let releases = fixture.database.releases(None, &[], 10).await.unwrap();
     let owed: Vec<_> = releases.iter().map(|(sale, s)| (sale.as_str(), s.order_id, s.quantity)).collect();
     assert_eq!(owed, [("s", order_id(6), 1), ("s", order_id(8), 3)]);
     assert_eq!(fixture.database.sale(&sale_id("s")).await.unwrap().unwrap().sold, 5);
@@ -100,7 +100,7 @@ pub(crate) async fn settle_rejects_an_unknown_sale(fixture: Fixture) {
     assert_eq!(settled.outcome, Outcome::Rejected(RejectReason::UnknownSale));
     let row = fixture.database.order(order_id(1)).await.unwrap().unwrap();
     assert_eq!((row.amount, row.currency.as_str(), row.units_held), (0, "XXX", 0));
-    assert_eq!(fixture.database.releases(None, 10).await.unwrap().len(), 1);
+    assert_eq!(fixture.database.releases(None, &[], 10).await.unwrap().len(), 1);
 }
 
 pub(crate) async fn settle_writes_the_largest_amount(fixture: Fixture) {
@@ -142,7 +142,7 @@ pub(crate) async fn a_duplicate_is_never_written_again(fixture: Fixture) {
     );
     assert_eq!((settled.user, settled.quantity), (user_id("u"), 1), "as the row says");
     assert_eq!(fixture.database.order(order_id(1)).await.unwrap(), before);
-    assert_eq!(fixture.database.releases(None, 10).await.unwrap().len(), 1);
+    assert_eq!(fixture.database.releases(None, &[], 10).await.unwrap().len(), 1);
 }
 
 pub(crate) async fn reject_writes_a_bare_row_once(fixture: Fixture) {
@@ -156,7 +156,7 @@ pub(crate) async fn reject_writes_a_bare_row_once(fixture: Fixture) {
     let again =
         fixture.database.reject(&reservation("s", 1, "u", 1), RejectReason::Unwritable).await.unwrap();
     assert_eq!(again.outcome, Outcome::Duplicate);
-    assert_eq!(fixture.database.releases(None, 10).await.unwrap().len(), 1);
+    assert_eq!(fixture.database.releases(None, &[], 10).await.unwrap().len(), 1);
 }
 
 pub(crate) async fn concurrent_batches_never_oversell(fixture: Fixture) {

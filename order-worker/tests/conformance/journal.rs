@@ -167,6 +167,17 @@ pub(crate) async fn changes_of_the_ledger_are_in_the_journal(fixture: Fixture) {
     assert_eq!(database.change_ledger(3, LedgerChange::Forget(Owner(8)), &author).await.unwrap(), 10);
     assert!(database.instances().await.unwrap().is_empty());
     assert_eq!(whole_journal(database).await.len(), 4);
+    // So is one without promises, for which no life has to begin.
+    database.register_instance(9, "host-9:/log", "disk", false).await.unwrap();
+    database.register_instance(10, "host-10:/queue", "disk", true).await.unwrap();
+    for owner in [9, 9, 10, 11] {
+        database.forget_log(Owner(owner), &author).await.unwrap();
+    }
+    let left: Vec<_> = database.instances().await.unwrap().iter().map(|instance| instance.owner).collect();
+    assert_eq!((left, database.epoch().await.unwrap()), (vec![Owner(10)], 10));
+    let rows = whole_journal(database).await;
+    let (last, place) = (rows.last().unwrap(), json!({"place": "host-9:/log", "holds_promises": false}));
+    assert_eq!((rows.len(), last.subject.clone(), parsed(&last.before)), (5, Owner(9).to_string(), place));
 }
 
 pub(crate) async fn another_secret_forks_no_chain(fixture: Fixture) {

@@ -20,13 +20,13 @@ pub(crate) async fn cancel_gives_units_back_once(fixture: Fixture) {
     );
     assert_eq!((row.version, row.updated_at.0, row.quantity), (2, START_MS + 50, 2));
     assert_eq!(fixture.database.sale(&sale_id("s")).await.unwrap().unwrap().sold, 0);
-    let releases = fixture.database.releases(None, 10).await.unwrap();
+    let releases = fixture.database.releases(None, &[], 10).await.unwrap();
     assert_eq!((releases.len(), releases[0].1.quantity, &releases[0].1.user), (1, 2, &user));
     fixture.database.releases_done(&[order_id(1)]).await.unwrap();
     fixture.advance(50);
     let second = fixture.database.cancel(order_id(1), By::User(&user)).await.unwrap();
     assert_eq!(second, first, "the same answer, nothing changed");
-    assert!(fixture.database.releases(None, 10).await.unwrap().is_empty());
+    assert!(fixture.database.releases(None, &[], 10).await.unwrap().is_empty());
     assert_eq!(fixture.database.sale(&sale_id("s")).await.unwrap().unwrap().sold, 0);
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn a_cancelled_unit_can_be_sold_again(fixture: Fixture) {
         assert_eq!(settled.outcome, Outcome::Inserted);
         fixture.database.cancel(order_id(n), By::Operator(&author())).await.unwrap();
     }
-    assert_eq!(fixture.database.releases(None, 10).await.unwrap().len(), 5);
+    assert_eq!(fixture.database.releases(None, &[], 10).await.unwrap().len(), 5);
 }
 
 pub(crate) async fn concurrent_cancels_release_once(fixture: Fixture) {
@@ -123,14 +123,17 @@ pub(crate) async fn releases_come_in_pages_until_done(fixture: Fixture) {
     let batch: Vec<_> = (0..10).map(|n| reservation("s", n, &format!("u{n}"), 2)).collect();
     fixture.database.settle(batch).await.unwrap();
     assert_eq!(fixture.database.releases_outstanding().await.unwrap(), 10);
-    let first = fixture.database.releases(None, 4).await.unwrap();
+    let first = fixture.database.releases(None, &[], 4).await.unwrap();
     assert_eq!(first.len(), 4);
-    let behind = fixture.database.releases(Some(first[3].1.order_id), 100).await.unwrap();
+    let behind = fixture.database.releases(Some(first[3].1.order_id), &[], 100).await.unwrap();
     assert_eq!(behind.len(), 6);
     let done: Vec<_> = first.iter().map(|(_, s)| s.order_id).collect();
     fixture.database.releases_done(&done).await.unwrap();
     fixture.database.releases_done(&done).await.unwrap();
-    assert_eq!(fixture.database.releases(None, 100).await.unwrap(), behind);
+    assert_eq!(fixture.database.releases(None, &[], 100).await.unwrap(), behind);
+    let (sale, other) = (sale_id("s"), sale_id("other"));
+    assert_eq!(fixture.database.releases(None, &[other.clone()], 100).await.unwrap(), behind);
+    assert_eq!(fixture.database.releases(None, &[other, sale], 100).await.unwrap(), []);
 }
 
 pub(crate) async fn a_written_release_wakes_the_relay(fixture: Fixture) {
@@ -157,6 +160,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
     fixture.database.settle(batch).await.unwrap();
     fixture.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     let empty = SaleBooks {
+        version: Some(1),
         sale: sale_id("t"),
         total: Some(4),
         sold: 0,
@@ -167,6 +171,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
         releases: 0,
     };
     let s = SaleBooks {
+        version: Some(1),
         sale: sale_id("s"),
         sold: 2,
         units_held: 2,
@@ -176,6 +181,7 @@ pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
         ..empty.clone()
     };
     let nowhere = SaleBooks {
+        version: None,
         sale: sale_id("nowhere"),
         total: None,
         orders: 1,

@@ -18,6 +18,7 @@ mod names;
 mod offsets;
 mod open;
 mod options;
+mod others;
 mod pairs;
 mod probe;
 mod progress;

@@ -125,6 +125,7 @@ pub(super) fn open_topic(
         now: Arc::clone(&options.now),
         arrivals: Notify::new(),
         groups: Mutex::default(),
+        stamps: Mutex::default(),
         own: Some(OwnTopic {
             ring: Ring::new(ring_bytes / 8, records_max as u64),
             watermark: Watermark::new(durable, records_max),
@@ -197,6 +198,7 @@ pub(super) fn attach_topic(
         now: Arc::clone(&options.now),
         arrivals: Notify::new(),
         groups: Mutex::default(),
+        stamps: Mutex::default(),
         own: None,
         mark: Some(Arc::new(mark)),
         trace: None,

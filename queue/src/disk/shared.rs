@@ -19,6 +19,7 @@ use super::keeping::Keeping;
 use super::limits::LimitFiles;
 use super::names::valid_name;
 use super::offsets;
+use super::others::{Look, Stamps};
 use super::progress::Progress;
 use super::reader::Reader;
 use super::trace::Trace;
@@ -49,6 +50,8 @@ pub(crate) struct TopicShared {
     pub(crate) arrivals: Notify,
     /// How far each group is, as far as this process knows.
     pub(crate) groups: Mutex<BTreeMap<String, Standing>>,
+    /// Of groups that other processes hold, what need not be read again.
+    pub(crate) stamps: Mutex<BTreeMap<String, Stamps>>,
     /// Absent when another process owns the log.
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
@@ -276,7 +279,7 @@ impl TopicShared {
     }
 
     /// As [`TopicShared::stored`], and durable: its holder, in another process, may be in the middle of a write, or have died there.
-    fn settled(&self, group: &str) -> Result<Standing, QueueError> {
+    pub(crate) fn settled(&self, group: &str) -> Result<Standing, QueueError> {
         let progress =
             offsets::load_settled(self.storage(), &self.group_directory(group), self.files.log_id)?;
         let limits = self.limit_files(group);
@@ -307,15 +310,10 @@ impl TopicShared {
         self.publish_slowest();
     }
 
-    /// Learns how far groups are that other processes hold, and how far they may be behind.
-    pub(crate) fn read_groups(&self) {
-        self.learn(|name| self.stored(name));
-    }
-
     /// Learns what a segment may go by: how far each group is for certain, whatever a crash of the machine takes. Answers whether all
     /// could be read: no segment may go by an older look.
     pub(crate) fn settle_groups(&self) -> bool {
-        if self.storage().is_real() && !self.learn(|name| self.settled(name)) {
+        if self.storage().is_real() && self.read_groups(Look::Whole).is_none() {
             return false;
         }
         let cut: Vec<String> = {
@@ -325,27 +323,6 @@ impl TopicShared {
         };
         // It was read from the page cache alone if a crash, or an error, came before its directory's sync.
         cut.iter().all(|name| self.limit_files(name).sync().is_ok())
-    }
-
-    fn learn(&self, look: impl Fn(&str) -> Result<Standing, QueueError>) -> bool {
-        let Ok(names) = self.group_names() else { return false };
-        let mut all = true;
-        for name in names {
-            if self.groups.lock().get(&name).is_some_and(|known| known.held) {
-                continue;
-            }
-            // What is being written at this moment is read again next time.
-            let Ok(standing) = look(&name) else {
-                all = false;
-                continue;
-            };
-            let mut groups = self.groups.lock();
-            // A holder that has begun meanwhile knows better.
-            if groups.get(&name).is_none_or(|known| !known.held) {
-                groups.insert(name, standing);
-            }
-        }
-        all
     }
 
     /// A group was cut off through there, durably.

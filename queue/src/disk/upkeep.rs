@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::cut::cut_off;
+use super::others::Look;
 use super::retention::{Going, drained_bytes, retire, retire_oldest};
 use super::shared::{OwnTopic, TopicShared};
 use super::writer::prepare;
@@ -16,7 +17,7 @@ pub(crate) fn round(topic: &TopicShared) {
         return;
     }
     if topic.storage().is_real() {
-        topic.read_groups();
+        let _ = topic.read_groups(Look::Quick);
     }
     topic.publish_slowest();
     notice_removal(topic, own);

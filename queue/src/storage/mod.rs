@@ -71,6 +71,14 @@ macro_rules! on_storage {
     };
 }
 
+/// When a file was last written, and how long it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    pub(crate) modified: std::time::SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
 impl Storage {
     pub(crate) fn create_directory(&self, path: &Path) -> io::Result<()> {
         on_storage!(self, std::fs::create_dir_all(path), |disk| disk.create_directory(path))
@@ -125,6 +133,11 @@ impl Storage {
         let filled = file.read_at_most(&mut bytes, 0)?;
         bytes.truncate(filled);
         Ok(bytes)
+    }
+
+    /// What tells a file that was written since from one that was not; none if it is not there.
+    pub(crate) fn stamp(&self, path: &Path) -> io::Result<Option<FileStamp>> {
+        on_storage!(self, real::stamp(path), |_disk| Ok(None))
     }
 
     /// Creates or replaces a small file so that a crash leaves the old or the new one whole.

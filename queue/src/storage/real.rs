@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Access, BLOCK_BYTES, Lock, SyncMethod};
+use super::{Access, BLOCK_BYTES, FileStamp, Lock, SyncMethod};
 
 pub(super) fn list(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -44,6 +44,16 @@ pub(super) fn bytes_free(path: &Path) -> Option<u64> {
     // SAFETY: the call has succeeded and so filled the answer.
     let answer = unsafe { answer.assume_init() };
     Some(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
+pub(super) fn stamp(path: &Path) -> io::Result<Option<FileStamp>> {
+    match std::fs::metadata(path) {
+        Ok(found) => {
+            Ok(Some(FileStamp { modified: found.modified()?, bytes: found.len(), inode: found.ino() }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Only an answer that says otherwise counts: of anything else the next write tells.

@@ -1,11 +1,17 @@
 //! `queue reset-offset`: a consumer group goes on from another place.
 
 use clap::Args;
+use order_worker::{DRAIN_GROUP, ORDERS_TOPIC};
 use queue::{Position, Queue, QueueError, Topic, operator};
 use stock::Timestamp;
 
 use super::super::Failure;
 use crate::stdout;
+
+/// What skipping leaves behind, where it is promised orders that are skipped.
+const SKIPPED_ORDERS: &str = "The skipped records are promised orders, which nobody writes now. Their buyers hear `queued`, and their units stay \
+     reserved, until the stock ledger is rebuilt: before gateways start again, or they may append some of these orders anew. Begin it \
+     with `floodgate ledger rebuild` (an embedded ledger is rebuilt at each start); `floodgate audit` names what is left of them.";
 
 /// Which group goes on where.
 #[derive(Debug, Args)]
@@ -17,6 +23,9 @@ pub(crate) struct ResetOffset {
     #[command(flatten)]
     to: Place,
     /// Allow going forward, past records that the group has not finished: it will never see them
+    ///
+    /// Of order-worker these are promised orders: their buyers hear `queued`, and their units stay reserved, until the stock ledger is
+    /// rebuilt.
     #[arg(long)]
     skip_records: bool,
 }
@@ -78,13 +87,17 @@ impl ResetOffset {
             )));
         }
         operator::reset_to_position(&topic, &self.group, through).await?;
-        Ok(stdout::line(format_args!(
+        stdout::line(format_args!(
             "group {} of {} goes on behind {}, before it was {}",
             self.group,
             self.topic,
             super::position(through),
             super::position(before)
-        ))?)
+        ))?;
+        if skipped > 0 && self.topic == ORDERS_TOPIC && self.group == DRAIN_GROUP {
+            stdout::line(SKIPPED_ORDERS)?;
+        }
+        Ok(())
     }
 }
 

@@ -34,6 +34,15 @@ async fn it_counts_page_by_page() {
     assert_eq!((filed.counted.indexed, filed.counted.fresh, filed.conserved()), (2_000, 0, Some(true)));
     assert_eq!((found.total, found.remaining, found.epoch, found.open), (5_000, 2_300, 1, true));
     assert_eq!(audit.sale(&"nobody".parse().unwrap()).await.unwrap(), None);
+
+    let pending = audit.pending_for(sale.id(), 0).await.unwrap();
+    assert_eq!(pending.len(), 2_000);
+    let listed = sale.ledger.pending(sale.id(), None, None, 7).await.unwrap();
+    for (found, (owner, reservation)) in pending.iter().zip(listed) {
+        assert_eq!((found.order_id, found.owner, found.quantity), (reservation.order_id, owner, 1));
+        assert_eq!(found.reserved_at_ms, reservation.reserved_at_ms);
+    }
+    assert_eq!(audit.pending_for(sale.id(), 3_600_000).await.unwrap(), [], "none for so long");
 }
 
 #[tokio::test]

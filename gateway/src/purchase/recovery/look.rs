@@ -26,6 +26,13 @@ pub(super) enum Unfinished {
     Rebuilding,
 }
 
+impl Unfinished {
+    /// Whether the sale's server does not answer: then no other sale of it can be looked at.
+    pub(super) fn is_of_the_server(&self) -> bool {
+        matches!(self, Self::Ledger(LedgerError::Unavailable(_) | LedgerError::Uncertain(_)))
+    }
+}
+
 /// How fast a look goes through a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -42,7 +49,6 @@ pub(super) async fn at_all(
     owner: Owner,
     pace: Pace,
 ) -> Result<(), Unfinished> {
-    parts.progress.load_letters().await?;
     let mut after = None;
     loop {
         let begun = Instant::now();
@@ -135,6 +141,10 @@ async fn append(
     owner: Owner,
     reservations: &[Reservation],
 ) -> Result<(), Unfinished> {
+    // A dead letter is none of the log's records any more, and reading the letters reads all of them: only for what lacks a record.
+    if reservations.iter().any(|reservation| !parts.progress.is_seen_to(reservation.order_id)) {
+        parts.progress.load_letters().await?;
+    }
     let mut under_way = Some(under_way);
     let mut appends = Vec::new();
     let mut refused = None;

@@ -1,12 +1,12 @@
 //! Sums over `floodgate_orders`.
 
-use stock::SaleId;
+use stock::{SaleId, Timestamp};
 
 use super::fault::Fault;
 use super::session::{Purpose, Session};
 use super::sql::{Text, get, parsed};
 use super::{MysqlDatabase, sales};
-use crate::database::{DatabaseError, SaleBooks};
+use crate::database::{DatabaseError, RejectedOrder, SaleBooks};
 
 impl MysqlDatabase {
     pub(in crate::database) async fn books(
@@ -25,6 +25,40 @@ impl MysqlDatabase {
             Ok(books)
         };
         self.pool.run(Purpose::Sums, all).await
+    }
+
+    pub(in crate::database) async fn sales_named(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        self.pool.run(Purpose::Sums, async |session: &mut Session| named_anywhere(session).await).await
+    }
+
+    pub(in crate::database) async fn rejected_orders(
+        &self,
+        sale: SaleId,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<(u64, Vec<RejectedOrder>), DatabaseError> {
+        let both = async move |session: &mut Session| {
+            let rejected = format!(
+                "FROM floodgate_orders WHERE sale_id = {} AND status = 'rejected' AND created_at >= '{since}'",
+                Text(sale.as_str())
+            );
+            let both = format!(
+                "SELECT COUNT(*) {rejected};
+                 SELECT order_id, reason, created_at {rejected} ORDER BY order_id LIMIT {limit};"
+            );
+            let mut answers = session.transact(&both).await?;
+            let count = answers.value()?;
+            let orders = answers.rest().map(|mut row| {
+                let row = &mut row;
+                Ok(RejectedOrder {
+                    order_id: parsed(row, 0)?,
+                    reason: get(row, 1)?,
+                    created_at: parsed(row, 2)?,
+                })
+            });
+            Ok((count, orders.collect::<Result<_, Fault>>()?))
+        };
+        self.pool.run(Purpose::Sums, both).await
     }
 
     pub(in crate::database) async fn releases_outstanding(&self) -> Result<u64, DatabaseError> {
@@ -56,6 +90,7 @@ async fn books_of(session: &mut Session, sale: SaleId) -> Result<SaleBooks, Faul
         answers.row().ok_or_else(|| DatabaseError::Broken("a sum over orders has no answer".into()))?;
     Ok(SaleBooks {
         total: row.as_ref().map(|row| row.total),
+        version: row.as_ref().map(|row| row.version),
         sold: row.as_ref().map_or(0, |row| u64::from(row.sold)),
         orders: get(&mut orders, 0)?,
         units_held: get(&mut orders, 1)?,

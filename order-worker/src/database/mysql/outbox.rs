@@ -6,19 +6,22 @@ use stock::{OrderId, SaleId};
 use super::MysqlDatabase;
 use super::fault::Fault;
 use super::session::in_parts;
-use super::sql::{get, ids, parsed};
+use super::sql::{get, ids, list, parsed};
 use crate::database::DatabaseError;
 
 impl MysqlDatabase {
     pub(in crate::database) async fn releases(
         &self,
         after: Option<OrderId>,
+        except: Vec<SaleId>,
         rows: usize,
     ) -> Result<Vec<(SaleId, Settlement)>, DatabaseError> {
         let page = self.read(async move |session| {
+            let except = list(except.iter().map(SaleId::as_str));
+            let others = if except.is_empty() { except } else { format!("AND sale_id NOT IN ({except})") };
             let page = format!(
                 "SELECT sale_id, order_id, user_id, quantity FROM floodgate_releases
-                 WHERE order_id > '{}' ORDER BY order_id LIMIT {rows};",
+                 WHERE order_id > '{}' {others} ORDER BY order_id LIMIT {rows};",
                 after.map(|order| order.to_string()).unwrap_or_default(),
             );
             let rows = session.ask(&page).await?.rest();

@@ -6,6 +6,7 @@ use super::fault::Fault;
 use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, get, parsed};
 use super::{MysqlDatabase, journal};
+use crate::database::registry::log_forgotten;
 use crate::database::{DatabaseError, Instance, LedgerChange};
 use crate::journal::Author;
 
@@ -132,6 +133,27 @@ impl MysqlDatabase {
             let forget = format!("DELETE FROM floodgate_instances WHERE instance_id = '{owner}';");
             session.transact(&forget).await?;
             session.commit_found().await
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn forget_log(
+        &self,
+        owner: Owner,
+        author: Author,
+    ) -> Result<(), DatabaseError> {
+        self.write(async move |session| {
+            let now = now(&mut session.transact(NOW).await?)?;
+            let row =
+                format!("FROM floodgate_instances WHERE instance_id = '{owner}' AND holds_promises = 0");
+            let found = session.transact(&format!("SELECT place {row} FOR UPDATE;")).await?.row();
+            match found.map(|mut row| get::<String>(&mut row, 0)).transpose()? {
+                Some(place) => {
+                    let (delete, entry) = (format!("DELETE {row};"), log_forgotten(owner, place));
+                    journal::commit(session, &delete, &author, now, entry).await
+                }
+                None => session.commit_found().await,
+            }
         })
         .await
     }

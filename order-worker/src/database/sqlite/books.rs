@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Transaction, params};
-use stock::SaleId;
+use stock::{SaleId, Timestamp};
 
 use super::executor::Lane;
-use super::{DatabaseError, SqliteDatabase, parsed, sales, unsigned};
-use crate::database::SaleBooks;
+use super::{DatabaseError, SqliteDatabase, limit, parsed, sales, unsigned};
+use crate::database::{RejectedOrder, SaleBooks};
 
 impl SqliteDatabase {
     pub(in crate::database) async fn books(
@@ -20,6 +20,33 @@ impl SqliteDatabase {
                 None => named_anywhere(transaction)?,
             };
             sales.into_iter().map(|sale| books_of(transaction, sale)).collect()
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn sales_named(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        self.read_in(Lane::Sum, named_anywhere).await
+    }
+
+    pub(in crate::database) async fn rejected_orders(
+        &self,
+        sale: SaleId,
+        since: Timestamp,
+        rows: usize,
+    ) -> Result<(u64, Vec<RejectedOrder>), DatabaseError> {
+        self.read_in(Lane::Sum, move |transaction| {
+            let rejected =
+                "FROM floodgate_orders WHERE sale_id = ?1 AND status = 'rejected' AND created_at >= ?2";
+            let (sale, since) = (sale.as_str(), since.to_string());
+            let count = format!("SELECT count(*) {rejected}");
+            let count = transaction.query_row(&count, params![sale, since], |row| unsigned(row, 0))?;
+            let named = format!("SELECT order_id, reason, created_at {rejected} ORDER BY order_id LIMIT ?3");
+            let mut statement = transaction.prepare_cached(&named)?;
+            let orders = statement.query_map(params![sale, since, limit(rows)], |row| {
+                let (order_id, created_at) = (parsed(row, 0)?, parsed(row, 2)?);
+                Ok(RejectedOrder { order_id, reason: row.get(1)?, created_at })
+            })?;
+            Ok((count, orders.collect::<Result<_, _>>()?))
         })
         .await
     }
@@ -46,6 +73,7 @@ fn books_of(transaction: &Transaction<'_>, sale: SaleId) -> Result<SaleBooks, Da
     let per_user_limit = row.as_ref().map_or(0, |row| u64::from(row.definition.per_user_limit));
     let mut books = SaleBooks {
         total: row.as_ref().map(|row| row.total),
+        version: row.as_ref().map(|row| row.version),
         sold: row.as_ref().map_or(0, |row| u64::from(row.sold)),
         units_held: 0,
         orders: 0,

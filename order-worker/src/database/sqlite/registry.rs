@@ -4,6 +4,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use stock::{DeploymentId, Owner};
 
 use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
+use crate::database::registry::log_forgotten;
 use crate::database::{Instance, LedgerChange};
 use crate::journal::Author;
 
@@ -119,6 +120,25 @@ impl SqliteDatabase {
             let forget = "DELETE FROM floodgate_instances WHERE instance_id = ?1";
             transaction.execute(forget, params![owner.to_string()])?;
             Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn forget_log(
+        &self,
+        owner: Owner,
+        author: Author,
+    ) -> Result<(), DatabaseError> {
+        self.write(move |transaction, now| {
+            let forgotten = transaction.query_row(
+                "DELETE FROM floodgate_instances WHERE instance_id = ?1 AND holds_promises = 0 RETURNING place",
+                params![owner.to_string()],
+                |row| row.get(0),
+            );
+            match forgotten.optional()? {
+                Some(place) => journal::append(transaction, &author, now, log_forgotten(owner, place)),
+                None => Ok(()),
+            }
         })
         .await
     }

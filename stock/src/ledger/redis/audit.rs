@@ -13,6 +13,10 @@ use serde::Serialize;
 use crate::config::RedisMode;
 use crate::{SaleId, StockConfig};
 
+mod pending;
+
+pub use pending::LongPending;
+
 /// fred waits for ever without one.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connecting may take, Sentinels included.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use redis::{Cmd, Value};
 
-pub use audit::{AuditError, Counted, RedisAudit, SaleAudit};
+pub use audit::{AuditError, Counted, LongPending, RedisAudit, SaleAudit};
 pub use deploy::{Deployed, DeployedScript, deploy_scripts};
 pub use server::{Patience, RedisStartError};
 
