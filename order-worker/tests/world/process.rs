@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::{
-    Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MembershipMetrics,
+    Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MemberRow, MembershipMetrics,
     ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
@@ -68,6 +68,7 @@ impl Process {
         Member::new(MemberParts {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
+            row: MemberRow::of(own.owner),
             own: Some(own),
             logs: Arc::new(|_| Box::pin(async { None })),
             outliving,
