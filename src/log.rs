@@ -18,7 +18,6 @@ const WAITING_LINES_MAX: usize = 1_024;
 const END_MAX: Duration = Duration::from_secs(1);
 
 /// For an operator, while the last line could not be written.
-const NOTE: &str = "lines of the log are lost: its disk is full, or its reader has gone or does not read";
 
 static LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
 /// Whether the last line was lost. A lone fact that guards nothing else: relaxed serves everywhere.
@@ -44,9 +43,9 @@ pub(crate) fn say(text: impl std::fmt::Display) {
     note_outcome(&write_line(&mut io::stderr().lock(), format!("floodgate: {text}\n").as_bytes()));
 }
 
-/// What an operator should know of the log.
-pub(crate) fn note() -> Option<&'static str> {
-    LOSING.load(Ordering::Relaxed).then_some(NOTE)
+/// Whether the last line could not be written.
+pub(crate) fn loses_lines() -> bool {
+    LOSING.load(Ordering::Relaxed)
 }
 
 /// Shows how many lines were lost.

@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod challenge;
 pub mod client;
 pub mod clock;
+pub mod conditions;
 pub mod config;
 mod connection;
 pub mod exposition;
@@ -37,12 +38,12 @@ use stock::{Now, Owner, Seat, Stock};
 
 use api::orders::OrderDocument;
 use auth::Authenticator;
-pub use background::FOREIGN_SALES;
 use background::Health;
 use catalog::{Catalog, PageHints};
 use challenge::{ChallengeOptions, Challenges};
 use client::Clients;
 use clock::LedgerClocks;
+use conditions::Conditions;
 use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
 use final_orders::FinalOrders;
 use limits::Limits;
@@ -133,12 +134,14 @@ pub struct Gateway {
     operator: Arc<dyn Operator>,
     parts: Arc<PurchaseParts>,
     health: Health,
+    conditions: Conditions,
     server_metrics: ServerMetrics,
     streams: Arc<Streams>,
     finals: FinalOrders<OrderDocument>,
     /// Set by the shutdown: `/readyz` says no from then on.
     draining: AtomicBool,
-    process_note: Option<fn() -> Option<&'static str>>,
+    /// Whether lines of the process's log are lost at the moment.
+    loses_log_lines: Option<fn() -> bool>,
     random: Random,
 }
 
@@ -223,19 +226,20 @@ impl Gateway {
             operator,
             parts,
             health: Health::default(),
+            conditions: Conditions::default(),
             streams: Arc::new(Streams::new(event_streams_max, server_metrics.event_streams.clone())),
             finals: FinalOrders::new(),
             server_metrics,
             draining: AtomicBool::new(false),
-            process_note: None,
+            loses_log_lines: None,
             random,
         })
     }
 
-    /// What the process around this gateway wants its operator to know, asked at each `/readyz`.
+    /// Whether lines of the process's log are lost at the moment, asked at each `/readyz`.
     #[must_use]
-    pub fn with_note(mut self, note: fn() -> Option<&'static str>) -> Self {
-        self.process_note = Some(note);
+    pub fn with_log(mut self, loses_lines: fn() -> bool) -> Self {
+        self.loses_log_lines = Some(loses_lines);
         self
     }
 

@@ -181,6 +181,7 @@ pub struct MembershipMetrics {
     waiting_logs: Gauge,
     orphaned_instances: Gauge,
     lease_failures: Counter,
+    elsewhere: Gauge,
 }
 
 impl MembershipMetrics {
@@ -192,6 +193,7 @@ impl MembershipMetrics {
             waiting_logs: Gauge::default(),
             orphaned_instances: Gauge::default(),
             lease_failures: Counter::default(),
+            elsewhere: Gauge::default(),
         };
         registry.register(
             "floodgate_lease_failures",
@@ -219,6 +221,11 @@ impl MembershipMetrics {
             "Instances taken for dead, whose reservations this one looks after",
             metrics.orphaned_instances.clone(),
         );
+        registry.register(
+            "floodgate_ledger_elsewhere",
+            "1 while others see the stock ledger that the sales live in, and this process another one",
+            metrics.elsewhere.clone(),
+        );
         metrics
     }
 
@@ -236,6 +243,10 @@ impl MembershipMetrics {
 
     pub(crate) fn lease_failed(&self) {
         self.lease_failures.inc();
+    }
+
+    pub(crate) fn elsewhere(&self, elsewhere: bool) {
+        self.elsewhere.set(i64::from(elsewhere));
     }
 
     pub(crate) fn orphans(&self, instances: usize) {

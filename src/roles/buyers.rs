@@ -61,7 +61,7 @@ impl Buyers {
         };
         let gateway = Gateway::new(parts, registry).map_err(|e| ConfigError(e.to_string()))?;
         log::register(registry);
-        let gateway = Arc::new(gateway.with_note(log::note));
+        let gateway = Arc::new(gateway.with_log(log::loses_lines));
         operator.offer_through(gateway.catalog().clone());
         operator.refresh_catalog().await?;
         // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.
