@@ -17,8 +17,6 @@ const WAITING_LINES_MAX: usize = 1_024;
 /// Longest wait for a slow reader at the process's end.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// For an operator, while the last line could not be written.
-
 static LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
 /// Whether the last line was lost. A lone fact that guards nothing else: relaxed serves everywhere.
 static LOSING: AtomicBool = AtomicBool::new(false);
