@@ -127,14 +127,14 @@ impl World {
         let sale = draw_sale(&random, EPOCH_MS + sale_skew_ms - BEHIND_MAX_MS);
         Self {
             mode,
-            now,
+            now: now.clone(),
             disks: Arc::new(Mutex::new(disks)),
             worker_disks: RefCell::new(worker_disks),
             worker_disks_fail_for_good: random.chance(300),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
             server,
             leases_server,
-            other_server: SimulatedServer::new(random.next(), now.clone(), FaultPlan::default()),
+            other_server: SimulatedServer::new(random.next(), now, FaultPlan::default()),
             astray: RefCell::default(),
             ahead_ms,
             sale,
