@@ -90,7 +90,7 @@ fn a_log_that_failed_takes_the_gateway_out() {
     let site = Site::start(Options { storage: Storage::Simulated(disk.clone()), ..Options::default() });
     site.await_ready();
     assert_eq!(buy(&site, "before"), 202);
-    disk.set_faults(queue::Faults { sync_error: 1_000, write_error: 1_000, ..Default::default() });
+    disk.set_faults(queue::Faults { sync_error: 10_000, write_error: 10_000, ..Default::default() });
     let payload = b"something";
     let permit = site.topic.try_permit(payload.len()).expect("room");
     let record = NewRecord { key: b"k", tag: "order", deliver_at_ms: None, payload };
