@@ -10,6 +10,7 @@ pub mod ids;
 pub mod ledger;
 mod metrics;
 mod order_status;
+mod recorded;
 pub mod reservation;
 pub mod sale;
 pub mod seat;
@@ -25,7 +26,7 @@ pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
-pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerServer};
+pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerIdentity, LedgerServer, LedgerSight};
 pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion};

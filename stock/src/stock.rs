@@ -12,7 +12,8 @@ use crate::ledger::{
     Snapshot,
 };
 use crate::metrics::{LedgerCall, StockMetrics};
-use crate::{Flag, FlagState, LedgerError, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::recorded::Recorded;
+use crate::{Flag, FlagState, LedgerError, LedgerIdentity, OrderId, Owner, Reservation, SaleId, SaleVersion};
 
 /// See the module. The methods are those of [`Ledger`], with its contract.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Stock {
     metrics: StockMetrics,
     doubt: Notify,
     foreign: Foreign,
+    recorded: Recorded,
 }
 
 /// # Errors
@@ -32,7 +34,14 @@ impl Stock {
     pub fn new(ledger: Ledger, flag: Flag, registry: &mut Registry) -> Self {
         flag.register(registry);
         let metrics = StockMetrics::register(registry);
-        Self { ledger, flag, metrics, doubt: Notify::new(), foreign: Foreign::default() }
+        Self {
+            ledger,
+            flag,
+            metrics,
+            doubt: Notify::new(),
+            foreign: Foreign::default(),
+            recorded: Recorded::default(),
+        }
     }
 
     /// The ledger itself, for callers that must not publish.
@@ -45,6 +54,23 @@ impl Stock {
     #[must_use]
     pub fn flag(&self) -> &Flag {
         &self.flag
+    }
+
+    /// The database records that the sales live in this ledger; `None`: it records none. While the process is connected to another
+    /// one, every call on a sale is answered [`LedgerError::Amnesia`] and sent to nobody: the sale was not opened in that memory.
+    pub fn sales_live_in(&self, recorded: Option<LedgerIdentity>) {
+        self.recorded.set(recorded);
+    }
+
+    /// Others see the ledger that the sales live in, and this process another one; or no longer.
+    pub fn set_elsewhere(&self, elsewhere: bool) {
+        self.recorded.set_elsewhere(elsewhere);
+    }
+
+    /// As last told by [`Self::set_elsewhere`].
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.recorded.is_elsewhere()
     }
 
     /// See [`Ledger::server_of`].
@@ -76,6 +102,7 @@ impl Stock {
 
     /// See [`Ledger::reserve`].
     pub async fn reserve(&self, batch: &ReserveBatch) -> Result<ReserveAnswer, LedgerError> {
+        self.is_here(LedgerCall::Reserve)?;
         self.metrics.batch_size.observe(batch.requests.len() as f64);
         let answer = self.told(LedgerCall::Reserve, self.ledger.reserve(batch).await)?;
         self.publish(&batch.sale, answer.flag).await;
@@ -89,6 +116,7 @@ impl Stock {
         epoch: u64,
         request: &GrantRequest,
     ) -> Result<(GrantOutcome, FlagState), LedgerError> {
+        self.is_here(LedgerCall::Grant)?;
         let answer = self.told(LedgerCall::Grant, self.ledger.grant(sale, epoch, request).await)?;
         self.publish(sale, answer.1).await;
         Ok(answer)
@@ -96,6 +124,7 @@ impl Stock {
 
     /// See [`Ledger::confirm`].
     pub async fn confirm(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        self.is_here(LedgerCall::Confirm)?;
         let flag = self.told(LedgerCall::Confirm, self.ledger.confirm(sale, settled).await)?;
         self.publish(sale, flag).await;
         Ok(flag)
@@ -103,6 +132,7 @@ impl Stock {
 
     /// See [`Ledger::release`].
     pub async fn release(&self, sale: &SaleId, settled: &[Settlement]) -> Result<FlagState, LedgerError> {
+        self.is_here(LedgerCall::Release)?;
         let flag = self.told(LedgerCall::Release, self.ledger.release(sale, settled).await)?;
         self.publish(sale, flag).await;
         Ok(flag)
@@ -110,6 +140,7 @@ impl Stock {
 
     /// See [`Ledger::states`].
     pub async fn states(&self, sale: &SaleId, ids: &[OrderId]) -> Result<Vec<IdState>, LedgerError> {
+        self.is_here(LedgerCall::States)?;
         self.told(LedgerCall::States, self.ledger.states(sale, ids).await)
     }
 
@@ -121,11 +152,13 @@ impl Stock {
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
+        self.is_here(LedgerCall::Pending)?;
         self.told(LedgerCall::Pending, self.ledger.pending(sale, owner, after, limit).await)
     }
 
     /// See [`Ledger::snapshot`]. Refreshes the gauges of this sale.
     pub async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
+        self.is_here(LedgerCall::Snapshot)?;
         let snapshot = self.told(LedgerCall::Snapshot, self.ledger.snapshot(sale).await);
         if matches!(snapshot, Ok(_) | Err(LedgerError::Amnesia)) {
             self.foreign.is_ours(sale);
@@ -139,6 +172,7 @@ impl Stock {
 
     /// See [`Ledger::push_sale`].
     pub async fn push_sale(&self, version: &SaleVersion) -> Result<FlagState, LedgerError> {
+        self.is_here(LedgerCall::PushSale)?;
         let flag = self.told(LedgerCall::PushSale, self.ledger.push_sale(version).await)?;
         self.publish(&version.sale, flag).await;
         Ok(flag)
@@ -147,8 +181,9 @@ impl Stock {
     /// Whether [`Self::install`] would be tried: to be asked before one commits oneself to it.
     ///
     /// # Errors
-    /// [`LedgerError::Foreign`].
+    /// [`LedgerError::Foreign`]; [`LedgerError::Amnesia`] where the sales live in another ledger.
     pub fn may_install(&self, sale: &SaleId) -> Result<(), LedgerError> {
+        self.is_here(LedgerCall::Install)?;
         match self.foreign.lately(sale) {
             Some(by) => Err(LedgerError::Foreign { sale: sale.clone(), by }),
             None => Ok(()),
@@ -169,11 +204,13 @@ impl Stock {
         owner: Owner,
         reservations: &[Reservation],
     ) -> Result<(), LedgerError> {
+        self.is_here(LedgerCall::Restore)?;
         self.told(LedgerCall::Restore, self.ledger.restore(sale, epoch, owner, reservations).await)
     }
 
     /// See [`Ledger::open`].
     pub async fn open(&self, sale: &SaleId, epoch: u64) -> Result<FlagState, LedgerError> {
+        self.is_here(LedgerCall::Open)?;
         let flag = self.told(LedgerCall::Open, self.ledger.open(sale, epoch).await)?;
         self.publish(sale, flag).await;
         Ok(flag)
@@ -181,6 +218,7 @@ impl Stock {
 
     /// See [`Ledger::forget`]. The flag's cell goes back to unknown and the sale's gauges vanish.
     pub async fn forget(&self, sale: &SaleId) -> Result<(), LedgerError> {
+        self.is_here(LedgerCall::Forget)?;
         self.told(LedgerCall::Forget, self.ledger.forget(sale).await)?;
         self.flag.forget(sale);
         self.foreign.is_ours(sale);
@@ -219,6 +257,14 @@ impl Stock {
     /// absent or closed. One that came while nobody waited is not lost.
     pub async fn doubted(&self) {
         self.doubt.notified().await;
+    }
+
+    /// Whether the ledger that would be called is the one that the sales live in. One that is out of reach says so itself.
+    fn is_here(&self, call: LedgerCall) -> Result<(), LedgerError> {
+        match self.ledger.sight() {
+            Ok(Some(seen)) if self.recorded.differs_from(&seen) => self.told(call, Err(LedgerError::Amnesia)),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Counts a call's outcome, minds what it says of the ledger's life, and hands it on.

@@ -30,7 +30,9 @@
 //! - MUST name the server that holds a sale and the one that holds the leases, without I/O, and judge every call on a sale by that
 //!   server's one clock. "The ledger's clock" above is always that one. Clocks of two servers may differ by any amount and step
 //!   each for itself: a time of one MUST never be compared with a time of another. A sale may move to another server (a
-//!   cluster's slot): who keeps a sale's server asks again every second.
+//!   cluster's slot): who keeps a sale's server asks again every second;
+//! - MUST name, without I/O, the memory that it is connected to ([`Ledger::sight`]): by another name whenever a call could answer
+//!   `Amnesia` where it did not before, by the same one to every process that is connected to the same memory.
 //!
 //! A lost answer is [`LedgerError::Uncertain`]: the caller may repeat the call, which is harmless.
 
@@ -38,12 +40,14 @@ mod books;
 mod embedded;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod sight;
 #[cfg(feature = "simulation")]
 mod simulated;
 
 #[cfg(feature = "redis")]
 pub use self::redis::RedisLedger;
 pub use embedded::EmbeddedLedger;
+pub use sight::{LedgerIdentity, LedgerSight};
 #[cfg(feature = "simulation")]
 pub use simulated::{FaultPlan, Happened, Opening, Placing, SimulatedLedger, SimulatedServer};
 
@@ -89,6 +93,17 @@ impl Ledger {
             #[cfg(feature = "redis")]
             Self::Redis(_) => LedgerServer::FIRST,
             Self::Embedded(_) => LedgerServer::FIRST,
+        }
+    }
+
+    /// What this process sees of the ledger now; `None`: it is in this process's memory, where nobody else can see it. Asks nobody.
+    pub fn sight(&self) -> Result<Option<LedgerSight>, LedgerError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            #[cfg(feature = "redis")]
+            Self::Redis(ledger) => ledger.sight().map(Some),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(ledger) => Ok(Some(ledger.sight())),
         }
     }
 

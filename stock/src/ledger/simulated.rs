@@ -48,6 +48,8 @@ const UNDER_WAY_MAX: usize = 4_096;
 /// The server: lives as long as its last clone, processes come and go.
 #[derive(Clone)]
 pub struct SimulatedServer {
+    /// Tells it from others.
+    seed: u64,
     memory: Arc<Mutex<Memory>>,
     state: Arc<Mutex<ServerState>>,
     /// Held while due calls arrive: a thread that settles at the same time finds what is due executed.
@@ -126,6 +128,7 @@ impl SimulatedServer {
             happened: Happened::default(),
         };
         Self {
+            seed,
             memory: Arc::new(Mutex::new(memory)),
             state: Arc::new(Mutex::new(state)),
             arriving: Arc::default(),
@@ -303,6 +306,11 @@ impl SimulatedServer {
 
     fn life(&self) -> u64 {
         self.memory.lock().life
+    }
+
+    /// Which server it is, in which life.
+    fn name(&self) -> String {
+        format!("{:016x}:{}", self.seed, self.life())
     }
 
     fn send_late(&self, sent: Sent) {

@@ -1,6 +1,6 @@
 //! Sentinel: a replica is promoted, up to date or lagging.
 
-use testbed::Sentinel;
+use testbed::{Proxy, Sentinel};
 
 use super::*;
 
@@ -15,6 +15,36 @@ fn wait_for_replicas(sentinel: &Sentinel) {
     assert_eq!(sentinel.primary().command(&["WAIT", &replicas, "10000"]).unwrap().trim(), replicas);
 }
 
+/// A server that is cut off with some of the Sentinels may be one of two primaries: it serves, but nobody vouches for it.
+#[tokio::test]
+async fn nobody_vouches_for_a_primary_that_no_majority_names() {
+    let sentinel = Sentinel::start(1).unwrap();
+    let proxies: Vec<_> =
+        sentinel.sentinels().iter().map(|sentinel| Proxy::start(sentinel.port()).unwrap()).collect();
+    let urls: Vec<_> = proxies.iter().map(|proxy| format!("redis://127.0.0.1:{}", proxy.port())).collect();
+    let config = sentinel_config(&urls, sentinel.master_name());
+    let ledger = Ledger::Redis(RedisLedger::connect_with(&config, DEPLOYMENT, PATIENCE).await.unwrap());
+    let sale = Sale::open(&ledger, 10).await;
+    let sight = || ledger.sight().unwrap().unwrap();
+    let first = sight();
+    let vouched = async |is: bool| {
+        until("the Sentinels are counted", async || (sight().is_witness == is).then_some(())).await;
+    };
+    vouched(true).await;
+    proxies[0].cut().unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(sight().is_witness, "two of three are a majority");
+    proxies[1].cut().unwrap();
+    vouched(false).await;
+    assert_eq!(sale.take([1]).await, 1, "it is the only one that is known here");
+    proxies[2].cut().unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!((sight().is_witness, sale.take([2]).await), (false, 1));
+    proxies.iter().for_each(|proxy| proxy.heal().unwrap());
+    vouched(true).await;
+    assert_eq!(sight().ledger, first.ledger, "the same memory has one name");
+}
+
 async fn back_as_amnesia(sale: &Sale) {
     let amnesia = async || (sale.snapshot().await == Err(LedgerError::Amnesia)).then_some(());
     until("the promoted server is found", amnesia).await;
@@ -25,11 +55,13 @@ async fn a_promoted_replica_is_found_and_is_another_memory() {
     let sentinel = Sentinel::start(1).unwrap();
     let sale = Sale::open(&through_sentinels(&sentinel).await, 10).await;
     assert_eq!(sale.take([1, 2]).await, 2);
+    let before = sale.ledger.sight().unwrap();
     wait_for_replicas(&sentinel);
     sentinel.primary().kill().unwrap();
     sentinel.wait_for_other_primary(sentinel.primary()).unwrap();
     back_as_amnesia(&sale).await;
     assert_eq!(sale.reserve([3]).await.unwrap_err(), LedgerError::Amnesia);
+    assert_ne!(sale.ledger.sight().unwrap(), before, "another memory has another name");
     sale.install(2).await.unwrap();
     sale.ledger.restore(sale.id(), 2, OWNER, &sale.reservations([1, 2])).await.unwrap();
     sale.ledger.open(sale.id(), 2).await.unwrap();

@@ -10,7 +10,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use super::scripts::Script;
 use super::server::{self, Patience, Primary, RedisStartError, Target};
-use crate::LedgerError;
+use crate::{LedgerError, LedgerIdentity, LedgerSight};
 
 /// Batches of reservations under way for one calling thread.
 const BATCHES_PER_THREAD_MAX: usize = 2;
@@ -40,8 +40,11 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// A connection whose server is known.
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    pub(super) identity: String,
+    pub(super) identity: LedgerIdentity,
     server: String,
+    /// Whether a majority of the Sentinels named it when last asked; where there are none, it is the only one. Written by the
+    /// keeper, read by whoever asks for the sight; it guards nothing else, so relaxed.
+    is_undoubted: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -129,6 +132,13 @@ impl Links {
                 reason: format!("no answer in {START_MAX:?}"),
             }),
         }
+    }
+
+    /// Who is connected, and whether it may be one of two primaries.
+    pub(super) fn sight(&self) -> Result<LedgerSight, LedgerError> {
+        let link = self.shared.link()?;
+        let is_witness = link.is_undoubted.load(Ordering::Relaxed);
+        Ok(LedgerSight { ledger: link.identity.clone(), is_witness })
     }
 
     /// A turn for any call.
@@ -257,10 +267,12 @@ async fn keep(shared: &Shared, target: &Target) {
     loop {
         attempts += 1;
         match target.greet(shared.patience).await {
-            Ok(Primary { connection, identity, server }) => {
+            Ok(Primary { connection, identity, server, is_undoubted }) => {
                 pause = PAUSE.0;
                 tracing::info!(server, identity, "connected to Redis");
-                let link = Arc::new(Link { connection, identity, server });
+                let (identity, is_undoubted) =
+                    (LedgerIdentity::new(&identity), AtomicBool::new(is_undoubted));
+                let link = Arc::new(Link { connection, identity, server, is_undoubted });
                 shared.state.send_replace(State::Up(link.clone()));
                 watch_over(shared, target, &link).await;
             }
@@ -285,19 +297,25 @@ async fn watch_over(shared: &Shared, target: &Target, link: &Arc<Link>) {
             () = sleep(CHECK_EVERY) => {}
         }
         match server::identity(&mut link.connection.clone()).await {
-            Ok(Some(identity)) if identity == link.identity => {}
+            Ok(Some(identity)) if identity == link.identity.as_str() => {}
             Ok(Some(_)) => shared.give_up(link, "it has begun another history"),
             Ok(None) => shared.give_up(link, "it is a replica now"),
             Err(error) => shared.give_up(link, &error),
         }
         if target.has_sentinels() {
-            // Sentinels that are out of reach say nothing about the primary.
             let named = timeout(SENTINELS_MAX, target.primary()).await;
-            if let Ok(Ok(primary)) = named
-                && primary.addr().to_string() != link.server
-            {
-                shared.give_up(link, &format!("the Sentinels name {} as primary", primary.addr()));
-            }
+            // Sentinels that are out of reach say nothing about the primary: it serves, but nobody can vouch for it.
+            let is_undoubted = match named {
+                Ok(Ok(named)) => {
+                    let server = named.primary.addr().to_string();
+                    if server != link.server {
+                        shared.give_up(link, &format!("the Sentinels name {server} as primary"));
+                    }
+                    server == link.server && named.by_majority
+                }
+                Ok(Err(_)) | Err(_) => false,
+            };
+            link.is_undoubted.store(is_undoubted, Ordering::Relaxed);
         }
     }
 }

@@ -25,8 +25,8 @@ use self::server::Target;
 use self::wire::{Answer, KeySet, Packed, SaleKeys};
 use super::books::{check_call, check_size};
 use super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, ReserveOutcome,
-    ReserveRequest, Settlement, Snapshot,
+    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerSight, ReserveAnswer, ReserveBatch,
+    ReserveOutcome, ReserveRequest, Settlement, Snapshot,
 };
 use crate::{
     DeploymentId, FlagState, FlagVersion, OrderId, Owner, Reservation, SaleId, SaleVersion, StockConfig,
@@ -75,6 +75,10 @@ impl RedisLedger {
         let links = Links::open(Target::new(config)?, patience).await?;
         let (key_prefix, deployment) = (config.key_prefix.clone(), deployment.to_string());
         Ok(Self { inner: Arc::new(Inner { links, key_prefix, deployment }) })
+    }
+
+    pub(super) fn sight(&self) -> Result<LedgerSight, LedgerError> {
+        self.inner.links.sight()
     }
 
     pub(super) async fn ready(&self) -> Result<(), LedgerError> {
@@ -367,7 +371,7 @@ impl RedisLedger {
     ) -> Result<Answer, LedgerError> {
         let keys = self.keys(sale);
         let mut call = evalsha(script, keys.of(set));
-        call.arg(&turn.link.identity).arg(&self.inner.deployment);
+        call.arg(turn.link.identity.as_str()).arg(&self.inner.deployment);
         arguments(&mut call);
         let mut answer = Answer::new(turn.send(script, &call).await?)?;
         match answer.bytes()?.as_slice() {

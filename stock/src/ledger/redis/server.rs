@@ -2,9 +2,11 @@
 //!
 //! A password never leaves this file: errors show addresses only.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo};
 
@@ -152,8 +154,13 @@ pub(super) struct Target {
     addresses: Vec<ConnectionInfo>,
     /// The primary's name, when `addresses` are Sentinels.
     sentinel_master: Option<String>,
-    /// The Sentinel that answered last is asked first.
-    answered: AtomicUsize,
+}
+
+/// Where the primary is said to be.
+pub(super) struct Named {
+    pub(super) primary: ConnectionInfo,
+    /// By more than half of all Sentinels, or by nobody where there are none: it cannot be one of two.
+    pub(super) by_majority: bool,
 }
 
 /// A primary that was greeted: its scripts are loaded and nothing speaks against it.
@@ -161,6 +168,7 @@ pub(super) struct Primary {
     pub(super) connection: MultiplexedConnection,
     pub(super) identity: String,
     pub(super) server: String,
+    pub(super) is_undoubted: bool,
 }
 
 impl Target {
@@ -178,33 +186,47 @@ impl Target {
         let addresses = config.redis_urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let sentinel_master =
             (config.redis_mode == RedisMode::Sentinel).then(|| config.sentinel_master.clone());
-        Ok(Self { addresses, sentinel_master, answered: AtomicUsize::new(0) })
+        Ok(Self { addresses, sentinel_master })
     }
 
     pub(super) fn has_sentinels(&self) -> bool {
         self.sentinel_master.is_some()
     }
 
-    /// Where the primary is now. Sentinels are asked, one after the other.
-    pub(super) async fn primary(&self) -> Result<ConnectionInfo, RedisStartError> {
+    /// Where the primary is now. All Sentinels are asked at once, until more than half of them agree; where no majority does, the
+    /// first in the configuration's order that names one is believed: some may be down.
+    pub(super) async fn primary(&self) -> Result<Named, RedisStartError> {
         let Some(master) = &self.sentinel_master else {
-            return Ok(self.addresses[0].clone());
+            return Ok(Named { primary: self.addresses[0].clone(), by_majority: true });
         };
-        let first = self.answered.load(Ordering::Relaxed);
-        let mut reason = String::new();
-        for turn in 0..self.addresses.len() {
-            let place = (first + turn) % self.addresses.len();
-            let sentinel = &self.addresses[place];
-            match ask_sentinel(sentinel, master).await {
-                Ok(Some((host, port))) => {
-                    self.answered.store(place, Ordering::Relaxed);
-                    return Ok(sentinel.clone().set_addr(ConnectionAddr::Tcp(host, port)));
+        let mut asked: FuturesUnordered<_> = self
+            .addresses
+            .iter()
+            .enumerate()
+            .map(async |(place, sentinel)| (place, ask_sentinel(sentinel, master).await))
+            .collect();
+        let (mut answers, mut reason) = (BTreeMap::new(), String::new());
+        let mut by_majority = None;
+        while let Some((place, answer)) = asked.next().await {
+            match answer {
+                Ok(Some(named)) => {
+                    let same = answers.values().filter(|other| **other == named).count() + 1;
+                    if 2 * same > self.addresses.len() {
+                        by_majority = Some((place, named));
+                        break;
+                    }
+                    answers.insert(place, named);
                 }
-                Ok(None) => reason = format!("{} does not know that name", sentinel.addr()),
-                Err(error) => reason = format!("{}: {error}", sentinel.addr()),
+                Ok(None) => reason = format!("{} does not know that name", self.addresses[place].addr()),
+                Err(error) => reason = format!("{}: {error}", self.addresses[place].addr()),
             }
         }
-        Err(RedisStartError::NoPrimary { master: master.clone(), reason })
+        let is_majority = by_majority.is_some();
+        let Some((place, (host, port))) = by_majority.or_else(|| answers.pop_first()) else {
+            return Err(RedisStartError::NoPrimary { master: master.clone(), reason });
+        };
+        let primary = self.addresses[place].clone().set_addr(ConnectionAddr::Tcp(host, port));
+        Ok(Named { primary, by_majority: is_majority })
     }
 
     /// [`Self::greet`], tried a few times.
@@ -220,7 +242,7 @@ impl Target {
 
     /// Connects to the primary and learns who it is, before anything else is sent to it.
     pub(super) async fn greet(&self, patience: Patience) -> Result<Primary, RedisStartError> {
-        let address = self.primary().await?;
+        let Named { primary: address, by_majority: is_undoubted } = self.primary().await?;
         let server = address.addr().to_string();
         let mut connection =
             connect(address, patience.response).await.map_err(|error| unreachable(&server, &error))?;
@@ -254,7 +276,7 @@ impl Target {
                 Err(error) => return Err(unreachable(&server, &error)),
             }
         }
-        Ok(Primary { connection, identity: info.identity(), server })
+        Ok(Primary { connection, identity: info.identity(), server, is_undoubted })
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerServer, ReserveAnswer, ReserveBatch, Settlement,
-    Snapshot,
+    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerIdentity, LedgerServer, LedgerSight,
+    ReserveAnswer, ReserveBatch, Settlement, Snapshot,
 };
 use super::SimulatedServer;
 use super::memory::{Answer, Call};
@@ -55,6 +55,12 @@ impl SimulatedLedger {
     pub(in super::super) fn server_of(&self, sale: &SaleId) -> LedgerServer {
         let number = u8::try_from((self.placing)(sale)).expect("a ledger has at most 256 servers");
         LedgerServer::numbered(number)
+    }
+
+    /// Of all servers together: a loss of any of them is a loss.
+    pub(in super::super) fn sight(&self) -> LedgerSight {
+        let names: Vec<String> = self.servers.iter().map(SimulatedServer::name).collect();
+        LedgerSight { ledger: LedgerIdentity::new(&names.join("+")), is_witness: true }
     }
 
     /// The server that holds `sale`.
