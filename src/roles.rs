@@ -22,7 +22,9 @@ mod worker_thread;
 use std::sync::Arc;
 
 use order_worker::membership::{logs_on_this_machine, place_of};
-use order_worker::{Database, Instance, InstanceParts, Member, MemberParts, MembershipMetrics, OwnLog};
+use order_worker::{
+    Database, Instance, InstanceParts, Member, MemberParts, MemberRow, MembershipMetrics, OwnLog,
+};
 use prometheus_client::registry::Registry;
 use queue::Queue;
 use stock::{Now, Stock};
@@ -51,12 +53,18 @@ struct Foundation {
 }
 
 impl Foundation {
-    /// This process's part among those on its ledger.
-    fn member(&self, config: &Config, own: Option<OwnLog>, registry: &mut Registry) -> Member {
+    /// This process's part among those on its ledger. `own`: the log that it sells into; `row`: its row in the registry.
+    fn member(
+        &self,
+        config: &Config,
+        (own, row): (Option<OwnLog>, MemberRow),
+        registry: &mut Registry,
+    ) -> Member {
         Member::new(MemberParts {
             database: self.database.clone(),
             stock: self.stock.clone(),
             own,
+            row,
             logs: logs_on_this_machine(&config.queue, self.now.clone()),
             outliving: engines::ledger_outlives(config),
             metrics: MembershipMetrics::new(registry),

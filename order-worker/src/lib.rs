@@ -23,7 +23,7 @@ pub use drain::{DrainError, Worker, WorkerParts};
 pub use journal::{Author, JournalKey};
 pub use membership::instance::{Instance, InstanceError, InstanceParts};
 pub use membership::merge::RebuildError;
-pub use membership::{Member, MemberParts, OpenLog, OwnLog};
+pub use membership::{Member, MemberParts, MemberRow, OpenLog, OwnLog};
 #[cfg(feature = "redis")]
 pub use metrics::AuditorMetrics;
 pub use metrics::{BacklogMetrics, LogBacklogs, MembershipMetrics, WorkerLogMetrics, WorkerMetrics};

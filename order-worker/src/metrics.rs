@@ -172,6 +172,7 @@ pub struct MembershipMetrics {
     rebuild_duration: Histogram,
     waiting_logs: Gauge,
     orphaned_instances: Gauge,
+    elsewhere: Gauge,
 }
 
 impl MembershipMetrics {
@@ -182,6 +183,7 @@ impl MembershipMetrics {
             rebuild_duration: Histogram::new(DURATION_BUCKETS),
             waiting_logs: Gauge::default(),
             orphaned_instances: Gauge::default(),
+            elsewhere: Gauge::default(),
         };
         registry.register(
             "floodgate_ledger_epoch",
@@ -204,6 +206,11 @@ impl MembershipMetrics {
             "Instances taken for dead, whose reservations this one looks after",
             metrics.orphaned_instances.clone(),
         );
+        registry.register(
+            "floodgate_ledger_elsewhere",
+            "1 while others see the stock ledger that the sales live in, and this process another one",
+            metrics.elsewhere.clone(),
+        );
         metrics
     }
 
@@ -217,6 +224,10 @@ impl MembershipMetrics {
 
     pub(crate) fn waiting(&self, logs: usize) {
         self.waiting_logs.set(i64::try_from(logs).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn elsewhere(&self, elsewhere: bool) {
+        self.elsewhere.set(i64::from(elsewhere));
     }
 
     pub(crate) fn orphans(&self, instances: usize) {

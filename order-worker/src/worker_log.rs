@@ -9,11 +9,12 @@ use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use queue::{LogAddress, Queue, QueueError, Topic, TopicState};
 use serde::Serialize;
+use stock::Owner;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::database::{Database, DatabaseError, ENGINE_DISK};
-use crate::membership::place_of;
+use crate::membership::{MemberRow, place_of};
 use crate::metrics::WorkerLogMetrics;
 use crate::topics::{EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
 
@@ -44,6 +45,8 @@ pub struct WorkerLogParts {
     pub attach: GetLog,
     /// Where it is registered.
     pub database: Database,
+    /// Learns which row of the registry is this process's.
+    pub row: MemberRow,
     /// Where its trouble counts.
     pub metrics: WorkerLogMetrics,
 }
@@ -123,6 +126,7 @@ impl WorkerLog {
                 lost = self.keep(queue) => Some(lost),
             };
             self.state.lock().topics.clear();
+            self.parts.row.set(None);
             match lost {
                 None => {
                     self.leave(queue).await;
@@ -172,6 +176,9 @@ impl WorkerLog {
                 // Before its first record: an operator who forgets this log then knows that something may be missing. A crash after it
                 // leaves an instance whose log is empty.
                 unregistered = self.register(queue).await.err();
+                if unregistered.is_none() {
+                    self.parts.row.set(Some(Owner(queue.instance())));
+                }
                 looked_at = Some(Instant::now());
             }
             match state_of(&topics) {

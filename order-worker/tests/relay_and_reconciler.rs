@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
+use order_worker::database::{Begun, By, DatabaseError, Outcome, RejectReason};
 use order_worker::{DrainConfig, Pace, ReconcileError, Relay, audit, bring};
 use prometheus_client::registry::Registry;
 use stock::ledger::{IdState, ReserveOutcome, Settlement};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Stock};
 use tokio::sync::watch;
-use world::{OWNER, World, author, order_id, sale_id};
+use world::{OWNER, UNSEEN, World, author, order_id, sale_id};
 
 #[tokio::test]
 async fn a_cancelled_order_gives_its_units_back_and_lifts_the_flag() {
@@ -94,7 +94,7 @@ async fn a_release_that_only_a_replaced_ledger_has_heard_stays() {
     let present = EmbeddedLedger::new(world.now());
     let mut registry = Registry::default();
     let present = Stock::new(Ledger::Embedded(present), Flag::Embedded(EmbeddedFlag::new(2)), &mut registry);
-    assert_eq!(world.database.next_epoch_after(1).await.unwrap(), 2);
+    assert_eq!(world.database.next_epoch_after(1, UNSEEN).await.unwrap(), Begun::Epoch(2));
     let row = world.database.sale(&sale).await.unwrap().unwrap();
     present.install(&row.ledger_version(), 2).await.unwrap();
     let held = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 2 };

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::{
-    EVENTS_TOPIC, GetLog, ORDERS_TOPIC, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics, WorkerLogParts,
+    EVENTS_TOPIC, GetLog, MemberRow, ORDERS_TOPIC, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics,
+    WorkerLogParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{
@@ -47,6 +48,7 @@ fn options(disk: &SimulatedDisk, world: &World) -> DiskOptions {
 /// A worker's log at work.
 struct Running {
     log: Arc<WorkerLog>,
+    row: MemberRow,
     registry: Registry,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -60,18 +62,20 @@ impl Running {
         let attach: GetLog = Arc::new(move || Box::pin(ready(Queue::attach_disk(attach.clone()))));
         let mut registry = Registry::default();
         let metrics = WorkerLogMetrics::new(&mut registry);
+        let row = MemberRow::default();
         let parts = WorkerLogParts {
             log: LogAddress::Disk(DIRECTORY.into()),
             open,
             attach,
             database: world.database.clone(),
+            row: row.clone(),
             metrics,
         };
         let log = Arc::new(WorkerLog::new(parts));
         let stop = watch::Sender::new(false);
         let (running, stopping) = (log.clone(), stop.subscribe());
         let task = tokio::spawn(async move { running.run(stopping).await });
-        Self { log, registry, stop, task }
+        Self { log, row, registry, stop, task }
     }
 
     /// Waits until it says that it takes records, or that it does not for this reason.
@@ -257,22 +261,26 @@ async fn a_disk_that_was_lost_and_replaced_gets_a_new_log() {
         })
     };
     let mut registry = Registry::default();
+    let row = MemberRow::default();
     let parts = WorkerLogParts {
         log: LogAddress::Disk(DIRECTORY.into()),
         open: get(true),
         attach: get(false),
         database: world.database.clone(),
+        row: row.clone(),
         metrics: WorkerLogMetrics::new(&mut registry),
     };
     let log = Arc::new(WorkerLog::new(parts));
     let stop = watch::Sender::new(false);
     let (running, stopping) = (log.clone(), stop.subscribe());
     let task = tokio::spawn(async move { running.run(stopping).await });
-    let running = Running { log, registry, stop, task };
+    let running = Running { log, row, registry, stop, task };
     running.comes_to(None).await;
     let first = registered(&world).await[0].0;
+    assert_eq!(running.row.get().map(|owner| owner.0), Some(first), "the others know the process by it");
     *current.lock() = SimulatedDisk::new(7, Faults::default());
     running.comes_to(Some("no longer in its directory")).await;
+    assert_eq!(running.row.get(), None);
     running.comes_to(None).await;
     running.append(TIMEOUTS_TOPIC).await.unwrap();
     let rows = registered(&world).await;

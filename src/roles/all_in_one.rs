@@ -35,7 +35,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let stock =
         Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };
-    let mut member = foundation.member(&config, Some(instance.own_log()), &mut registry);
+    let mut member = foundation.member(&config, instance.member(), &mut registry);
     member.start().await?;
 
     // 3. The drain and what follows it, on a thread of their own: its commits block.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[cfg(feature = "redis")]
 use order_worker::{Auditor, AuditorMetrics};
 use order_worker::{
-    LogBacklogs, Sources, SourcesParts, WorkerLog, WorkerLogMetrics, WorkerLogParts, WorkerMetrics,
+    LogBacklogs, MemberRow, Sources, SourcesParts, WorkerLog, WorkerLogMetrics, WorkerLogParts, WorkerMetrics,
 };
 use prometheus_client::registry::Registry;
 use queue::Queue;
@@ -53,14 +53,16 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     };
     let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();
-    let member = foundation.member(&config, None, &mut registry);
+    // Known to the others by its own log's row, once there is one.
+    let row = MemberRow::default();
+    let member = foundation.member(&config, (None, row.clone()), &mut registry);
     let mut worker = WorkerThread::start(
         "worker",
         background::follow(foundation.clone(), (sources.pace(), metrics), member, drains, stopping),
     )?;
 
     // 3. Its own log, on a thread of its own: a disk that hangs holds up nothing else.
-    let log = Arc::new(own_log(&config, &foundation, &mut registry));
+    let log = Arc::new(own_log(&config, &foundation, row, &mut registry));
     let (end_log, log_ending) = watch::channel(false);
     let log_thread = WorkerThread::start("worker-log", {
         let log = log.clone();
@@ -92,7 +94,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
 }
 
 /// The log in `queue.worker_directory`.
-fn own_log(config: &Config, foundation: &Foundation, registry: &mut Registry) -> WorkerLog {
+fn own_log(config: &Config, foundation: &Foundation, row: MemberRow, registry: &mut Registry) -> WorkerLog {
     let (own, now) = (config.queue.clone(), foundation.now.clone());
     let (beside, clock) = (config.queue.workers_log(), foundation.now.clone());
     WorkerLog::new(WorkerLogParts {
@@ -103,6 +105,7 @@ fn own_log(config: &Config, foundation: &Foundation, registry: &mut Registry) ->
             Box::pin(async move { Queue::attach(&beside, clock).await })
         }),
         database: foundation.database.clone(),
+        row,
         metrics: WorkerLogMetrics::new(registry),
     })
 }

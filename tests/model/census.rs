@@ -30,10 +30,12 @@ pub(crate) const WORKER_LOG_FULL: Event = "a worker's own log full while the dra
 pub(crate) const WORKER_LOG_LOST: Event = "a failed write to a worker's own log, which was opened anew";
 pub(crate) const REST_WITHOUT_WORKER_LOG: Event = "rest while a worker's own log took nothing";
 
+pub(crate) const ELSEWHERE: Event = "a process on another ledger refused while others see the recorded one";
+pub(crate) const MOVED: Event = "the sales moved to another ledger when nobody saw theirs";
 pub(crate) const CLOCK_STEPPED: Event = "a clock of one of two ledger servers stepped";
 
 /// All of them: a long run has to see each.
-pub(crate) const ALL: [Event; 20] = [
+pub(crate) const ALL: [Event; 22] = [
     ADOPTED,
     THAWED_LATE,
     LOST_IN_MID_BATCH,
@@ -51,6 +53,8 @@ pub(crate) const ALL: [Event; 20] = [
     PROMISES_MERGED,
     LETTER_AT_START,
     CLOCK_STEPPED,
+    ELSEWHERE,
+    MOVED,
     WORKER_LOG_FULL,
     WORKER_LOG_LOST,
     REST_WITHOUT_WORKER_LOG,

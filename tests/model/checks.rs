@@ -112,7 +112,7 @@ pub(crate) fn check_openings(world: &World, claims: &Claims) {
 
 /// The same at the moment of a promise.
 pub(crate) fn check_promise(world: &World, sale: &SaleId, order_id: OrderId) {
-    if let Some(state) = world.server.state_of(sale, order_id) {
+    if let Some(state) = world.living_server().state_of(sale, order_id) {
         assert!(state != IdState::Absent, "the open ledger does not know the promised order {order_id}");
     }
 }

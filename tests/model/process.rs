@@ -15,8 +15,9 @@ use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleVie
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::{
-    DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MembershipMetrics,
-    ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerLog, WorkerMetrics, WorkerParts,
+    DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MemberRow,
+    MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerLog,
+    WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{
@@ -175,7 +176,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     // 2. The ledger's memory.
     let ledger = match world.mode {
         Mode::Embedded => Ledger::Embedded(EmbeddedLedger::new(now.clone())),
-        Mode::Outliving => world.connect(),
+        Mode::Outliving => world.connect(instance),
     };
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
     let seat = Arc::new(Seat::new());
@@ -184,6 +185,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         database: database.clone(),
         stock: stock.clone(),
         own: Some(own),
+        row: MemberRow::of(owner),
         logs: neighbours(world, instance),
         outliving: world.mode == Mode::Outliving,
         metrics: MembershipMetrics::new(&mut registry),

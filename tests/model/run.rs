@@ -11,7 +11,7 @@ use stock::Owner;
 use tokio::time::sleep;
 
 use crate::buyers::Buyer;
-use crate::census::{Event, REST_WITHOUT_WORKER_LOG, WITHOUT_LOG};
+use crate::census::{ELSEWHERE, Event, MOVED, REST_WITHOUT_WORKER_LOG, WITHOUT_LOG};
 use crate::checks;
 use crate::claims::Claims;
 use crate::machine::{Fate, Machine};
@@ -134,6 +134,16 @@ async fn tell(
     strikes.arm(false);
     world.set_faults(false);
     let could_forget = world.forgetful.replace(false);
+    let is_elsewhere = |machine: &Machine| machine.inside().is_some_and(|inside| inside.stock.is_elsewhere());
+    if machines.iter().any(is_elsewhere) {
+        world.census.saw(ELSEWHERE);
+    }
+    if world.has_moved() {
+        world.census.saw(MOVED);
+    }
+    for machine in world.end_straying() {
+        machines[machine].kill();
+    }
     world.server.flush_after(None);
     world.trace.say(format_args!("peace"));
     checks::check_openings(world, claims);
@@ -184,7 +194,7 @@ fn strike(random: &Random, world: &World, machine: &Machine, machines: &[Machine
     if machine.is_gone() {
         return;
     }
-    match random.below(10) {
+    match random.below(11) {
         0..=2 => machine.kill(),
         3..=4 => machine.stop(),
         5..=6 => {
@@ -193,6 +203,7 @@ fn strike(random: &Random, world: &World, machine: &Machine, machines: &[Machine
             machine.freeze(duration);
         }
         7 => machine.kill_for(Fate::Down),
+        10 if world.stray(machine.instance) => machine.kill(),
         8 if others_last && world.log_stays_in_reach() => {
             world.trace.say(format_args!("machine {} is gone for good", machine.instance));
             machine.kill_for(Fate::Gone);

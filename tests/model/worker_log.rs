@@ -5,7 +5,9 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::{Database, GetLog, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics, WorkerLogParts};
+use order_worker::{
+    Database, GetLog, MemberRow, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics, WorkerLogParts,
+};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, Faults, LogAddress, NewRecord, Queue, StartAt, Storage, Topic};
 use tokio::sync::watch;
@@ -53,6 +55,7 @@ pub(crate) fn own_log(world: &World, instance: usize, database: &Database) -> Ar
         open,
         attach,
         database: database.clone(),
+        row: MemberRow::default(),
         metrics: WorkerLogMetrics::new(&mut Registry::default()),
     }))
 }

@@ -57,6 +57,10 @@ pub(crate) struct World {
     pub(crate) server: SimulatedServer,
     /// The one with the leases and all other sales: the same, or another with a clock and a memory of its own.
     pub(crate) leases_server: SimulatedServer,
+    /// One that no configuration should name.
+    other_server: SimulatedServer,
+    /// Machines whose configuration names it all the same.
+    astray: RefCell<BTreeSet<usize>>,
     /// How far the clocks of the two are ahead of every other one, in this order. They never step back: what waits for a time of a
     /// sale's server would wait for as long as the step was.
     ahead_ms: Option<[Arc<AtomicU64>; 2]>,
@@ -130,6 +134,8 @@ impl World {
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
             server,
             leases_server,
+            other_server: SimulatedServer::new(random.next(), now.clone(), FaultPlan::default()),
+            astray: RefCell::default(),
             ahead_ms,
             sale,
             disk_ms_max: *random.pick(&[0, 0, 0, 5, 50, 300, 1_000]),
@@ -209,12 +215,52 @@ impl World {
     }
 
     /// One process's client of the ledger's servers.
-    pub(crate) fn connect(&self) -> Ledger {
+    pub(crate) fn connect(&self, machine: usize) -> Ledger {
+        if self.astray.borrow().contains(&machine) {
+            return Ledger::Simulated(self.other_server.connect());
+        }
         let Some(_) = self.ahead_ms else { return Ledger::Simulated(self.server.connect()) };
         let bought = self.sale.id.clone();
         let placing = Arc::new(move |sale: &SaleId| usize::from(*sale == bought));
         let servers = [self.leases_server.clone(), self.server.clone()];
         Ledger::Simulated(SimulatedLedger::of_several(&servers, placing))
+    }
+
+    /// The next process of this machine names a server that no other one names, or the right one again. Where the ledger has several
+    /// clocks none strays: an other server's time would be one more.
+    pub(crate) fn stray(&self, machine: usize) -> bool {
+        if !self.forgetful.get() || self.ahead_ms.is_some() {
+            return false;
+        }
+        let mut astray = self.astray.borrow_mut();
+        let is_back = astray.remove(&machine);
+        if !is_back {
+            astray.insert(machine);
+        }
+        self.trace.say(format_args!(
+            "machine {machine} names {}",
+            if is_back { "the ledger" } else { "another ledger" }
+        ));
+        true
+    }
+
+    /// Machines that do not name the ledger; all do from now on.
+    pub(crate) fn end_straying(&self) -> BTreeSet<usize> {
+        self.astray.take()
+    }
+
+    /// The server with the memory that the sales live in, by the database's word.
+    pub(crate) fn living_server(&self) -> &SimulatedServer {
+        let read = "SELECT value FROM floodgate_meta WHERE name = 'ledger'";
+        let recorded: Option<String> = self.database.with(|c| c.query_row(read, [], |row| row.get(0))).ok();
+        let other = Ledger::Simulated(self.other_server.connect()).sight().expect("it is never away");
+        let is_other = other.is_some_and(|other| recorded.as_deref() == Some(other.ledger.as_str()));
+        if is_other { &self.other_server } else { &self.server }
+    }
+
+    /// Whether the sales have moved to a server that no configuration should name.
+    pub(crate) fn has_moved(&self) -> bool {
+        !std::ptr::eq(self.living_server(), &self.server)
     }
 
     /// Faults that struck at the ledger's servers.

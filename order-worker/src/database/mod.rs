@@ -1,7 +1,8 @@
 //! The orders database: the final truth of what was sold. Four ports by purpose and the registry beside them.
 //!
 //! [`sales`] what is on offer · [`intake`] promised orders become rows · [`life`] what happens to an order later ·
-//! [`outbox`] what the ledger still has to hear · [`journal`] who changed what · [`registry`] epoch and instances · [`shares`] who drains · [`books`] sums for the audit.
+//! [`outbox`] what the ledger still has to hear · [`journal`] who changed what · [`registry`] epoch and instances · [`witness`] which ledger
+//! they see · [`shares`] who drains · [`books`] sums for the audit.
 //!
 //! Every adapter
 //! - MUST carry out each method as one transaction: all of it or nothing; no transaction handle leaves the method;
@@ -35,6 +36,7 @@ pub mod sales;
 mod schema;
 pub mod shares;
 pub mod sqlite;
+pub mod witness;
 
 use std::sync::Arc;
 
@@ -50,6 +52,7 @@ pub use sales::{Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
 pub use shares::{Beat, LogBeat, Renewed, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
+pub use witness::{Begun, Life, Sight, WITNESS_MAX_MS, Witness};
 
 #[cfg(feature = "mysql")]
 use mysql::MysqlDatabase;

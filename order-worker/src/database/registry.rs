@@ -99,15 +99,6 @@ impl Database {
         adapter!(self, database => database.next_epoch().await)
     }
 
-    /// Begins a new life of the ledger if the present one is `current`, and answers with the epoch that is in force afterwards:
-    /// of several that find the same life lost, one begins the next. May be repeated.
-    ///
-    /// # Errors
-    /// See [`DatabaseError`].
-    pub async fn next_epoch_after(&self, current: u64) -> Result<u64, DatabaseError> {
-        adapter!(self, database => database.next_epoch_after(current).await)
-    }
-
     /// Begins, on an operator's word, a life of the ledger beyond `beyond`, unless the present one is beyond it already, and answers
     /// with the epoch that is in force afterwards. What the change forgets goes in the same transaction. May be repeated.
     ///

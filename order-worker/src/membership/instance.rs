@@ -7,8 +7,8 @@ use queue::{GroupWatch, Queue, QueueError, StartAt, Topic, TopicState};
 use stock::{Owner, Seat};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::OwnLog;
 use super::same_database::{Mismatch, mismatch};
+use super::{MemberRow, OwnLog};
 use crate::database::{self, Database, DatabaseError};
 use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
@@ -177,6 +177,12 @@ impl Instance {
         let (own, others): (Vec<_>, Vec<_>) =
             instances.into_iter().partition(|instance| instance.owner == self.owner);
         Ok((!own.is_empty(), others.into_iter().find(|other| other.holds_promises)))
+    }
+
+    /// Its part among those on its ledger, and its row in the registry.
+    #[must_use]
+    pub fn member(&self) -> (Option<OwnLog>, MemberRow) {
+        (Some(self.own_log()), MemberRow::of(self.owner))
     }
 
     /// As a member of those on its ledger knows it.

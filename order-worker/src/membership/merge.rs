@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use queue::{Message, Position, QueueError, Topic, operator};
+use queue::{Message, Position, QueueError, Topic, TopicState, operator};
 use stock::ledger::{BATCH_MAX, Settlement};
 use stock::reservation::DecodeError;
-use stock::{LedgerError, Owner, Reservation, SaleId, Stock};
+use stock::{LedgerError, LedgerIdentity, Owner, Reservation, SaleId, Stock};
 
 use crate::database::{Database, DatabaseError, Instance, SaleRow};
 use crate::topics::DRAIN_GROUP;
@@ -37,6 +37,22 @@ pub enum RebuildError {
         position: Position,
         /// Which version.
         error: DecodeError,
+    },
+    /// Others see the ledger that the sales live in. Nothing was begun.
+    #[error(
+        "this process is connected to the stock ledger {seen}, but the sales live in {recorded}, which instance {by} ({place}) sees: \
+         nothing is begun or sold here. Compare stock.redis_urls and stock.sentinel_master here and there: one of them names another \
+         server. If the sales are to move to this one, stop those that see the other: they move 5 s later"
+    )]
+    OtherLedger {
+        /// Here.
+        seen: String,
+        /// By the database.
+        recorded: LedgerIdentity,
+        /// Who sees that one.
+        by: Owner,
+        /// Where its log is.
+        place: String,
     },
     /// Promises of these may be missing.
     #[error("the stock ledger is not complete yet: {}", waiting_words(.0))]
@@ -65,7 +81,7 @@ impl RebuildError {
             Self::Database(error) => error.is_retryable(),
             // Another life has begun, or has not got so far: the next look tells.
             Self::Ledger(LedgerError::Invalid(_) | LedgerError::Foreign { .. }) => false,
-            Self::Ledger(_) | Self::Waiting(_) => true,
+            Self::Ledger(_) | Self::Waiting(_) | Self::OtherLedger { .. } => true,
             Self::Queue(error) => error.is_retryable(),
             Self::UnknownVersion { .. } | Self::Alive(_) | Self::OtherAlive(_) | Self::UnknownInstance(_) => {
                 false
@@ -126,6 +142,23 @@ pub(crate) async fn merge_log(
             promised += restore(stock, &sales, owner, epoch, part).await?;
         }
     }
+}
+
+/// Whether a merge of `orders` would find no promise. Nothing of an older epoch may be appended to it any more. Asks no ledger.
+///
+/// # Errors
+/// The log's.
+pub(crate) async fn owes_nothing(orders: &Topic) -> Result<bool, RebuildError> {
+    if orders.state() == TopicState::Poisoned {
+        // Nobody can tell what it holds.
+        return Ok(false);
+    }
+    let is_drained = match orders.lag(DRAIN_GROUP).await {
+        // No drain has ever come here.
+        Err(QueueError::UnknownGroup { .. }) => return Ok(orders.end().is_none()),
+        lag => lag?.records == 0,
+    };
+    Ok(is_drained && operator::dead_letters(orders, DRAIN_GROUP, None, 1).await?.is_empty())
 }
 
 /// Restores the orders among `messages`; answers how many there are.

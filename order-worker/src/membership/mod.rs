@@ -28,6 +28,10 @@
 //!   older one can no longer be opened.
 //! - *Never ahead of the database.* A life begins there first. A ledger that has had more lives than the database knows of tells that
 //!   the database was put back to an older state: it is rebuilt from the rows that are left.
+//! - *One ledger.* A life is recorded with the ledger that it is built on. Who is connected to another one installs, merges and opens
+//!   nothing there, and begins the next life only once no other member has seen the recorded one for 5 s: see
+//!   [`crate::database::witness`]. So a process whose configuration names another server, or that a partition left on an old
+//!   primary, stops nobody: it says so and waits. Its log is not waited for either while it owes nothing.
 //! - *One database.* What the ledger holds names the deployment that it belongs to, and every call of another one is refused by the
 //!   ledger itself ([`stock::LedgerError::Foreign`]): two that share a ledger by mistake never begin lives against each other. Only
 //!   [`operator::adopt`] takes over.
@@ -44,6 +48,7 @@ pub mod merge;
 pub mod operator;
 mod round;
 pub mod same_database;
+mod witness;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,11 +66,14 @@ use merge::RebuildError;
 use round::{Standing, View};
 
 pub use logs::{log_at, logs_on_this_machine, place_of};
+pub use witness::MemberRow;
 
 /// Between two rounds while all is well: an amnesia that no answer told of is noticed within it.
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two rounds while something is missing.
 const BUSY: Duration = Duration::from_millis(25);
+/// After a round that was refused: others see another ledger, and they or we have to be pointed at the right one.
+const REFUSED: Duration = Duration::from_millis(500);
 /// After a round that failed.
 const FAILED: Duration = Duration::from_millis(200);
 /// Longest wait at the start for a ledger that is open everywhere.
@@ -86,6 +94,8 @@ pub struct MemberParts {
     pub stock: Arc<Stock>,
     /// This process's log; `None` for one that sells nothing.
     pub own: Option<OwnLog>,
+    /// Its row in the registry.
+    pub row: MemberRow,
     /// How to take a dead instance's log.
     pub logs: OpenLog,
     /// Whether the ledger outlives this process. One that does not is empty at each start.
@@ -112,6 +122,7 @@ pub struct Member {
     database: Database,
     stock: Arc<Stock>,
     own: Option<OwnLog>,
+    row: MemberRow,
     logs: OpenLog,
     outliving: bool,
     metrics: MembershipMetrics,
@@ -127,16 +138,27 @@ impl Member {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: MemberParts) -> Self {
-        let MemberParts { database, stock, own, logs, outliving, metrics } = parts;
+        let MemberParts { database, stock, own, row, logs, outliving, metrics } = parts;
         let view = View::of(0, false);
-        Self { database, stock, own, logs, outliving, metrics, view, behind: 0, forgotten: Arc::default() }
+        Self {
+            database,
+            stock,
+            own,
+            row,
+            logs,
+            outliving,
+            metrics,
+            view,
+            behind: 0,
+            forgotten: Arc::default(),
+        }
     }
 
     /// Registers the own log and takes part until the ledger is open for every sale; answers with its epoch. Before anything
     /// is served.
     ///
-    /// A ledger that outlives the process and cannot be opened within 10 s (out of reach, or it waits for a log) is no error:
-    /// buyers are refused until [`Self::run`] has it open.
+    /// A ledger that outlives the process and cannot be opened within 10 s (out of reach, or it waits for a log) is no error, nor is
+    /// one that is not the ledger that the sales live in: buyers are refused until [`Self::run`] has it open.
     ///
     /// # Errors
     /// [`RebuildError`]: this process cannot serve.
@@ -152,7 +174,10 @@ impl Member {
                 Err(error) if error.is_retryable() => error,
                 Err(error) => return Err(error),
             };
-            if begun.elapsed() >= START_MAX {
+            // Whoever sees the recorded ledger goes on seeing it: waiting here is of no use.
+            let is_elsewhere =
+                matches!(trouble, RebuildError::OtherLedger { .. }) && self.outliving && is_joined;
+            if begun.elapsed() >= START_MAX || is_elsewhere {
                 if !self.outliving || !is_joined {
                     return Err(trouble);
                 }
@@ -189,10 +214,11 @@ impl Member {
             self.metrics.clone(),
             self.forgotten.clone(),
         );
+        let witness = witness::keep(self.database.clone(), self.stock.clone(), self.row.clone());
         tokio::select! {
             biased;
             _ = shutdown.wait_for(|down| *down) => {}
-            () = async { tokio::join!(lease, self.rounds()).0 } => {}
+            () = async { tokio::join!(lease, witness, self.rounds()).0 } => {}
         }
         self.leave().await;
     }
@@ -219,6 +245,8 @@ impl Member {
                     let waits = !waiting_for.is_empty() && self.view.since.elapsed() > IDLE;
                     (BUSY, if waits { RebuildError::Waiting(waiting_for).to_string() } else { told.clone() })
                 }
+                // Every call on a sale doubts while this lasts: a doubt is no reason to look again at once.
+                Err(error @ RebuildError::OtherLedger { .. }) => (REFUSED, error.to_string()),
                 // Somebody has to act: asking more often does not help.
                 Err(error) => (if error.is_retryable() { FAILED } else { IDLE }, error.to_string()),
             };

@@ -2,18 +2,18 @@
 //! the module above; the steps have its numbers.
 //!
 //! Never repeats an install, never opens what it has not seen complete by the database, never goes past step 2 while a sale in the
-//! ledger is another deployment's.
+//! ledger is another deployment's, never touches a sale in another ledger than the recorded one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use queue::failpoint::hit;
-use stock::{LedgerError, Owner, SaleId};
+use stock::{LedgerError, LedgerIdentity, Owner, SaleId};
 use tokio::time::{Instant, timeout};
 
 use super::Member;
-use super::merge::{RebuildError, merge_log, merge_rows};
-use crate::database::{ENGINE_DISK, Instance, SaleRow};
+use super::merge::{RebuildError, merge_log, merge_rows, owes_nothing};
+use crate::database::{Begun, ENGINE_DISK, Instance, SaleRow, Sight, Witness};
 use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
@@ -99,7 +99,9 @@ enum Place {
 impl Member {
     pub(super) async fn round(&mut self) -> Result<Standing, RebuildError> {
         // The epoch before everything else: nothing of an older one begins here any more.
-        let epoch = match self.database.epoch().await? {
+        let life = self.database.life().await?;
+        self.stock.sales_live_in(life.ledger.clone());
+        let epoch = match life.epoch {
             0 => self.begin_after(0).await?,
             // A step a round, and none of the lives that the ledger has had is believed on the way.
             epoch if epoch <= self.behind => {
@@ -109,6 +111,11 @@ impl Member {
             epoch => epoch,
         };
         self.look_at(epoch, false);
+        if !self.is_on(life.ledger.as_ref())? {
+            self.move_sales_after(epoch).await?;
+            return Ok(Standing::Again);
+        }
+        self.show_elsewhere(false);
 
         // 1, 2, and 6 for what is complete.
         let (mut closed, mut is_missing, mut again) = (Vec::new(), false, false);
@@ -204,12 +211,50 @@ impl Member {
 
     // ## any epoch => the next one
     pub(super) async fn begin_after(&mut self, epoch: u64) -> Result<u64, RebuildError> {
+        let sight = Sight { member: self.row.get(), ledger: self.stock.ledger().sight()? };
+        let seen = sight.ledger.as_ref().map(|sight| sight.ledger.clone());
         // A crash before the write leaves the loss to be noticed again; one after it leaves an epoch that nobody has begun to
         // install, which is the next round's first step, whoever's.
-        let next = self.database.next_epoch_after(epoch).await?;
-        hit("rebuild.epoch");
-        self.look_at(next, true);
-        Ok(next)
+        match self.database.next_epoch_after(epoch, sight).await? {
+            Begun::Epoch(next) => {
+                hit("rebuild.epoch");
+                self.look_at(next, true);
+                Ok(next)
+            }
+            Begun::Refused(Witness { ledger: recorded, by, place }) => {
+                self.show_elsewhere(true);
+                let seen =
+                    seen.map_or_else(|| "in this process's memory".to_owned(), |seen| seen.to_string());
+                Err(RebuildError::OtherLedger { seen, recorded, by, place })
+            }
+        }
+    }
+
+    fn show_elsewhere(&self, elsewhere: bool) {
+        self.stock.set_elsewhere(elsewhere);
+        self.metrics.elsewhere(elsewhere);
+    }
+
+    /// Whether the process is connected to the ledger that the sales live in. An error: to none at the moment.
+    fn is_on(&self, recorded: Option<&LedgerIdentity>) -> Result<bool, RebuildError> {
+        let Some(recorded) = recorded else { return Ok(true) };
+        let sight = self.stock.ledger().sight()?;
+        Ok(sight.is_some_and(|sight| sight.ledger == *recorded))
+    }
+
+    // ## elsewhere => the next epoch, here
+    /// The sales move to the ledger that is seen here, unless somebody sees theirs.
+    async fn move_sales_after(&mut self, epoch: u64) -> Result<(), RebuildError> {
+        let moved = self.begin_after(epoch).await;
+        if let Err(RebuildError::OtherLedger { .. }) = &moved
+            && let Some(own) = &self.own
+            // A log that owes nothing is merged by the word of it: those on the recorded ledger need not wait for this process.
+            && timeout(BARRIER_LOOK, own.seat.settled(epoch)).await.is_ok()
+            && owes_nothing(&own.topic).await?
+        {
+            self.database.report_merged(own.owner.0, epoch).await?;
+        }
+        moved.map(drop)
     }
 
     fn look_at(&mut self, epoch: u64, began: bool) {

@@ -160,7 +160,7 @@ pub(crate) async fn changes_of_the_ledger_are_in_the_journal(fixture: Fixture) {
         ]
     );
     // Members, which begin lives by themselves, are no operators.
-    database.next_epoch_after(9).await.unwrap();
+    database.next_epoch_after(9, UNSEEN).await.unwrap();
     assert_eq!(whole_journal(database).await.len(), 3);
     // A log whose life is over already is forgotten all the same.
     database.register_instance(8, "elsewhere", "disk", true).await.unwrap();

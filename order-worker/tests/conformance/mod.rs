@@ -10,6 +10,7 @@ mod sales;
 mod samples;
 pub(crate) mod schema;
 mod shares;
+mod witness;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub(crate) use life::*;
 pub(crate) use sales::*;
 pub(crate) use samples::*;
 pub(crate) use shares::*;
+pub(crate) use witness::*;
 
 /// An empty database with its clock in the test's hand.
 pub(crate) struct Fixture {
@@ -65,6 +67,10 @@ macro_rules! database_suite {
             a_database_is_one_deployment,
             epochs_rise,
             a_lost_life_is_followed_by_one_next,
+            a_life_is_recorded_with_its_ledger,
+            another_ledger_waits_for_those_that_see_the_recorded_one,
+            words_that_do_not_count,
+            of_several_ledgers_one_takes_over,
             instances_are_registered_by_id,
             what_a_log_has_merged_is_remembered,
             one_caller_may_install_a_sale_at_an_epoch,

@@ -1,6 +1,6 @@
 //! Sales, epoch and instances.
 
-use order_worker::database::{By, DatabaseError, Published, RejectReason};
+use order_worker::database::{Begun, By, DatabaseError, Published, RejectReason};
 use stock::{DeploymentId, Owner, SaleId, Timestamp};
 
 use super::*;
@@ -150,7 +150,7 @@ pub(crate) async fn a_database_is_one_deployment(fixture: Fixture) {
     assert_eq!((two.unwrap(), three.unwrap()), (made, made), "of several one decides");
     assert_eq!(database.deployment(DeploymentId(7)).await.unwrap(), made);
     assert_eq!(database.known_deployment().await.unwrap(), Some(made));
-    assert_eq!(database.next_epoch_after(0).await.unwrap(), 1, "beside the epoch");
+    assert_eq!(database.next_epoch_after(0, UNSEEN).await.unwrap(), Begun::Epoch(1), "beside the epoch");
     assert_eq!(database.known_deployment().await.unwrap(), Some(made));
 }
 
@@ -164,15 +164,12 @@ pub(crate) async fn epochs_rise(fixture: Fixture) {
 
 pub(crate) async fn a_lost_life_is_followed_by_one_next(fixture: Fixture) {
     let database = &fixture.database;
-    assert_eq!(database.next_epoch_after(0).await.unwrap(), 1);
-    assert_eq!(database.next_epoch_after(0).await.unwrap(), 1, "a repeat skips none");
-    assert_eq!(database.next_epoch_after(7).await.unwrap(), 1);
-    let (one, other, third) = tokio::join!(
-        database.next_epoch_after(1),
-        database.next_epoch_after(1),
-        database.next_epoch_after(1)
-    );
-    assert_eq!((one.unwrap(), other.unwrap(), third.unwrap()), (2, 2, 2));
+    let begin = async |current| database.next_epoch_after(current, UNSEEN).await.unwrap();
+    assert_eq!(begin(0).await, Begun::Epoch(1));
+    assert_eq!(begin(0).await, Begun::Epoch(1), "a repeat skips none");
+    assert_eq!(begin(7).await, Begun::Epoch(1));
+    let second = Begun::Epoch(2);
+    assert_eq!(tokio::join!(begin(1), begin(1), begin(1)), (second.clone(), second.clone(), second));
     assert_eq!(database.epoch().await.unwrap(), 2);
 }
 

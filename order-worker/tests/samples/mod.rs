@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use order_worker::database::Sight;
 use order_worker::{Author, JournalKey};
 use stock::{Now, OrderId, Reservation, SaleDefinition, SaleId, Timestamp, UserId};
 
@@ -35,6 +36,9 @@ pub(crate) fn definition(id: &str, total: u32, per_user_limit: u32) -> SaleDefin
         labels: [("colour".to_owned(), "red".to_owned())].into(),
     }
 }
+
+/// A member that nobody knows of, with a ledger in its own memory.
+pub(crate) const UNSEEN: Sight = Sight { member: None, ledger: None };
 
 /// The secret that every process on a test's database has.
 pub(crate) fn journal_key() -> JournalKey {

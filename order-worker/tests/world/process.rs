@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use order_worker::{
-    Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MembershipMetrics,
-    ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
+    Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MemberRow,
+    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
 use queue::{Append, DiskOptions, NewRecord, Queue, StartAt, Topic};
@@ -68,6 +68,7 @@ impl Process {
         Member::new(MemberParts {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
+            row: MemberRow::of(own.owner),
             own: Some(own),
             logs: Arc::new(|_| Box::pin(async { None })),
             outliving,

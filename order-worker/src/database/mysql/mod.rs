@@ -19,6 +19,7 @@ mod schema;
 mod session;
 mod shares;
 mod sql;
+mod witness;
 
 use std::sync::Arc;
 

@@ -50,18 +50,6 @@ impl MysqlDatabase {
         .await
     }
 
-    pub(in crate::database) async fn next_epoch_after(&self, current: u64) -> Result<u64, DatabaseError> {
-        self.write(async move |session| {
-            let present = locked_epoch(session).await?;
-            if present != current {
-                session.commit_found().await?;
-                return Ok(present);
-            }
-            begin(session, present + 1).await
-        })
-        .await
-    }
-
     pub(in crate::database) async fn change_ledger(
         &self,
         beyond: u64,
@@ -164,7 +152,7 @@ fn deployment(answers: &mut Answers) -> Result<Option<DeploymentId>, Fault> {
     answers.row().map(|mut row| parsed(&mut row, 0)).transpose()
 }
 
-async fn locked_epoch(session: &mut Session) -> Result<u64, Fault> {
+pub(super) async fn locked_epoch(session: &mut Session) -> Result<u64, Fault> {
     session.transact(&format!("{EPOCH} FOR UPDATE;")).await?.value()
 }
 
@@ -173,6 +161,6 @@ async fn begin(session: &mut Session, epoch: u64) -> Result<u64, Fault> {
     Ok(epoch)
 }
 
-fn begin_statement(epoch: u64) -> String {
+pub(super) fn begin_statement(epoch: u64) -> String {
     format!("UPDATE floodgate_meta SET value = '{epoch}' WHERE name = 'epoch';")
 }

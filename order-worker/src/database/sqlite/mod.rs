@@ -14,6 +14,7 @@ mod registry;
 mod sales;
 mod schema;
 mod shares;
+mod witness;
 
 use std::str::FromStr;
 

@@ -38,17 +38,6 @@ impl SqliteDatabase {
         .await
     }
 
-    pub(in crate::database) async fn next_epoch_after(&self, current: u64) -> Result<u64, DatabaseError> {
-        self.write(move |transaction, _| {
-            let present = epoch(transaction)?;
-            if present != current {
-                return Ok(present);
-            }
-            begin(transaction, present + 1)
-        })
-        .await
-    }
-
     pub(in crate::database) async fn change_ledger(
         &self,
         beyond: u64,
@@ -149,7 +138,7 @@ impl SqliteDatabase {
     }
 }
 
-fn begin(transaction: &Transaction<'_>, epoch: u64) -> Result<u64, DatabaseError> {
+pub(super) fn begin(transaction: &Transaction<'_>, epoch: u64) -> Result<u64, DatabaseError> {
     transaction
         .execute("UPDATE floodgate_meta SET value = ?1 WHERE name = 'epoch'", params![epoch.to_string()])?;
     Ok(epoch)
@@ -163,7 +152,7 @@ fn deployment(transaction: &Transaction<'_>) -> Result<Option<DeploymentId>, Dat
     id.map_err(|error| DatabaseError::Broken(format!("the recorded deployment: {error}")))
 }
 
-fn epoch(transaction: &Transaction<'_>) -> Result<u64, DatabaseError> {
+pub(super) fn epoch(transaction: &Transaction<'_>) -> Result<u64, DatabaseError> {
     let value: String =
         transaction
             .query_row("SELECT value FROM floodgate_meta WHERE name = 'epoch'", [], |row| row.get(0))?;

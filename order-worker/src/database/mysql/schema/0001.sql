@@ -6,7 +6,7 @@
 -- No CHECK lists the words of a status: the next version may have one more.
 
 CREATE TABLE IF NOT EXISTS floodgate_meta (
-    name  VARCHAR(64)  NOT NULL PRIMARY KEY,   -- schema_version, deployment, epoch, flushes, journal
+    name  VARCHAR(64)  NOT NULL PRIMARY KEY,   -- schema_version, deployment, epoch, ledger, flushes, journal
     value VARCHAR(255) NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
 

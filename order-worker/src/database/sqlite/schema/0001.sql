@@ -4,7 +4,7 @@
 -- No CHECK lists the words of a status: the next version may have one more.
 
 CREATE TABLE floodgate_meta (
-    name  TEXT NOT NULL PRIMARY KEY,   -- schema_version, deployment, epoch, journal
+    name  TEXT NOT NULL PRIMARY KEY,   -- schema_version, deployment, epoch, ledger, journal
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 

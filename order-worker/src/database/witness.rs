@@ -1,0 +1,101 @@
+//! Which ledger the present life was built on, which one each member sees, and the rule by which a member may begin the next life.
+//!
+//! Two processes of one database whose configurations name two servers, or that a partition leaves on two primaries, each find
+//! the sales missing where they look. Were a life begun by whoever finds that, they would begin lives against each other for ever. So a
+//! life is recorded with the ledger that it is built on, every member writes each second which ledger it sees, and another
+//! ledger takes over only once nobody has seen the recorded one for 5 s. Who saw it and now sees another has moved on, and is not waited
+//! for: after an honest restart all do. Who sees none any more is waited for: the recorded one may just be restarting.
+
+use stock::{LedgerIdentity, LedgerSight, Owner, Timestamp};
+
+use super::{Database, DatabaseError, adapter};
+
+/// For so long, by the database's clock, a member's word counts after it was written. What is further ahead than this was written
+/// before the clock was put back, and counts no more.
+pub const WITNESS_MAX_MS: u64 = 5_000;
+
+/// The present life of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// 0 before the first.
+    pub epoch: u64,
+    /// What it was built on; `None`: one in a process's memory, or unknown.
+    pub ledger: Option<LedgerIdentity>,
+}
+
+/// A member, and what it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sight {
+    /// Whose row in the registry says so; `None`: it has none, and is nobody's witness.
+    pub member: Option<Owner>,
+    /// `None`: a ledger in its own memory.
+    pub ledger: Option<LedgerSight>,
+}
+
+impl Sight {
+    /// What its row is to say from now on; `None`: its last word stays, and ends by itself.
+    pub(super) fn word(&self) -> Option<(Owner, &LedgerIdentity)> {
+        let sight = self.ledger.as_ref().filter(|sight| sight.is_witness)?;
+        Some((self.member?, &sight.ledger))
+    }
+
+    /// What a life that it begins is built on.
+    pub(super) fn seen(&self) -> Option<&LedgerIdentity> {
+        self.ledger.as_ref().map(|sight| &sight.ledger)
+    }
+}
+
+/// Why a member must not begin a life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Of the present life.
+    pub ledger: LedgerIdentity,
+    /// Who sees it.
+    pub by: Owner,
+    /// Where that member's log is.
+    pub place: String,
+}
+
+/// What became of a wish for the next life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// The epoch in force: the wish's own, or somebody else's.
+    Epoch(u64),
+    /// Another member sees the ledger that the sales live in. Nothing was begun.
+    Refused(Witness),
+}
+
+/// Between which times a member's word was written, if it counts at `now`.
+pub(super) fn fresh(now: Timestamp) -> [Timestamp; 2] {
+    [Timestamp(now.0.saturating_sub(WITNESS_MAX_MS)), Timestamp(now.0.saturating_add(WITNESS_MAX_MS))]
+}
+
+impl Database {
+    /// The ledger's present life.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn life(&self) -> Result<Life, DatabaseError> {
+        adapter!(self, database => database.life().await)
+    }
+
+    /// Writes which ledger a member sees, and when, in place of what it saw before. One that is not registered is no witness. May be
+    /// repeated.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn bear_witness(&self, member: Owner, ledger: LedgerIdentity) -> Result<(), DatabaseError> {
+        adapter!(self, database => database.bear_witness(member, ledger).await)
+    }
+
+    /// Begins a new life of the ledger, on the one that is seen, if the present life is `current` and no other member has seen the
+    /// recorded ledger within [`WITNESS_MAX_MS`]; the recorded one itself may always begin another life. The word of the member that asks
+    /// is written in the same transaction, whatever comes of it. Of several that find the same life lost, one begins the next. May
+    /// be repeated.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn next_epoch_after(&self, current: u64, sight: Sight) -> Result<Begun, DatabaseError> {
+        adapter!(self, database => database.next_epoch_after(current, sight).await)
+    }
+}
