@@ -131,10 +131,9 @@ impl Admin {
     }
 
     fn ready(&self) -> Reply {
-        let lacks = self.gateway.not_ready();
-        let status = if lacks.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let notes = self.gateway.ready_notes();
-        json_reply(status, &json!({"ready": lacks.is_empty(), "lacks": lacks, "notes": notes}))
+        let readiness = self.gateway.readiness();
+        let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json_reply(status, &readiness)
     }
 
     fn metrics(&self) -> Reply {

@@ -6,21 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use stock::{LedgerError, LedgerServer};
+use queue::TopicState;
+use serde::Serialize;
+use stock::{LedgerError, LedgerServer, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::catalog::Offer;
 use crate::clock::REFRESH_INTERVAL;
+use crate::conditions::{BACKLOG_PERCENT_MAX, Condition, Holding};
 use crate::purchase::{progress, recovery};
 use crate::{Gateway, READY_ORDERS_MAX};
 
 /// How often a held "sold out" is doubted.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What `/readyz` says of sales that another orders database holds in the ledger.
-pub const FOREIGN_SALES: &str = "sales of ours belong to another orders database in the stock ledger: give this deployment a stock.key_prefix or a \
-     Redis of its own; if the other database is gone for good, `floodgate ledger adopt`";
 
 /// Whether a purchase could succeed, as last seen.
 #[derive(Debug, Default)]
@@ -94,7 +93,8 @@ impl Gateway {
 
         let reachable = matches!(timeout(READY_ORDERS_MAX, self.orders.reachable()).await, Ok(Ok(())));
         self.health.orders_reachable.store(reachable, Ordering::Relaxed);
-        self.server_metrics.ready.set(i64::from(self.not_ready().is_empty()));
+        // A condition holds since it was seen, not since somebody asked.
+        let _ = self.readiness();
     }
 
     /// Asks every server of the ledger that holds a sale or the leases for its time, and then lets each sale go by the clock of the
@@ -149,41 +149,56 @@ impl Gateway {
         }
     }
 
-    /// What keeps a purchase from succeeding at the moment; empty means ready.
-    #[must_use]
-    pub fn not_ready(&self) -> Vec<&'static str> {
-        let (open, foreign) = (self.health.ledger_open.load(Ordering::Relaxed), self.has_foreign_sales());
-        let lacks = [
-            (self.draining.load(Ordering::Relaxed), "shutting down"),
-            (self.parts.topic.state() != queue::TopicState::Writable, "the queue takes no records"),
-            (!self.health.ledger_answers.load(Ordering::Relaxed), "the stock ledger does not answer"),
-            (!open && !foreign, "the stock ledger is being rebuilt"),
-            (!open && foreign, FOREIGN_SALES),
-            (!self.health.orders_reachable.load(Ordering::Relaxed), "the orders are out of reach"),
-            (self.challenges.as_ref().is_some_and(|c| !c.ready()), "too few questions are ready"),
+    /// What holds at the moment.
+    fn holding(&self) -> Vec<Condition> {
+        let Health { ledger_answers, ledger_in_part, ledger_open, orders_reachable } = &self.health;
+        let [answers, in_part, open, reachable] =
+            [ledger_answers, ledger_in_part, ledger_open, orders_reachable]
+                .map(|is| is.load(Ordering::Relaxed));
+        let (log, elsewhere) = (self.parts.topic.state(), self.stock.is_elsewhere());
+        let is_foreign = !self.stock.foreign_sales().is_empty();
+        let has_backlog = self.parts.topic.backlog_percent() >= BACKLOG_PERCENT_MAX;
+        let holds = [
+            (Condition::ShuttingDown, self.draining.load(Ordering::Relaxed)),
+            (Condition::NoEpoch, self.parts.seat.offered() == 0),
+            (Condition::OtherLedger, elsewhere),
+            (Condition::LogFailed, matches!(log, TopicState::Poisoned | TopicState::Closed)),
+            (Condition::LogFull, log == TopicState::Full),
+            (Condition::LogStalled, log == TopicState::Stalled),
+            (Condition::Backlog, has_backlog),
+            (Condition::OrdersAway, !reachable),
+            (Condition::LedgerSilent, !answers),
+            (Condition::LedgerInPart, in_part),
+            (Condition::LedgerRebuilding, answers && !open && !is_foreign && !elsewhere),
+            (Condition::ForeignSales, is_foreign),
+            (Condition::FlagOutOfTouch, !self.stock.flag().in_touch()),
+            (Condition::FewQuestions, self.challenges.as_ref().is_some_and(|c| !c.ready())),
         ];
-        lacks.iter().filter(|(lacking, _)| *lacking).map(|(_, what)| *what).collect()
+        holds.into_iter().filter(|(_, holds)| *holds).map(|(condition, _)| condition).collect()
     }
 
-    fn has_foreign_sales(&self) -> bool {
-        !self.stock.foreign_sales().is_empty()
+    /// Whether buyers should be sent here, and all that an operator should know.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let holding = self.holding();
+        let conditions = self.conditions.look(Timestamp(self.now_ms()), &holding);
+        let sentences = |stopping| {
+            let of_a_kind = holding.iter().filter(|condition| condition.stops_gateway() == stopping);
+            of_a_kind.map(|condition| condition.sentence()).collect::<Vec<_>>()
+        };
+        let (lacks, notes) = (sentences(true), sentences(false));
+        self.server_metrics.show_conditions(&holding);
+        self.server_metrics.ready.set(i64::from(lacks.is_empty()));
+        Readiness { ready: lacks.is_empty(), conditions, lacks, notes }
     }
+}
 
-    /// What an operator should know although purchases succeed.
-    #[must_use]
-    pub fn ready_notes(&self) -> Vec<&'static str> {
-        let open = self.health.ledger_open.load(Ordering::Relaxed);
-        let notes = [
-            (
-                !self.stock.flag().in_touch(),
-                "the sold-out flag's store is out of touch: purchases of sold-out sales ask the stock ledger",
-            ),
-            (open && self.has_foreign_sales(), FOREIGN_SALES),
-            (
-                self.health.ledger_in_part.load(Ordering::Relaxed),
-                "a server of the stock ledger does not answer: the sales that it holds cannot be bought",
-            ),
-        ];
-        notes.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what).collect()
-    }
+/// The answer of `/readyz`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    conditions: Vec<Holding>,
+    /// In sentences: what makes it unready.
+    lacks: Vec<&'static str>,
+    /// And all else.
+    notes: Vec<&'static str>,
 }

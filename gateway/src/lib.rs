@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod challenge;
 pub mod client;
 pub mod clock;
+pub mod conditions;
 pub mod config;
 mod connection;
 mod final_orders;
@@ -36,12 +37,12 @@ use stock::{Now, Owner, Seat, Stock};
 
 use api::orders::OrderDocument;
 use auth::Authenticator;
-pub use background::FOREIGN_SALES;
 use background::Health;
 use catalog::{Catalog, PageHints};
 use challenge::{ChallengeOptions, Challenges};
 use client::Clients;
 use clock::LedgerClocks;
+use conditions::Conditions;
 use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
 use final_orders::FinalOrders;
 use limits::Limits;
@@ -132,6 +133,7 @@ pub struct Gateway {
     operator: Arc<dyn Operator>,
     parts: Arc<PurchaseParts>,
     health: Health,
+    conditions: Conditions,
     server_metrics: ServerMetrics,
     streams: Arc<Streams>,
     finals: FinalOrders<OrderDocument>,
@@ -220,6 +222,7 @@ impl Gateway {
             operator,
             parts,
             health: Health::default(),
+            conditions: Conditions::default(),
             streams: Arc::new(Streams::new(event_streams_max, server_metrics.event_streams.clone())),
             finals: FinalOrders::new(),
             server_metrics,

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::conditions::Condition;
+
 macro_rules! outcomes {
     ($($name:ident = $word:literal),* $(,)?) => {
         /// How a purchase was answered; the label `outcome`.
@@ -135,6 +137,11 @@ fn counters(family: &Family<PurchaseLabels, Counter<u64, AtomicU64>>, sale: &str
     SaleCounters(Outcome::ALL.iter().map(counter).collect())
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionLabel {
+    word: &'static str,
+}
+
 /// What the listeners count.
 #[derive(Debug, Clone, Default)]
 pub struct ServerMetrics {
@@ -150,6 +157,7 @@ pub struct ServerMetrics {
     pub event_streams: Gauge,
     /// 1 while `/readyz` says yes.
     pub ready: Gauge,
+    conditions: Family<ConditionLabel, Gauge>,
 }
 
 impl ServerMetrics {
@@ -180,10 +188,24 @@ impl ServerMetrics {
         registry.register("floodgate_event_streams", "Event streams open now", metrics.event_streams.clone());
         registry.register(
             "floodgate_gateway_ready",
-            "1 while a purchase could succeed",
+            "1 while buyers should be sent here",
             metrics.ready.clone(),
         );
+        registry.register(
+            "floodgate_gateway_condition",
+            "1 while a condition of /readyz holds, by its word",
+            metrics.conditions.clone(),
+        );
+        metrics.show_conditions(&[]);
         metrics
+    }
+
+    /// These hold, and no others.
+    pub(crate) fn show_conditions(&self, holding: &[Condition]) {
+        for condition in Condition::ALL {
+            let label = ConditionLabel { word: condition.word() };
+            self.conditions.get_or_create(&label).set(i64::from(holding.contains(&condition)));
+        }
     }
 }
 

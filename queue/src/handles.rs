@@ -180,6 +180,13 @@ impl Topic {
         }
     }
 
+    /// Records that some group has not finished, in percent of the backlog that the log may have; 0 beside its owner.
+    pub fn backlog_percent(&self) -> u64 {
+        match self {
+            Self::Disk(topic) => topic.backlog_percent(),
+        }
+    }
+
     /// The newest durable position; `None` while the topic is empty.
     pub fn end(&self) -> Option<Position> {
         match self {

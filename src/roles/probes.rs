@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::FOREIGN_SALES;
+use gateway::conditions::{Condition, Conditions};
 use gateway::server::ServeError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -19,6 +19,7 @@ use order_worker::{SourceState, Sources, WorkerLog};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use stock::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -47,6 +48,8 @@ struct Watched {
     sources: Arc<Sources>,
     log: Arc<WorkerLog>,
     registry: Arc<Registry>,
+    /// Since when each holds, as probes have seen it.
+    conditions: Conditions,
 }
 
 impl Probes {
@@ -64,7 +67,8 @@ impl Probes {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr()?;
-        let watched = Arc::new(Watched { foundation, sources, log, registry });
+        let watched =
+            Arc::new(Watched { foundation, sources, log, registry, conditions: Conditions::default() });
         Ok(Self { address, serving: tokio::spawn(serve(listener, watched)) })
     }
 
@@ -111,15 +115,8 @@ impl Watched {
         match request.uri().path() {
             "/healthz" => json(StatusCode::OK, json!({"alive": true})),
             "/readyz" => {
-                let lacks = self.lacks().await;
-                let status = if lacks.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                let ready = lacks.is_empty();
-                let (notes, sources) = (self.notes(), self.sources.report());
-                let log = self.log.report();
-                json(
-                    status,
-                    json!({"ready": ready, "lacks": lacks, "notes": notes, "sources": sources, "log": log}),
-                )
+                let (ready, answer) = self.readiness().await;
+                json(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, answer)
             }
             "/metrics" => {
                 let mut metrics = String::new();
@@ -132,47 +129,72 @@ impl Watched {
         }
     }
 
-    /// What an operator should know although orders become rows.
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !self.foundation.stock.foreign_sales().is_empty() {
-            notes.push(FOREIGN_SALES.to_owned());
-        }
-        let log = self.log.report();
-        if let Some(why) = log.trouble {
-            notes.push(format!("this worker's own log in {} takes no records: {why}", log.directory));
-        }
-        notes
-    }
-
-    /// What keeps promised orders from becoming rows; empty means ready. A log that is not there yet, or that another
-    /// process drains, lacks nothing.
-    async fn lacks(&self) -> Vec<String> {
-        let mut lacks = Vec::new();
+    /// What holds, each with a sentence about it.
+    async fn holding(&self) -> Vec<(Condition, String)> {
         let Foundation { database, stock, .. } = &self.foundation;
-        let (database, ledger) = tokio::join!(
+        let (orders, ledger) = tokio::join!(
             timeout(ANSWER_MAX, database.epoch()),
             timeout(ANSWER_MAX, stock.now_ms(stock.leases_server()))
         );
-        if !matches!(database, Ok(Ok(_))) {
-            lacks.push("the orders are out of reach".to_owned());
-        }
-        if !matches!(ledger, Ok(Ok(_))) {
-            lacks.push("the stock ledger does not answer".to_owned());
-        }
+        let plain = [
+            (Condition::OtherLedger, stock.is_elsewhere()),
+            (Condition::OrdersAway, !matches!(orders, Ok(Ok(_)))),
+            (Condition::LedgerSilent, !matches!(ledger, Ok(Ok(_)))),
+            (Condition::ForeignSales, !stock.foreign_sales().is_empty()),
+        ];
+        let plain = plain.into_iter().filter(|(_, holds)| *holds);
+        let mut holding: Vec<_> =
+            plain.map(|(condition, _)| (condition, condition.sentence().to_owned())).collect();
+        // A log that is not there yet, or that another process drains, is nothing to tell.
         for source in self.sources.report() {
             let log = source.log;
             match (source.state, source.trouble) {
                 (SourceState::Stopped(why), _) => {
-                    lacks.push(format!("{log} is drained no more: {why}"));
+                    holding.push((Condition::DrainStopped, format!("{log} is drained no more: {why}")));
                 }
                 (SourceState::Draining, Some(why)) => {
-                    lacks.push(format!("the drain of {log} is held up: {why}"));
+                    holding.push((Condition::DrainHeldUp, format!("the drain of {log} is held up: {why}")));
                 }
                 _ => {}
             }
         }
-        lacks
+        let log = self.log.report();
+        if let Some(why) = log.trouble {
+            let trouble = format!("this worker's own log in {} takes no records: {why}", log.directory);
+            holding.push((Condition::OwnLog, trouble));
+        }
+        holding
+    }
+
+    /// Unready means that promised orders do not become rows, or that the ledger which this worker tells of them is not theirs. A
+    /// ledger that does not answer holds up no drain.
+    async fn readiness(&self) -> (bool, serde_json::Value) {
+        let holding = self.holding().await;
+        let words: Vec<_> = holding.iter().map(|(condition, _)| *condition).collect();
+        let conditions = self.conditions.look(Timestamp((self.foundation.now)()), &words);
+        let stops = |condition: Condition| {
+            matches!(
+                condition,
+                Condition::OtherLedger
+                    | Condition::OrdersAway
+                    | Condition::DrainStopped
+                    | Condition::DrainHeldUp
+            )
+        };
+        let (lacks, notes): (Vec<_>, Vec<_>) =
+            holding.into_iter().partition(|(condition, _)| stops(*condition));
+        let sentences =
+            |of: Vec<(Condition, String)>| of.into_iter().map(|(_, sentence)| sentence).collect::<Vec<_>>();
+        let ready = lacks.is_empty();
+        let answer = json!({
+            "ready": ready,
+            "conditions": conditions,
+            "lacks": sentences(lacks),
+            "notes": sentences(notes),
+            "sources": self.sources.report(),
+            "log": self.log.report(),
+        });
+        (ready, answer)
     }
 }
 

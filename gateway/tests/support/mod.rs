@@ -246,10 +246,11 @@ impl Site {
         assert!(recovered, "the owner's recovery never ends");
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` says yes, and nothing else.
     pub fn await_ready(&self) {
         for _ in 0..2_400 {
-            if self.admin().get("/readyz", &[]).status == 200 {
+            let answer = self.admin().get("/readyz", &[]);
+            if answer.status == 200 && answer.json()["conditions"] == serde_json::json!([]) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(25));

@@ -86,6 +86,11 @@ impl DiskTopic {
         }
     }
 
+    pub(crate) fn backlog_percent(&self) -> u64 {
+        let Some(own) = &self.shared.own else { return 0 };
+        own.backlog().saturating_mul(100) / own.backlog_max.max(1)
+    }
+
     pub(crate) fn end(&self) -> Option<Position> {
         Some(self.shared.durable()).filter(|durable| *durable > 0).map(Position)
     }
