@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod crowd;
+mod ledgers;
 mod scene;
 mod strikes;
 mod verdict;
@@ -44,6 +45,9 @@ faults! {
     #[ignore] redis_read_only: Layout::default(), Loses::BetweenAmnesiaAndNotice, strikes::redis_read_only;
     redis_cut_off: Layout::default(), Loses::Nothing, strikes::redis_cut_off;
     #[ignore] redis_answers_lost: Layout::default(), Loses::Nothing, strikes::redis_answers_lost;
+    a_gateway_names_another_redis: Layout::default(), Loses::Nothing, ledgers::a_gateway_names_another_redis;
+    #[ignore] old_primary_cut_off_with_a_gateway: Layout::sentinel(), Loses::BetweenAmnesiaAndNotice,
+        ledgers::old_primary_cut_off_with_a_gateway;
     zookeeper_killed: Layout::default(), Loses::Nothing, strikes::zookeeper_killed;
     #[ignore] zookeeper_sessions_expired: Layout::default(), Loses::Nothing, strikes::zookeeper_sessions_expired;
     #[ignore] zookeeper_leader_killed: Layout::ensemble(), Loses::Nothing, strikes::zookeeper_leader_killed;

@@ -307,6 +307,12 @@ impl Scene {
         (answer.status == 200).then(|| serde_json::from_str(&answer.body).ok())?
     }
 
+    /// The ledger's life in force.
+    pub(crate) fn epoch(&self) -> u64 {
+        let read = "SELECT value FROM floodgate_meta WHERE name = 'epoch'";
+        self.maria.sql(DATABASE, read).unwrap().trim().parse().unwrap()
+    }
+
     fn figures(&self, gateway: &Instance) -> Option<Value> {
         self.operate(gateway, "GET", &format!("/admin/v1/sales/{SALE}"), "")
     }

@@ -137,6 +137,12 @@ pub(crate) fn mariadb_killed(scene: &Scene) {
     scene.until_sold(200);
     thread::sleep(AWAY);
     scene.until_backlog(200);
+    // A balancer that took them out would end the sale.
+    for gateway in scene.gateways() {
+        scene.until("its absence is told", || gateway.readiness().contains("\"orders-away\""));
+        assert!(gateway.is_ready(), "{}", gateway.readiness());
+    }
+    scene.until_sold(50);
     scene.maria.restart().unwrap();
 }
 
