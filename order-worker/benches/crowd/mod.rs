@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use order_worker::{
-    Author, DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts,
+    Author, DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MemberRow,
     MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
@@ -106,6 +106,7 @@ pub(crate) async fn drain(
     let member = MemberParts {
         database: database.clone(),
         stock: stock.clone(),
+        row: MemberRow::of(own.owner),
         own: Some(own),
         logs: Arc::new(|_| Box::pin(async { None })),
         outliving: false,
