@@ -127,6 +127,8 @@ pub struct Member {
     outliving: bool,
     metrics: MembershipMetrics,
     view: View,
+    /// When a round last found the process on the ledger that the sales live in.
+    here_at: Option<Instant>,
     /// A life that the ledger had when the database had not begun it: not to be believed, nor any before it.
     behind: u64,
     /// The registry lacks our log: the round has to join again. Written by the lease's loop, cleared by the round; it guards
@@ -149,6 +151,7 @@ impl Member {
             outliving,
             metrics,
             view,
+            here_at: None,
             behind: 0,
             forgotten: Arc::default(),
         }
@@ -246,7 +249,9 @@ impl Member {
                     (BUSY, if waits { RebuildError::Waiting(waiting_for).to_string() } else { told.clone() })
                 }
                 // Every call on a sale doubts while this lasts: a doubt is no reason to look again at once.
-                Err(error @ RebuildError::OtherLedger { .. }) => (REFUSED, error.to_string()),
+                Err(error @ RebuildError::OtherLedger { .. }) => {
+                    (REFUSED, if self.stock.is_elsewhere() { error.to_string() } else { told.clone() })
+                }
                 // Somebody has to act: asking more often does not help.
                 Err(error) => (if error.is_retryable() { FAILED } else { IDLE }, error.to_string()),
             };

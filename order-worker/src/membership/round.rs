@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Member;
 use super::merge::{RebuildError, merge_log, merge_rows, owes_nothing};
-use crate::database::{Begun, ENGINE_DISK, Instance, SaleRow, Sight, Witness};
+use crate::database::{Begun, ENGINE_DISK, Instance, SaleRow, Sight, WITNESS_MAX_MS, Witness};
 use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
@@ -22,6 +22,8 @@ const INSTALL_PATIENCE: Duration = Duration::from_secs(1);
 const OPEN_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest stay at the barrier within one round.
 const BARRIER_LOOK: Duration = Duration::from_millis(200);
+/// How long a word counts.
+const WITNESS_MAX: Duration = Duration::from_millis(WITNESS_MAX_MS);
 /// Between two tries to take the same dead instance's log.
 const LOCK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -115,6 +117,7 @@ impl Member {
             self.move_sales_after(epoch).await?;
             return Ok(Standing::Again);
         }
+        self.here_at = Some(Instant::now());
         self.show_elsewhere(false);
 
         // 1, 2, and 6 for what is complete.
@@ -222,7 +225,10 @@ impl Member {
                 Ok(next)
             }
             Begun::Refused(Witness { ledger: recorded, by, place }) => {
-                self.show_elsewhere(true);
+                // After a restart of the ledger the others move on as well: it is nothing to tell before their words have ended.
+                if self.here_at.is_none_or(|at| at.elapsed() >= WITNESS_MAX) {
+                    self.show_elsewhere(true);
+                }
                 let seen =
                     seen.map_or_else(|| "in this process's memory".to_owned(), |seen| seen.to_string());
                 Err(RebuildError::OtherLedger { seen, recorded, by, place })
