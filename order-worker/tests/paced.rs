@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use order_worker::database::{Database, SharedConnection};
 use order_worker::{
-    DRAIN_GROUP, DrainConfig, DrainStats, Member, MemberParts, MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace,
-    Worker, WorkerMetrics, WorkerParts,
+    DRAIN_GROUP, DrainConfig, DrainStats, Member, MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC,
+    OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, StartAt, Storage, Topic};
@@ -66,6 +66,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     let member = MemberParts {
         database: database.clone(),
         stock: stock.clone(),
+        row: MemberRow::of(own.owner),
         own: Some(own),
         logs: Arc::new(|_| Box::pin(async { None })),
         outliving: false,
