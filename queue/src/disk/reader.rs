@@ -67,11 +67,13 @@ impl Reader {
         if sequence > durable {
             return Ok(None);
         }
-        self.at += 1;
-        self.next = sequence + 1;
         let body = self.batch.get(super::format::HEADER_BYTES..).unwrap_or_default();
         match decode_frame(sequence, body, at) {
-            Some(frame) => Ok(Some(frame)),
+            Some(frame) => {
+                self.at += 1;
+                self.next = sequence + 1;
+                Ok(Some(frame))
+            }
             None => {
                 let path = self.place.as_ref().map(|place| place.path.clone()).unwrap_or_default();
                 Err(corrupt(&path, self.batch_offset, "a record that does not decode in a sound batch"))

@@ -290,8 +290,8 @@ pub(crate) async fn a_clock_that_is_put_back_delivers_nothing_early(fixture: Fix
     let message = group.pull(1, Duration::ZERO).await.unwrap().remove(0);
     fixture.clock.fetch_sub(500_000, Ordering::Relaxed);
     append_at(&topic, "delayed", Some(fixture.clock.load(Ordering::Relaxed) + 10_000)).await;
-    group.nack(message.position, Duration::from_secs(5)).await.unwrap();
     assert!(pull(&mut group, 2).await.is_empty(), "early");
+    group.nack(message.position, Duration::from_secs(5)).await.unwrap();
     fixture.advance(5_000);
     assert_eq!(pull(&mut group, 2).await, ["seen by the clock of before"], "its delay is over");
     fixture.advance(4_999);
