@@ -17,7 +17,7 @@ fn lose_the_last_page(site: &Site, topic: &str) {
     for segment in segments.iter().rev() {
         let mut bytes = std::fs::read(segment).expect("readable");
         let begins = |at: &usize| bytes[*at..].starts_with(b"FLGBATCH");
-        if let Some(last) = (0..bytes.len()).step_by(PAGE).filter(begins).last() {
+        if let Some(last) = (0..bytes.len()).step_by(PAGE).rfind(begins) {
             bytes[last..last + PAGE].fill(0);
             std::fs::write(segment, bytes).expect("writable");
             return;
