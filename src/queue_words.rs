@@ -29,7 +29,7 @@ pub(crate) fn way_out(directory: &Path) -> String {
     let directory = directory.display();
     format!(
         "Stop floodgate, keep a copy of {directory} and look at its disk. At risk are the orders promised in it that are not rows \
-         yet. To go on without it: move {directory} away; `floodgate ledger instances` then names the log that is awaited, and \
-         `floodgate ledger rebuild --without ID` leaves it out and says how many orders that may lose"
+         yet. To go on without it: move {directory} away and start; that start stops, and `floodgate ledger instances` names the \
+         log that it awaits; `floodgate ledger rebuild --without ID` leaves that log out and says how many orders that may lose"
     )
 }

@@ -1,6 +1,6 @@
 //! `floodgate sales …`: reading works on the database alone; changes go through the admin listener.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use hyper::Method;
@@ -65,7 +65,7 @@ pub(super) async fn run(command: SalesCommand, config: &Config) -> Result<(), Fa
     }
 }
 
-async fn publish(file: &PathBuf, config: &Config) -> Result<(), Failure> {
+async fn publish(file: &Path, config: &Config) -> Result<(), Failure> {
     let sales = Config::sales_of(file)?;
     if sales.is_empty() {
         return Err(Failure::Usage(format!("{} has no [[sale]]", file.display())));

@@ -17,7 +17,7 @@ fn lose_the_last_page(site: &Site, topic: &str) {
     for segment in segments.iter().rev() {
         let mut bytes = std::fs::read(segment).expect("readable");
         let begins = |at: &usize| bytes[*at..].starts_with(b"FLGBATCH");
-        if let Some(last) = (0..bytes.len()).step_by(PAGE).filter(begins).last() {
+        if let Some(last) = (0..bytes.len()).step_by(PAGE).rfind(begins) {
             bytes[last..last + PAGE].fill(0);
             std::fs::write(segment, bytes).expect("writable");
             return;
@@ -48,6 +48,7 @@ fn a_damaged_log_is_called_so_by_all_who_look_and_can_be_left_out() {
     fails_with(&site, &["queue", "dump", ORDERS], 1, &words);
 
     std::fs::rename(site.path().join("data/queue"), site.path().join("data/damaged")).expect("moved");
+    fails_with(&site, &[], 1, &["data/queue", "ledger rebuild --without"]);
     let instances = site.run(&["ledger", "instances", "--json"]).stdout;
     let instances: serde_json::Value = serde_json::from_slice(&instances).expect("JSON");
     let awaited = instances.as_array().expect("a list").iter().find(|one| one["awaited"] == true);

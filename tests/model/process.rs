@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use queue::{
     DiskOptions, Driver, GroupWatch, NewRecord, Queue, SimulatedDisk, StartAt, Storage, Topic, TopicState,
 };
-use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
+use stock::ledger::{GrantOutcome, GrantRequest, Ledger, counts_until_ms};
 use stock::{
     EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Seat, Stock,
     UserId,
@@ -438,7 +438,8 @@ impl Front<'_> {
         };
         if sale.definition.passes_per_unit > 0 {
             let Pass { order_id, expires_at_ms, user, .. } = pass.clone();
-            let request = GrantRequest { user, order_id, expires_at_ms };
+            let counts_until_ms = counts_until_ms(order_id, now_ms.max(sale.starts_at_ms), expires_at_ms);
+            let request = GrantRequest { user, order_id, expires_at_ms, counts_until_ms };
             match self.inside.stock.grant(&sale.id, sale.epoch, &request).await {
                 Ok((GrantOutcome::Granted, _)) => {}
                 Ok((GrantOutcome::Existing { order_id, expires_at_ms }, _)) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
-use stock::ledger::{GrantOutcome, GrantRequest};
+use stock::ledger::{GrantOutcome, GrantRequest, counts_until_ms};
 use stock::{OrderId, Timestamp, UserId};
 
 use super::{Api, Ask, Reply, json, png};
@@ -159,6 +159,11 @@ impl Api {
             user: fresh.user.clone(),
             order_id: fresh.order_id,
             expires_at_ms: fresh.expires_at_ms,
+            counts_until_ms: counts_until_ms(
+                fresh.order_id,
+                now_ms.max(sale.starts_at_ms),
+                fresh.expires_at_ms,
+            ),
         };
         match self.gateway.stock.grant(&sale.id, sale.epoch, &request).await {
             Ok((GrantOutcome::Granted, _)) => Ok(fresh),

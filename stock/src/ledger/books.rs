@@ -241,7 +241,7 @@ impl Books {
     ) -> Result<GrantOutcome, LedgerError> {
         self.check_open()?;
         self.check_epoch(epoch)?;
-        self.passes.drop_expired(now_ms);
+        self.passes.pass_time(now_ms);
         if let Some((order_id, expires_at_ms)) = self.passes.of(&request.user) {
             return Ok(GrantOutcome::Existing { order_id, expires_at_ms });
         }
@@ -354,39 +354,51 @@ pub(super) fn check_call(quantities: impl ExactSizeIterator<Item = u32>) -> Resu
     Ok(())
 }
 
-/// The passes that count: unused and, after [`Passes::drop_expired`], unexpired. At most one a user.
+/// The passes that are unused and, after [`Passes::pass_time`], unexpired. At most one a user.
 #[derive(Debug, Clone, Default)]
 struct Passes {
-    by_user: HashMap<UserId, (OrderId, u64)>,
+    by_user: HashMap<UserId, LivePass>,
     users: HashMap<OrderId, UserId>,
     by_expiry: BTreeSet<(u64, OrderId)>,
+    /// Those that still count, by until when.
+    counting: BTreeSet<(u64, OrderId)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LivePass {
+    order_id: OrderId,
+    expires_at_ms: u64,
+    counts_until_ms: u64,
 }
 
 impl Passes {
     fn live(&self) -> u64 {
-        self.by_user.len() as u64
+        self.counting.len() as u64
     }
 
     fn of(&self, user: &UserId) -> Option<(OrderId, u64)> {
-        self.by_user.get(user).copied()
+        self.by_user.get(user).map(|pass| (pass.order_id, pass.expires_at_ms))
     }
 
     fn add(&mut self, request: &GrantRequest) {
-        let GrantRequest { user, order_id, expires_at_ms } = request;
-        self.by_user.insert(user.clone(), (*order_id, *expires_at_ms));
-        self.users.insert(*order_id, user.clone());
-        self.by_expiry.insert((*expires_at_ms, *order_id));
+        let &GrantRequest { ref user, order_id, expires_at_ms, counts_until_ms } = request;
+        self.by_user.insert(user.clone(), LivePass { order_id, expires_at_ms, counts_until_ms });
+        self.users.insert(order_id, user.clone());
+        self.by_expiry.insert((expires_at_ms, order_id));
+        self.counting.insert((counts_until_ms, order_id));
     }
 
     fn used(&mut self, order_id: OrderId) {
-        if let Some((_, expires_at_ms)) =
-            self.users.remove(&order_id).and_then(|user| self.by_user.remove(&user))
-        {
-            self.by_expiry.remove(&(expires_at_ms, order_id));
+        if let Some(pass) = self.users.remove(&order_id).and_then(|user| self.by_user.remove(&user)) {
+            self.by_expiry.remove(&(pass.expires_at_ms, order_id));
+            self.counting.remove(&(pass.counts_until_ms, order_id));
         }
     }
 
-    fn drop_expired(&mut self, now_ms: u64) {
+    fn pass_time(&mut self, now_ms: u64) {
+        while self.counting.first().is_some_and(|(counts_until_ms, _)| *counts_until_ms <= now_ms) {
+            self.counting.pop_first();
+        }
         while let Some(&(expires_at_ms, order_id)) = self.by_expiry.first() {
             if expires_at_ms > now_ms {
                 break;

@@ -18,7 +18,8 @@
 //! - MUST accept confirm, release and restore while closed for a rebuild, and refuse reserve, grant and states; once open, MUST
 //!   refuse restore;
 //! - MUST apply a pushed sale version only if newer; `remaining` then moves by the difference in total;
-//! - MUST count only passes that are unexpired by the ledger's clock and whose id is still absent; a used id frees its place;
+//! - MUST count only passes whose `counts_until_ms` is ahead by the ledger's clock and whose id is still absent (a used id frees its
+//!   place), and MUST hand a user's live pass out again until it expires, whether it counts or not;
 //! - MUST answer [`LedgerError::Amnesia`], with nothing carried out, to any call on a sale whose state was installed in another
 //!   life of the memory that holds it (a restart, a promoted replica), pending and snapshot included. An install at a newer
 //!   epoch replaces such a state; one at its own epoch is refused with it;
@@ -38,6 +39,7 @@
 
 mod books;
 mod embedded;
+mod gate;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod sight;
@@ -47,6 +49,7 @@ mod simulated;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisLedger;
 pub use embedded::EmbeddedLedger;
+pub use gate::counts_until_ms;
 pub use sight::{LedgerIdentity, LedgerSight};
 #[cfg(feature = "simulation")]
 pub use simulated::{FaultPlan, Happened, Opening, Placing, SimulatedLedger, SimulatedServer};
@@ -365,11 +368,13 @@ pub struct GrantRequest {
     pub user: UserId,
     /// The id that a new pass would name.
     pub order_id: OrderId,
-    /// Time of the sale's server at which the pass no longer counts.
+    /// Time of the sale's server at which the pass ends; until then it is its user's only one.
     pub expires_at_ms: u64,
+    /// Time of the sale's server from which on it no longer counts: see [`counts_until_ms`].
+    pub counts_until_ms: u64,
 }
 
-/// The gate's answer. Only unexpired, unused passes count, against `passes_per_unit × remaining`.
+/// The gate's answer. Only unused passes that still count do, against `passes_per_unit × remaining`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantOutcome {
     /// Counted: hand the pass out.
@@ -378,7 +383,7 @@ pub enum GrantOutcome {
     Existing {
         /// The id that it names.
         order_id: OrderId,
-        /// When it stops counting.
+        /// When it ends.
         expires_at_ms: u64,
     },
     /// As many passes are out as the stock allows.

@@ -47,6 +47,7 @@ macro_rules! ledger_conformance {
             the_gate_counts_live_unused_passes,
             a_used_pass_frees_its_place_but_a_repeat_of_its_grant_does_not_count,
             an_expired_pass_frees_its_place,
+            a_pass_that_counts_no_longer_frees_its_place_and_stays_its_users_only_one,
             no_gate_grants_while_stock_lasts,
             sales_do_not_touch_each_other,
             a_forgotten_sale_is_unknown,
@@ -199,7 +200,17 @@ impl Sale {
     }
 
     async fn grant(&self, n: u64, user: &str, expires_at_ms: u64) -> GrantOutcome {
-        let request = GrantRequest { user: user_id(user), order_id: self.order(n), expires_at_ms };
+        self.grant_that_counts_until(n, user, (expires_at_ms, expires_at_ms)).await
+    }
+
+    async fn grant_that_counts_until(
+        &self,
+        n: u64,
+        user: &str,
+        (counts_until_ms, expires_at_ms): (u64, u64),
+    ) -> GrantOutcome {
+        let request =
+            GrantRequest { user: user_id(user), order_id: self.order(n), expires_at_ms, counts_until_ms };
         self.ledger.grant(self.id(), 1, &request).await.unwrap().0
     }
 
@@ -238,7 +249,9 @@ pub(crate) async fn an_installed_sale_is_closed_until_opened(ledger: Ledger) {
     let batch = sale.batch(vec![sale.request(1, "ann", 1)]);
     assert_eq!(sale.ledger.reserve(&batch).await.unwrap_err(), LedgerError::Closed);
     assert_eq!(sale.ledger.states(sale.id(), &[sale.order(1)]).await.unwrap_err(), LedgerError::Closed);
-    let request = GrantRequest { user: user_id("ann"), order_id: sale.order(1), expires_at_ms: u64::MAX };
+    let (expires_at_ms, counts_until_ms) = (u64::MAX, u64::MAX);
+    let request =
+        GrantRequest { user: user_id("ann"), order_id: sale.order(1), expires_at_ms, counts_until_ms };
     assert_eq!(sale.ledger.grant(sale.id(), 1, &request).await.unwrap_err(), LedgerError::Closed);
     sale.confirm(2, "bob", 1).await;
     sale.release(3, "eve", 1).await;

@@ -161,7 +161,9 @@ impl Pair {
             &Call::Grant { id, expired } => {
                 let expires_at_ms = if expired { self.began_ms - 1 } else { self.began_ms + HOUR_MS + id };
                 let (user, order_id) = (user(id % USERS), self.sale.order(id));
-                let request = GrantRequest { user, order_id, expires_at_ms };
+                // Some count no longer from the beginning, and are their user's only pass all the same.
+                let counts_until_ms = if id % 3 == 0 { self.began_ms - 1 } else { expires_at_ms };
+                let request = GrantRequest { user, order_id, expires_at_ms, counts_until_ms };
                 format!("{:?}", ledger.grant(sale, self.epoch, &request).await)
             }
             &Call::Pending { owner, after, limit } => {

@@ -139,7 +139,8 @@ impl RedisLedger {
                 call.arg(epoch)
                     .arg(request.user.as_str())
                     .arg(&request.order_id.0.to_be_bytes()[..])
-                    .arg(request.expires_at_ms);
+                    .arg(request.expires_at_ms)
+                    .arg(request.counts_until_ms.min(request.expires_at_ms));
             })
             .await?;
         let flag = flag(epoch, answer.number()?, answer.number()?);

@@ -32,7 +32,8 @@ pub(crate) async fn another_deployments_sale_is_refused_everything((first, secon
     let many = vec![theirs.request(3, "c", 1), theirs.request(4, "d", 1)];
     is_foreign("many", ledger.reserve(&theirs.batch(many)).await, &theirs);
     let (user, order_id) = (user_id("c"), theirs.order(3));
-    let request = GrantRequest { user, order_id, expires_at_ms: theirs.now_ms + HOUR_MS };
+    let expires_at_ms = theirs.now_ms + HOUR_MS;
+    let request = GrantRequest { user, order_id, expires_at_ms, counts_until_ms: expires_at_ms };
     is_foreign("grant", ledger.grant(sale, 1, &request).await, &theirs);
     is_foreign("confirm", ledger.confirm(sale, &[theirs.settlement(2, "b", 2)]).await, &theirs);
     is_foreign("release", ledger.release(sale, &[theirs.settlement(2, "b", 2)]).await, &theirs);

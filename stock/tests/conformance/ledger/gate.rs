@@ -22,7 +22,8 @@ pub(crate) async fn the_gate_counts_live_unused_passes(ledger: Ledger) {
     assert_eq!(sale.grant(5, "zoe", later).await, GrantOutcome::GateFull, "3 live passes on 1 unit");
     sale.take(2, "bob", 1).await;
     assert_eq!(sale.grant(5, "zoe", later).await, GrantOutcome::SoldOut);
-    let wrong = GrantRequest { user: user_id("zoe"), order_id: sale.order(5), expires_at_ms: later };
+    let (user, order_id) = (user_id("zoe"), sale.order(5));
+    let wrong = GrantRequest { user, order_id, expires_at_ms: later, counts_until_ms: later };
     let answer = sale.ledger.grant(sale.id(), 2, &wrong).await;
     assert_eq!(answer.unwrap_err(), LedgerError::WrongEpoch { current: 1 });
 }
@@ -52,6 +53,29 @@ pub(crate) async fn an_expired_pass_frees_its_place(ledger: Ledger) {
     }
     assert_eq!(sale.grant(2, "bob", soon + HOUR_MS).await, GrantOutcome::Granted);
     assert_eq!(sale.grant(3, "ann", soon + HOUR_MS).await, GrantOutcome::GateFull);
+}
+
+pub(crate) async fn a_pass_that_counts_no_longer_frees_its_place_and_stays_its_users_only_one(
+    ledger: Ledger,
+) {
+    let mut sale = Sale::named(ledger, "counts", 2).await;
+    sale.version.passes_per_unit = 1;
+    sale.install_and_open().await;
+    let later = sale.now_ms + HOUR_MS;
+    let soon = sale.now_ms().await + 100;
+    assert_eq!(sale.grant_that_counts_until(1, "ann", (soon, later)).await, GrantOutcome::Granted);
+    assert_eq!(sale.grant_that_counts_until(2, "bob", (later, later)).await, GrantOutcome::Granted);
+    while sale.now_ms().await <= soon {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(sale.grant(3, "eve", later).await, GrantOutcome::Granted, "in ann's place");
+    assert_eq!(sale.grant(4, "dan", later).await, GrantOutcome::GateFull);
+    let existing = GrantOutcome::Existing { order_id: sale.order(1), expires_at_ms: later };
+    assert_eq!(sale.grant(5, "ann", later).await, existing);
+    sale.take(1, "ann", 1).await;
+    assert_eq!(sale.grant(4, "dan", later).await, GrantOutcome::GateFull, "2 count for 1 unit");
+    sale.take(3, "eve", 1).await;
+    assert_eq!(sale.grant(4, "dan", later).await, GrantOutcome::SoldOut);
 }
 
 pub(crate) async fn no_gate_grants_while_stock_lasts(ledger: Ledger) {
