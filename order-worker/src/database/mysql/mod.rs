@@ -11,6 +11,7 @@ mod intake;
 mod journal;
 mod life;
 mod outbox;
+mod payments;
 mod pool;
 mod quick;
 mod registry;

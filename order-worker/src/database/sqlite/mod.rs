@@ -10,6 +10,7 @@ mod intake;
 mod journal;
 mod life;
 mod outbox;
+mod payments;
 mod registry;
 mod sales;
 mod schema;
