@@ -36,6 +36,7 @@ pub mod sales;
 mod schema;
 pub mod shares;
 pub mod sqlite;
+mod transitions;
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ use stock::{Now, SaleId};
 
 pub use books::SaleBooks;
 pub use intake::{Outcome, RejectReason, Settled};
-pub use life::{By, CancelOutcome, OrderRow, Standing};
+pub use life::{By, CancelOutcome, CloseOutcome, Due, OrderRow, Standing};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
 pub use payments::{
@@ -55,6 +56,7 @@ pub use sales::{Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
 pub use shares::{Beat, LogBeat, Renewed, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
+pub use transitions::CloseCause;
 
 #[cfg(feature = "mysql")]
 use mysql::MysqlDatabase;

@@ -5,10 +5,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use stock::{OrderId, OrderStatus, Timestamp};
 
-use super::{Database, DatabaseError, adapter};
-use crate::journal::Author;
+use super::{Database, DatabaseError, OrderRow, adapter};
+use crate::journal::{Action, Author, Change};
 
 /// Longest name of a provider, in bytes.
 const PROVIDER_BYTES_MAX: usize = 32;
@@ -157,7 +159,7 @@ impl RefundReason {
         matches!(self, Self::WrongAmount | Self::WrongCurrency)
     }
 
-    fn of_word(word: &str) -> Option<Self> {
+    pub(super) fn of_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 }
@@ -196,7 +198,37 @@ pub struct PaymentRow {
     pub disposition: Disposition,
 }
 
+impl Capture {
+    /// The row that it becomes.
+    pub(super) fn row(&self, now: Timestamp, disposition: Disposition) -> PaymentRow {
+        PaymentRow {
+            provider: self.provider.clone(),
+            payment_id: self.payment_id.clone(),
+            order_id: self.order_id,
+            trade_ref: self.trade_ref.clone(),
+            amount: self.amount,
+            currency: self.currency.clone(),
+            paid_at: self.paid_at,
+            received_at: now,
+            disposition,
+        }
+    }
+}
+
 impl PaymentRow {
+    /// What it was written from.
+    pub(super) fn capture(&self) -> Capture {
+        Capture {
+            provider: self.provider.clone(),
+            payment_id: self.payment_id.clone(),
+            order_id: self.order_id,
+            trade_ref: self.trade_ref.clone(),
+            amount: self.amount,
+            currency: self.currency.clone(),
+            paid_at: self.paid_at,
+        }
+    }
+
     /// Whether a repeat says something else.
     pub(super) fn differs_from(&self, capture: &Capture) -> bool {
         (self.order_id, self.amount, self.currency.as_str())
@@ -255,6 +287,82 @@ impl FromStr for RefundState {
     }
 }
 
+/// A refund that its row would be written with.
+pub(super) struct NewRefund<'a> {
+    /// Of which payment, and how many refunds it has already: with it the id is the same however often it is computed.
+    pub(super) payment: &'a PaymentRow,
+    pub(super) earlier: u64,
+    pub(super) amount: u64,
+    pub(super) whole: bool,
+    pub(super) reason: Option<&'a str>,
+    pub(super) requested_by: &'a str,
+}
+
+impl NewRefund<'_> {
+    /// The row, due at once.
+    pub(super) fn row(&self, now: Timestamp) -> RefundRow {
+        let PaymentRow { provider, payment_id, order_id, .. } = self.payment;
+        // Not drawn: after a database was restored the same refund asks for the same money under the same id.
+        let digest = Sha256::digest(format!("{provider}\0{payment_id}\0{}", self.earlier));
+        RefundRow {
+            refund_id: digest[..16].iter().map(|byte| format!("{byte:02x}")).collect(),
+            provider: provider.clone(),
+            payment_id: payment_id.clone(),
+            order_id: *order_id,
+            amount: self.amount,
+            whole: self.whole,
+            reason: self.reason.map(str::to_owned),
+            requested_by: self.requested_by.to_owned(),
+            state: RefundState::Requested,
+            attempts: 0,
+            next_try_at: Some(now),
+            provider_refund_id: None,
+            last_error: None,
+            created_at: now,
+        }
+    }
+}
+
+/// In whose name money goes back that nobody asked for.
+pub(super) const BY_FLOODGATE: &str = "floodgate";
+/// In whose name it does on a buyer's word.
+pub(super) const BY_BUYER: &str = "buyer";
+
+/// After this time the shop's service is asked again how a refund ended that it has taken: the provider's word may be lost.
+const SENT_AGAIN_MS: u64 = 600_000;
+
+impl RefundRow {
+    /// As it is after what was told of it; `None` where nothing changes.
+    pub(super) fn after(&self, told: &RefundTold, now: Timestamp) -> Option<Self> {
+        let is_over = match (self.state, &told.outcome) {
+            (RefundState::Succeeded, _) => true,
+            (RefundState::Stuck, outcome) => *outcome != RefundOutcome::Succeeded,
+            (RefundState::Requested | RefundState::Sent, _) => false,
+        };
+        if is_over {
+            return None;
+        }
+        let mut row = self.clone();
+        row.attempts = row.attempts.saturating_add(1);
+        row.last_error = told.outcome.error();
+        if let Some(id) = &told.provider_refund_id {
+            row.provider_refund_id =
+                Some(id.chars().filter(|c| *c != '\0').take(REFERENCE_BYTES_MAX).collect());
+        }
+        let (state, next_try_at) = match told.outcome {
+            RefundOutcome::Succeeded => (RefundState::Succeeded, None),
+            RefundOutcome::Failed(_) => (RefundState::Stuck, None),
+            RefundOutcome::Sent => (RefundState::Sent, Some(Timestamp(now.0.saturating_add(SENT_AGAIN_MS)))),
+            RefundOutcome::Again { after_ms, .. } => {
+                (self.state, Some(Timestamp(now.0.saturating_add(after_ms))))
+            }
+        };
+        row.state = state;
+        row.next_try_at = next_try_at;
+        Some(row)
+    }
+}
+
 /// A row of `floodgate_refunds`. `refund_id` is the idempotency key of every try: letters and digits, 32 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefundRow {
@@ -268,7 +376,7 @@ pub struct RefundRow {
     pub order_id: Option<OrderId>,
     /// Minor units, in the payment's currency.
     pub amount: u64,
-    /// All of the payment.
+    /// With it all of the payment is back.
     pub whole: bool,
     /// Why: a [`RefundReason`], or a person's words.
     pub reason: Option<String>,
@@ -367,6 +475,54 @@ pub enum RefundAsked {
 pub(super) enum Asker {
     User(stock::UserId),
     Operator(Author),
+}
+
+impl Asker {
+    /// Whether this order is none of theirs.
+    pub(super) fn is_stranger_to(&self, row: &OrderRow) -> bool {
+        matches!(self, Self::User(user) if *user != row.user_id)
+    }
+
+    /// As the refund's `requested_by`.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::User(_) => BY_BUYER,
+            Self::Operator(author) => author.operator(),
+        }
+    }
+
+    /// As the refund's `reason`.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::User(_) => None,
+            Self::Operator(author) => author.reason(),
+        }
+    }
+}
+
+/// What the journal says of a refund that an operator asks for: nothing of the buyer.
+pub(super) fn asked(order: &OrderRow, refund: &RefundRow) -> Change {
+    Change {
+        action: Action::OrderRefund,
+        subject: order.order_id.to_string(),
+        before: Some(json!({ "status": order.status, "refunded_amount": order.refunded_amount })),
+        after: Some(json!({ "refund_id": refund.refund_id, "amount": refund.amount, "whole": refund.whole })),
+    }
+}
+
+/// A stuck refund as it is when it is tried again, and what the journal says of that; `None` where it is not stuck.
+pub(super) fn retried(row: &RefundRow, now: Timestamp) -> Option<(RefundRow, Change)> {
+    if row.state != RefundState::Stuck {
+        return None;
+    }
+    let after = RefundRow { state: RefundState::Requested, next_try_at: Some(now), ..row.clone() };
+    let change = Change {
+        action: Action::RefundRetry,
+        subject: row.refund_id.clone(),
+        before: Some(json!({ "state": row.state, "attempts": row.attempts, "last_error": row.last_error })),
+        after: Some(json!({ "state": after.state })),
+    };
+    Some((after, change))
 }
 
 impl From<RefundBy<'_>> for Asker {

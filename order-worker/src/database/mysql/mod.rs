@@ -14,12 +14,14 @@ mod outbox;
 mod payments;
 mod pool;
 mod quick;
+mod refunds;
 mod registry;
 mod sales;
 mod schema;
 mod session;
 mod shares;
 mod sql;
+mod transitions;
 
 use std::sync::Arc;
 

@@ -11,10 +11,12 @@ mod journal;
 mod life;
 mod outbox;
 mod payments;
+mod refunds;
 mod registry;
 mod sales;
 mod schema;
 mod shares;
+mod transitions;
 
 use std::str::FromStr;
 
