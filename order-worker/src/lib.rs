@@ -8,6 +8,7 @@ pub mod config;
 pub mod database;
 pub mod drain;
 pub mod journal;
+pub mod life;
 pub mod membership;
 pub mod metrics;
 pub mod reconcile;
