@@ -18,6 +18,7 @@ use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     config.complete_secrets()?;
+    config.complete_callback_secret()?;
     let now = clock::system();
     let mut registry = Registry::default();
 
