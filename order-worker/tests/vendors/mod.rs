@@ -101,7 +101,7 @@ fn wechat_pays_calls_say_what_they_mean() {
         assert_eq!(heard(name), whole(206_640), "{name}");
     }
     let Ok(Heard::Captured(large)) = heard("amount-beyond-int32") else { panic!("a payment") };
-    assert!(large.amount > u64::from(u32::MAX), "{large:?}");
+    assert!(large.amount > i32::MAX as u64, "{large:?}");
     assert!(matches!(heard("unknown-trade-state"), Ok(Heard::Nothing(_))));
     assert!(matches!(heard("amount-as-float"), Err(Refusal::Malformed(_))));
     for (name, is_back) in [("refund-success", true), ("refund-abnormal", false), ("refund-closed", false)] {
@@ -272,7 +272,7 @@ fn a_notification_of_alipay_with_one_byte_changed_is_refused() {
             assert!(heard.is_err(), "{}, byte {at}: {}", message.name, String::from_utf8_lossy(&other.body));
             refused += 1;
         }
-        assert!(refused > 1_000, "{}: {refused}", message.name);
+        assert!(refused > 500, "{}: {refused}", message.name);
     }
 }
 

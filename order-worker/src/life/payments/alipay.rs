@@ -117,13 +117,12 @@ fn payment(parameters: &Parameters) -> Result<Heard, Refusal> {
 }
 
 impl Parameters {
-    /// None for what is no form, or names one twice.
+    /// None for what is no form as Alipay sends it (a name without `=`), or names one twice.
     fn parse(body: &[u8]) -> Option<Self> {
         let mut parameters = BTreeMap::new();
         for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
-            let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
-            let value = pair.get(end + 1..).unwrap_or_default();
-            if parameters.insert(decoded(&pair[..end])?, decoded(value)?).is_some() {
+            let end = pair.iter().position(|byte| *byte == b'=')?;
+            if parameters.insert(decoded(&pair[..end])?, decoded(&pair[end + 1..])?).is_some() {
                 return None;
             }
         }
@@ -240,6 +239,7 @@ mod tests {
         for wrong in [&b"%"[..], b"%2", b"%zz", b"%+1"] {
             assert_eq!(decoded(wrong), None, "{wrong:?}");
         }
+        assert!(Parameters::parse(b"a=1&b").is_none());
         assert!(Parameters::parse(b"a=1&a=1").is_none());
         assert!(Parameters::parse(b"a=1&%61=2").is_none(), "the same name, written otherwise");
     }
