@@ -1,0 +1,45 @@
+//! Wires what closes orders that nobody paid. A thread of its own reads the deadlines: their log's disk may hang.
+
+use std::sync::Arc;
+
+use order_worker::{Closing, ClosingParts, GetTopic, Timeouts, WorkerMetrics};
+use tokio::sync::watch;
+
+use super::Foundation;
+use super::worker_thread::WorkerThread;
+use crate::config::Config;
+
+/// How long after its deadline an order is closed.
+const GRACE_MS: u64 = 0;
+/// How long a payment waits for its order.
+pub(super) const UNMATCHED_REFUND_MS: u64 = 86_400_000;
+
+/// Where drains leave deadlines in what `topic` finds, and what closes by them.
+pub(super) fn closing(
+    config: &Config,
+    foundation: &Foundation,
+    topic: GetTopic,
+    metrics: &WorkerMetrics,
+) -> (Timeouts, Arc<Closing>) {
+    let timeouts = Timeouts::new(topic, GRACE_MS, metrics);
+    let closing = Closing::new(ClosingParts {
+        database: foundation.database.clone(),
+        stock: foundation.stock.clone(),
+        timeouts: timeouts.clone(),
+        budget: config.drain.clone(),
+        now: foundation.now.clone(),
+        metrics: metrics.clone(),
+    });
+    (timeouts, Arc::new(closing))
+}
+
+/// Starts the thread that closes by the messages of the log.
+pub(super) fn by_message(
+    closing: Arc<Closing>,
+    stopping: watch::Receiver<bool>,
+) -> std::io::Result<WorkerThread<()>> {
+    WorkerThread::start("closing", async move { closing.by_message(stopping).await })
+}
+
+/// What is said where the thread does not end.
+pub(super) const WAITS: &str = "what closes unpaid orders still waits for its log or its database and is left behind; the next start closes them";
