@@ -35,6 +35,7 @@ use queue::{GroupWatch, Topic};
 use stock::{Now, Owner, Seat, Stock};
 
 use api::orders::OrderDocument;
+use api::payments::InFlight;
 use auth::Authenticator;
 pub use background::FOREIGN_SALES;
 use background::Health;
@@ -47,7 +48,7 @@ use final_orders::FinalOrders;
 use limits::Limits;
 use metrics::{PurchaseMetrics, ServerMetrics};
 use pass::PassKeys;
-use ports::{Operator, Orders};
+use ports::{Operator, Orders, Payments};
 use purchase::progress::Progress;
 use purchase::recovery::Recovery;
 use purchase::{PurchaseParts, Purchases};
@@ -101,6 +102,8 @@ pub struct GatewayParts {
     pub drain_rate_hint: Option<u32>,
     /// What buyers' calls want of orders.
     pub orders: Arc<dyn Orders>,
+    /// What payment providers' calls want.
+    pub payments: Arc<dyn Payments>,
     /// What the operator wants.
     pub operator: Arc<dyn Operator>,
     /// The wall clock: a guess, until the ledger has told the time.
@@ -129,6 +132,8 @@ pub struct Gateway {
     stock: Arc<Stock>,
     catalog: Arc<Catalog>,
     orders: Arc<dyn Orders>,
+    payments: Arc<dyn Payments>,
+    payments_in_flight: InFlight,
     operator: Arc<dyn Operator>,
     parts: Arc<PurchaseParts>,
     health: Health,
@@ -157,6 +162,7 @@ impl Gateway {
             owner,
             seat,
             orders,
+            payments,
             operator,
             drained,
             now,
@@ -217,6 +223,8 @@ impl Gateway {
             stock,
             catalog,
             orders,
+            payments,
+            payments_in_flight: InFlight::default(),
             operator,
             parts,
             health: Health::default(),

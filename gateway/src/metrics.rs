@@ -11,15 +11,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::ports::PaymentProvider;
+
 macro_rules! outcomes {
-    ($($name:ident = $word:literal),* $(,)?) => {
-        /// How a purchase was answered; the label `outcome`.
+    ($(#[$doc:meta])* $of:ident: $($name:ident = $word:literal),* $(,)?) => {
+        $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Outcome {
+        pub enum $of {
             $(#[doc = concat!("`", $word, "`")] $name,)*
         }
 
-        impl Outcome {
+        impl $of {
             const ALL: &[Self] = &[$(Self::$name),*];
 
             /// The label's value.
@@ -32,6 +34,8 @@ macro_rules! outcomes {
 }
 
 outcomes! {
+    /// How a purchase was answered; the label `outcome`.
+    Outcome:
     Accepted = "accepted",
     Repeated = "repeated",
     BadRequest = "bad-request",
@@ -50,10 +54,34 @@ outcomes! {
     Uncertain = "uncertain",
 }
 
+outcomes! {
+    /// How a payment provider's call was answered; the label `outcome`.
+    PaymentOutcome:
+    Received = "received",
+    AmountMismatch = "amount-mismatch",
+    BadRequest = "bad-request",
+    Unsigned = "unsigned",
+    NotOurs = "not-ours",
+    OurFault = "our-fault",
+    Busy = "busy",
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PaymentLabels {
+    provider: &'static str,
+    outcome: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PurchaseLabels {
     sale: String,
     outcome: &'static str,
+}
+
+impl PaymentLabels {
+    fn of(provider: PaymentProvider, outcome: PaymentOutcome) -> Self {
+        Self { provider: provider.path(), outcome: outcome.as_str() }
+    }
 }
 
 /// One sale's counters, one for each [`Outcome`].
@@ -150,6 +178,8 @@ pub struct ServerMetrics {
     pub event_streams: Gauge,
     /// 1 while `/readyz` says yes.
     pub ready: Gauge,
+    /// Payment providers' calls: every label stands from the start, so that a call costs a look-up.
+    payments: Family<PaymentLabels, Counter>,
 }
 
 impl ServerMetrics {
@@ -183,7 +213,21 @@ impl ServerMetrics {
             "1 while a purchase could succeed",
             metrics.ready.clone(),
         );
+        registry.register(
+            "floodgate_payment_calls",
+            "Calls of payment providers, by how they were answered",
+            metrics.payments.clone(),
+        );
+        for (provider, outcome) in
+            PaymentProvider::ALL.iter().flat_map(|p| PaymentOutcome::ALL.iter().map(|o| (*p, *o)))
+        {
+            drop(metrics.payments.get_or_create(&PaymentLabels::of(provider, outcome)));
+        }
         metrics
+    }
+
+    pub(crate) fn payment(&self, provider: PaymentProvider, outcome: PaymentOutcome) {
+        self.payments.get_or_create(&PaymentLabels::of(provider, outcome)).inc();
     }
 }
 

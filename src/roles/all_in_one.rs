@@ -18,6 +18,7 @@ use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     config.complete_secrets()?;
+    config.complete_callback_secret()?;
     let now = clock::system();
     let mut registry = Registry::default();
 
@@ -71,7 +72,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         background::follow(
             foundation.clone(),
             (pace, metrics),
-            closing.clone(),
+            (closing.clone(), closing::joining(&config, &foundation, stopping.clone())),
             member,
             drain,
             stopping.clone(),

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use order_worker::{Closing, DrainError, Member, Pace, Reconciler, Relay, WorkerMetrics, join_payments};
+use order_worker::{Closing, DrainError, Member, Pace, Reconciler, Relay, WorkerMetrics};
 use tokio::sync::watch;
 
 use super::Foundation;
@@ -14,14 +14,13 @@ use super::Foundation;
 pub(super) async fn follow(
     foundation: Foundation,
     (pace, metrics): (Arc<Pace>, WorkerMetrics),
-    closing: Arc<Closing>,
+    (closing, joining): (Arc<Closing>, impl Future<Output = ()>),
     mut member: Member,
     drain: impl Future<Output = Result<(), DrainError>>,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), DrainError> {
     let Foundation { now, database, stock } = foundation;
     let relay = Relay::new(database.clone(), stock.clone(), metrics.clone());
-    let joining = join_payments(database.clone(), super::closing::UNMATCHED_REFUND_MS, stopping.clone());
     let reconciler = Reconciler::new(database, stock, pace, now, metrics);
     // Of its own: it gives its lease back after the drain has ended.
     let membership = tokio::spawn({

@@ -1,18 +1,13 @@
-//! Wires what closes orders that nobody paid. A thread of its own reads the deadlines: their log's disk may hang.
+//! Wires what closes orders that nobody paid, and what joins payments to orders. A thread of its own reads the deadlines: their log's disk may hang.
 
 use std::sync::Arc;
 
-use order_worker::{Closing, ClosingParts, GetTopic, Timeouts, WorkerMetrics};
+use order_worker::{Closing, ClosingParts, GetTopic, Timeouts, WorkerMetrics, join_payments};
 use tokio::sync::watch;
 
 use super::Foundation;
 use super::worker_thread::WorkerThread;
 use crate::config::Config;
-
-/// How long after its deadline an order is closed.
-const GRACE_MS: u64 = 0;
-/// How long a payment waits for its order.
-pub(super) const UNMATCHED_REFUND_MS: u64 = 86_400_000;
 
 /// Where drains leave deadlines in what `topic` finds, and what closes by them.
 pub(super) fn closing(
@@ -21,7 +16,7 @@ pub(super) fn closing(
     topic: GetTopic,
     metrics: &WorkerMetrics,
 ) -> (Timeouts, Arc<Closing>) {
-    let timeouts = Timeouts::new(topic, GRACE_MS, metrics);
+    let timeouts = Timeouts::new(topic, config.payment.grace_s * 1_000, metrics);
     let closing = Closing::new(ClosingParts {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
@@ -31,6 +26,15 @@ pub(super) fn closing(
         metrics: metrics.clone(),
     });
     (timeouts, Arc::new(closing))
+}
+
+/// Joins payments that came before their order's row, and sends back those whose order never comes.
+pub(super) fn joining(
+    config: &Config,
+    foundation: &Foundation,
+    stopping: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + Send + use<> {
+    join_payments(foundation.database.clone(), config.payment.unmatched_refund_s * 1_000, stopping)
 }
 
 /// Starts the thread that closes by the messages of the log.

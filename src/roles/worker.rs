@@ -65,7 +65,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
         background::follow(
             foundation.clone(),
             (sources.pace(), metrics),
-            closing.clone(),
+            (closing.clone(), closing::joining(&config, &foundation, stopping.clone())),
             member,
             drains,
             stopping.clone(),

@@ -4,6 +4,7 @@
 mod deployments;
 mod lives;
 mod mistakes;
+mod payments;
 mod place;
 mod together;
 mod worker_log;

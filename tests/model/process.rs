@@ -15,6 +15,9 @@ use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleVie
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
 use order_worker::database::{Capture, Captured};
+use order_worker::life::payments::Receivers;
+use order_worker::life::payments::config::PaymentConfig;
+use order_worker::life::payments::inbox::PaymentInbox;
 use order_worker::{
     Closing, ClosingParts, DRAIN_GROUP, Database, DrainConfig, DrainStats, GetTopic, JournalKey, Member,
     MemberParts, MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, TIMEOUTS_TOPIC,
@@ -33,7 +36,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::census::LETTER_AT_START;
-use crate::gateway_ports::{RootOperator, RootOrders};
+use crate::gateway_ports::{RootOperator, RootOrders, RootPayments};
 use crate::operator::promised_letters;
 use crate::parts::{Parts, lasts, part};
 use crate::slow::slowly;
@@ -212,7 +215,9 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         seat.clone(),
         journal().operator("admin"),
     ));
-    let ports = (Arc::new(RootOrders(database.clone())), operator.clone());
+    let receivers = Receivers::new(&PaymentConfig::default())?;
+    let payments = Arc::new(RootPayments(PaymentInbox::new(receivers, database.clone())));
+    let ports = (Arc::new(RootOrders(database.clone())), payments, operator.clone());
     let drain = DrainConfig {
         batch_size_max: 16,
         orders_per_second_max: world.drained_per_second,
@@ -292,7 +297,7 @@ fn gateway_parts(
     stock: Arc<Stock>,
     topic: Topic,
     (owner, seat): (Owner, Arc<Seat>),
-    (orders, operator): (Arc<RootOrders>, Arc<RootOperator>),
+    (orders, payments, operator): (Arc<RootOrders>, Arc<RootPayments>, Arc<RootOperator>),
     now: stock::Now,
     random: gateway::Random,
 ) -> GatewayParts {
@@ -311,6 +316,7 @@ fn gateway_parts(
         seat,
         drain_rate_hint: None,
         orders,
+        payments,
         operator,
         now,
         random,

@@ -129,7 +129,11 @@ impl Process {
     }
 
     pub(crate) async fn worker(&self, orders_per_second_max: u32) -> Worker {
-        let parts = WorkerParts {
+        Worker::new(self.worker_parts(orders_per_second_max).await, self.shutdown.subscribe())
+    }
+
+    pub(crate) async fn worker_parts(&self, orders_per_second_max: u32) -> WorkerParts {
+        WorkerParts {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
             group: self.topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap(),
@@ -138,8 +142,7 @@ impl Process {
             timeouts: self.timeouts(),
             metrics: self.world.metrics.clone(),
             stats: self.stats.clone(),
-        };
-        Worker::new(parts, self.shutdown.subscribe())
+        }
     }
 
     pub(crate) async fn drain(&self) -> JoinHandle<Result<(), DrainError>> {
