@@ -76,7 +76,7 @@ impl MysqlDatabase {
         rows: usize,
     ) -> Result<Vec<Due>, DatabaseError> {
         self.read(async move |session| {
-            let now = now(&mut session.ask(NOW).await?)?;
+            let now = now(&mut session.transact(NOW).await?)?;
             let before = Timestamp(now.0.saturating_sub(grace_ms));
             let due = format!(
                 "SELECT order_id, sale_id FROM floodgate_orders FORCE INDEX (floodgate_orders_due)
@@ -193,8 +193,8 @@ async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<
         }
         let is_settled = settled.get(&row.sale_id).copied();
         let is_settled = is_settled.ok_or_else(|| {
-            DatabaseError::Broken(format!(
-                "order {order_id} is of sale {}, which is not the one that was locked",
+            DatabaseError::Record(format!(
+                "order {order_id} is of sale {}, not of the one that it was named with",
                 row.sale_id
             ))
         })?;

@@ -45,7 +45,7 @@ impl MysqlDatabase {
     ) -> Result<usize, DatabaseError> {
         let found = self
             .read(async move |session| {
-                let now = now(&mut session.ask(NOW).await?)?;
+                let now = now(&mut session.transact(NOW).await?)?;
                 let since = Timestamp(now.0.saturating_sub(waited_ms));
                 let overdue = format!(
                     "SELECT provider, payment_id FROM floodgate_payments FORCE INDEX (floodgate_payments_disposition)

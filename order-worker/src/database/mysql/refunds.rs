@@ -45,7 +45,7 @@ impl MysqlDatabase {
         rows: usize,
     ) -> Result<Vec<RefundRow>, DatabaseError> {
         self.read(async move |session| {
-            let now = now(&mut session.ask(NOW).await?)?;
+            let now = now(&mut session.transact(NOW).await?)?;
             let due = format!(
                 "SELECT {COLUMNS} FROM floodgate_refunds FORCE INDEX (floodgate_refunds_due)
                  WHERE next_try_at <= '{now}' ORDER BY next_try_at LIMIT {rows};"
