@@ -17,6 +17,8 @@ use crate::database::{Capture, RefundOutcome, RefundTold};
 
 /// RSA with SHA-256. The algorithm is ours to choose: what a message names is compared with it.
 const SIGN_TYPE: &[u8] = b"RSA2";
+/// Parameters of one notification: Alipay sends some thirty, and sorting is paid for before the signature is known to be good.
+const PARAMETERS_MAX: usize = 256;
 
 /// A merchant's receiver.
 #[derive(Debug)]
@@ -117,12 +119,13 @@ fn payment(parameters: &Parameters) -> Result<Heard, Refusal> {
 }
 
 impl Parameters {
-    /// None for what is no form as Alipay sends it (a name without `=`), or names one twice.
+    /// None for what is no form as Alipay sends it (a name without `=`), names one twice, or names too many.
     fn parse(body: &[u8]) -> Option<Self> {
         let mut parameters = BTreeMap::new();
         for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let end = pair.iter().position(|byte| *byte == b'=')?;
-            if parameters.insert(decoded(&pair[..end])?, decoded(&pair[end + 1..])?).is_some() {
+            let is_double = parameters.insert(decoded(&pair[..end])?, decoded(&pair[end + 1..])?).is_some();
+            if is_double || parameters.len() > PARAMETERS_MAX {
                 return None;
             }
         }
@@ -240,6 +243,9 @@ mod tests {
             assert_eq!(decoded(wrong), None, "{wrong:?}");
         }
         assert!(Parameters::parse(b"a=1&b").is_none());
+        let so_many = |count: usize| (0..count).map(|n| format!("p{n}=1&")).collect::<String>();
+        assert!(Parameters::parse(so_many(PARAMETERS_MAX).as_bytes()).is_some());
+        assert!(Parameters::parse(so_many(PARAMETERS_MAX + 1).as_bytes()).is_none());
         assert!(Parameters::parse(b"a=1&a=1").is_none());
         assert!(Parameters::parse(b"a=1&%61=2").is_none(), "the same name, written otherwise");
     }

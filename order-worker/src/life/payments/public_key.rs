@@ -51,7 +51,7 @@ fn element<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     let (&first, rest) = input.split_first()?;
     let (&short, rest) = rest.split_first()?;
     let (length, rest) = match short {
-        0..0x80 => (usize::from(short), rest),
+        0..=0x7f => (usize::from(short), rest),
         0x81 => rest.split_first().map(|(&a, rest)| (usize::from(a), rest))?,
         0x82 => rest.split_first_chunk::<2>().map(|(&l, rest)| (usize::from(u16::from_be_bytes(l)), rest))?,
         // No key and no certificate is as long as that.
