@@ -7,6 +7,7 @@ use std::path::Path;
 
 use gateway::config::{AuthMode, PassSecret, SECRET_BYTES_MIN, Secret};
 use order_worker::JournalKey;
+use order_worker::life::payments::config::{PaymentSecret, Provider};
 use serde::{Deserialize, Serialize};
 use stock::SaleDefinition;
 use toml::{Table, Value};
@@ -34,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) queue: queue::QueueConfig,
     pub(crate) orders: order_worker::OrdersConfig,
     pub(crate) drain: order_worker::DrainConfig,
+    pub(crate) payment: order_worker::life::payments::config::PaymentConfig,
     pub(crate) sale: Vec<SaleDefinition>,
     /// Secrets that stood in files of their own: they are printed as they were given.
     #[serde(skip)]
@@ -128,6 +130,8 @@ impl Config {
         self.admin.validate().map_err(|e| wrong(&e))?;
         self.limits.validate().map_err(|e| wrong(&e))?;
         self.drain.validate().map_err(|e| wrong(&e))?;
+        // The keys in files, too: a process that cannot read them would refuse every payment.
+        order_worker::life::payments::Receivers::new(&self.payment).map_err(|e| wrong(&e))?;
         combinations::check_backends(self)?;
         if self.gateway.listen == self.admin.listen && self.gateway.listen.port() != 0 {
             return Err(ConfigError(format!(
@@ -192,6 +196,26 @@ impl Config {
         }
         self.auth.validate().map_err(|e| ConfigError(e.to_string()))?;
         self.gate.validate().map_err(|e| ConfigError(e.to_string()))
+    }
+}
+
+impl Config {
+    /// Whether payments' callback is wanted, and nobody has configured its secret.
+    fn lacks_callback_secret(&self) -> bool {
+        let payment = &self.payment;
+        payment.providers.contains(&Provider::StandardWebhooks)
+            && payment.callback_secret.is_none()
+            && payment.callback_secrets.is_empty()
+    }
+
+    /// Puts the callback's secret that was made once where none is configured. Not for one gateway among several: what one made for
+    /// itself no other would know.
+    pub(crate) fn complete_callback_secret(&mut self) -> Result<(), ConfigError> {
+        if self.lacks_callback_secret() {
+            let made = DataDirectory::beside(&self.queue.directory)?.secret("payment.secret")?;
+            self.payment.callback_secret = Some(PaymentSecret::new(made));
+        }
+        Ok(())
     }
 }
 

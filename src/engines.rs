@@ -3,7 +3,7 @@
 //! A backend that is not compiled in never gets here: the configuration refuses it.
 
 use order_worker::database::{SchemaState, StockClaim};
-use order_worker::{Database, DatabaseError, Executor, OrdersBackend};
+use order_worker::{Database, DatabaseError, Executor, OrdersBackend, TIMEOUTS_TOPIC};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Queue, QueueConfig, QueueError};
 use stock::config::{SoldOutBackend, StockBackend};
@@ -123,7 +123,10 @@ pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> 
 
 /// A worker's own directory, locked for this process. Opened anew whenever it was lost, so that its metrics are the worker's.
 pub(crate) fn open_worker_queue(config: &QueueConfig, now: Now) -> Result<Queue, QueueError> {
-    Queue::open_disk(config.disk_options(&config.worker_directory, now), &mut Registry::default())
+    Queue::open_disk(
+        config.disk_options(&config.worker_directory, now, TIMEOUTS_TOPIC),
+        &mut Registry::default(),
+    )
 }
 
 /// The queue's directory beside the process that owns it: nothing can be appended.
@@ -132,7 +135,7 @@ pub(crate) async fn attach_queue(config: &Config) -> Result<Queue, QueueError> {
 }
 
 fn disk_options(config: &Config, now: Now) -> DiskOptions {
-    let mut options = config.queue.disk_options(&config.queue.directory, now);
+    let mut options = config.queue.disk_options(&config.queue.directory, now, TIMEOUTS_TOPIC);
     // A purchase that the limit lets in finds room in the log, whatever its metadata.
     options.in_flight_max = config.limits.in_flight_max;
     options.in_flight_bytes = ORDER_BYTES_MAX;

@@ -1,17 +1,20 @@
-//! Fills the gateway's two ports: orders with the database, the operator's side with database, ledger and log.
+//! Fills the gateway's ports: orders and payments with the database, the operator's side with database, ledger and log.
 
 use std::sync::{Arc, OnceLock};
 
 use gateway::catalog::{Catalog, CatalogSale};
 use gateway::ports::{
-    Cancelled, Figures, Operator, OrderView, Orders, PortError, PortFuture, RebuildBegun, SaleChange,
-    SaleView,
+    Cancelled, Figures, Operator, OrderView, Orders, PaymentAnswer, PaymentProvider, PaymentRefusal,
+    Payments, PortError, PortFuture, RebuildBegun, SaleChange, SaleView,
 };
 use order_worker::database::{By, CancelOutcome, OrderRow, Published, SaleRow};
+use order_worker::life::payments::config::Provider;
+use order_worker::life::payments::inbox::{NotReceived, PaymentInbox, Received};
+use order_worker::life::payments::{Notice, Refusal};
 use order_worker::membership::operator;
 use order_worker::{AuditError, Author, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
 use queue::Topic;
-use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, UserId};
+use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, Timestamp, UserId};
 
 /// What buyers' calls want of orders.
 pub(crate) struct RootOrders(pub(crate) Database);
@@ -91,6 +94,56 @@ impl Orders for RootOrders {
 
     fn reachable(&self) -> PortFuture<'_, ()> {
         Box::pin(async move { self.0.epoch().await.map(|_| ()).map_err(refused) })
+    }
+}
+
+/// What payment providers' calls want.
+pub(crate) struct RootPayments(pub(crate) PaymentInbox);
+
+fn provider_of(provider: PaymentProvider) -> Provider {
+    match provider {
+        PaymentProvider::StandardWebhooks => Provider::StandardWebhooks,
+        PaymentProvider::WechatPay => Provider::WechatPay,
+        PaymentProvider::Alipay => Provider::Alipay,
+    }
+}
+
+impl Payments for RootPayments {
+    fn takes(&self, provider: PaymentProvider) -> bool {
+        self.0.receivers().takes(provider_of(provider))
+    }
+
+    fn call<'a>(
+        &'a self,
+        provider: PaymentProvider,
+        headers: &'a [(&'a str, &'a [u8])],
+        body: &'a [u8],
+    ) -> PortFuture<'a, PaymentAnswer> {
+        Box::pin(async move {
+            match self.0.take(provider_of(provider), Notice { headers, body }).await {
+                Ok(Received { order_id, is_mismatch: true }) => {
+                    Ok(PaymentAnswer::AmountMismatch { order_id })
+                }
+                Ok(Received { order_id, is_mismatch: false }) => Ok(PaymentAnswer::Received { order_id }),
+                Err(NotReceived::Refused(refusal)) => Ok(PaymentAnswer::Refused(refused_payment(&refusal))),
+                Err(error @ NotReceived::Busy) => Err(PortError::Unavailable(error.to_string())),
+                Err(NotReceived::Database(error)) => Err(refused(error)),
+            }
+        })
+    }
+
+    fn sign_callback(&self, id: &str, at: Timestamp, body: &[u8]) -> Option<[(&'static str, String); 3]> {
+        self.0.receivers().sign_callback(id, at, body)
+    }
+}
+
+fn refused_payment(refusal: &Refusal) -> PaymentRefusal {
+    let why = refusal.to_string();
+    match refusal {
+        Refusal::Signature(_) | Refusal::Time => PaymentRefusal::Unsigned(why),
+        Refusal::Malformed(_) => PaymentRefusal::Malformed(why),
+        Refusal::NotOurs(_) => PaymentRefusal::NotOurs(why),
+        Refusal::OurKey(_) => PaymentRefusal::OurFault(why),
     }
 }
 

@@ -11,6 +11,7 @@
 mod all_in_one;
 mod background;
 mod buyers;
+mod closing;
 mod gateway;
 mod probes;
 mod publish;

@@ -3,7 +3,7 @@
 import { Refusal, call } from './api.js';
 import { now } from './clock.js';
 import { login, make, say, words } from './page.js';
-import { clockText, currentLanguage, money, number, onLanguage, span, t } from './text.js';
+import { clockText, money, number, onLanguage, span, t } from './text.js';
 
 const STEPS = ['stepQueued', 'stepUnpaid', 'stepPaid'];
 const STEP_OF = { queued: 0, unpaid: 1, paid: 2, refunding: 2, refunded: 2 };
@@ -16,20 +16,21 @@ export class Ticket {
   #asking = false;
   #parts;
 
-  /** `links` are elements shown below; `changed(order)` follows a cancel. */
+  /** `links` are elements shown below; `changed(order)` follows a cancel or a payment. */
   constructor(root, { links = [], changed = () => {} } = {}) {
     this.#root = root;
     const part = (tag, className) => make(tag, { className });
     const p = (this.#parts = {
       head: part('h2', 'ticket-head'), hint: part('p', 'ticket-hint'), steps: part('ol', 'steps'), big: part('p', 'ticket-big'), bigLabel: part('p', 'ticket-label'),
-      list: part('dl', 'ticket-facts'), cancel: make('button', { className: 'quiet', type: 'button', id: 'cancel' }), confirm: part('div', 'confirm'), note: part('p', 'note'),
+      list: part('dl', 'ticket-facts'), pay: make('button', { className: 'buy lit', type: 'button', id: 'pay' }), cancel: make('button', { className: 'quiet', type: 'button', id: 'cancel' }), confirm: part('div', 'confirm'), note: part('p', 'note'),
       yes: make('button', { className: 'danger', type: 'button', id: 'cancel-yes' }), no: make('button', { className: 'quiet', type: 'button', id: 'cancel-no' }), question: part('span', ''),
     });
     p.head.tabIndex = -1;
     p.note.setAttribute('role', 'status');
     p.steps.append(...STEPS.map(() => make('li')));
     p.confirm.append(p.question, p.yes, p.no);
-    root.append(make('div', { className: 'ticket-top' }, p.head, p.hint, p.steps, p.big, p.bigLabel), make('div', { className: 'ticket-stub' }, p.list, p.note, p.confirm, make('div', { className: 'actions' }, p.cancel, ...links)));
+    root.append(make('div', { className: 'ticket-top' }, p.head, p.hint, p.steps, p.big, p.bigLabel), make('div', { className: 'ticket-stub' }, p.list, p.note, p.pay, p.confirm, make('div', { className: 'actions' }, p.cancel, ...links)));
+    p.pay.addEventListener('click', () => this.#pay(changed));
     p.cancel.addEventListener('click', () => this.#ask(true));
     p.no.addEventListener('click', () => this.#ask(false));
     p.yes.addEventListener('click', () => this.#cancel(changed));
@@ -68,7 +69,7 @@ export class Ticket {
     this.#root.dataset.status = order.status;
     say(p.head, t(order.status));
     const hint = HINTS[order.status] ? t(HINTS[order.status]) : '';
-    say(p.hint, order.status === 'unpaid' && order.demo ? hint + (currentLanguage() === 'zh' ? '' : ' ') + t('unpaidDemo') : hint);
+    say(p.hint, order.status === 'unpaid' && order.demo ? t('unpaidDemo') : hint);
     const at = STEP_OF[order.status] ?? -1;
     p.steps.hidden = at < 0;
     [...p.steps.children].forEach((step, place) => {
@@ -81,6 +82,9 @@ export class Ticket {
     if (order.quantity) facts.push([t('quantity'), number(order.quantity), '']);
     if (order.amount !== undefined && order.currency) facts.push([t('amount'), money(order.amount, order.currency, order.currency_digits), '']);
     p.list.replaceChildren(...facts.map(([name, value, className]) => make('div', {}, make('dt', {}, name), make('dd', { className }, value))));
+    // Only the demo can pay here: in a shop its own checkout does.
+    p.pay.hidden = !(order.demo && order.status === 'unpaid');
+    if (!p.pay.hidden) say(p.pay, t('pay', { amount: money(order.amount, order.currency) }));
     const cancellable = order.status === 'unpaid';
     p.cancel.hidden = !cancellable || this.#asking;
     p.confirm.hidden = !cancellable || !this.#asking;
@@ -117,21 +121,48 @@ export class Ticket {
     (asking ? this.#parts.no : this.#parts.cancel).focus();
   }
 
+  /** A call that logs in first where that helps. */
+  async #call(method, path, options) {
+    try {
+      return await call(method, path, options);
+    } catch (error) {
+      if (!(error instanceof Refusal && error.status === 401 && (await login()))) throw error;
+      return await call(method, path, options);
+    }
+  }
+
+  #path() {
+    return `/api/v1/orders/${encodeURIComponent(this.#order.order_id)}`;
+  }
+
+  async #pay(changed) {
+    const { pay, note } = this.#parts;
+    if (pay.ariaBusy === 'true') return;
+    pay.ariaBusy = 'true';
+    note.textContent = '';
+    const { order_id: id, demo } = this.#order;
+    try {
+      await this.#call('POST', '/api/v1/demo/payments', { body: { order_id: id } });
+      // What became of the order says the order: money that comes too late goes back.
+      const { data } = await this.#call('GET', this.#path());
+      if (this.#order?.order_id !== id) return;
+      this.show({ ...this.#order, ...data, demo });
+      this.#parts.head.focus({ preventScroll: true });
+      changed(this.#order);
+    } catch (error) {
+      note.textContent = error instanceof Refusal ? (error.word === 'wrong-state' ? t('cannotPay') : words(error)) : t('noNetwork');
+    } finally {
+      pay.ariaBusy = 'false';
+    }
+  }
+
   async #cancel(changed) {
     const { yes, note } = this.#parts;
     if (yes.ariaBusy === 'true') return;
     yes.ariaBusy = 'true';
     note.textContent = '';
-    const path = `/api/v1/orders/${encodeURIComponent(this.#order.order_id)}/cancel`;
-    const once = () => call('POST', path, { body: {} });
     try {
-      let answer;
-      try {
-        answer = await once();
-      } catch (error) {
-        if (!(error instanceof Refusal && error.status === 401 && (await login()))) throw error;
-        answer = await once();
-      }
+      const answer = await this.#call('POST', `${this.#path()}/cancel`, { body: {} });
       this.#asking = false;
       if (this.#order) this.show({ ...this.#order, ...(answer.data.status ? answer.data : { status: 'closed' }) });
       this.#parts.head.focus({ preventScroll: true });

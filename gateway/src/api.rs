@@ -32,6 +32,7 @@ mod admission;
 mod demo;
 mod events;
 pub(crate) mod orders;
+pub(crate) mod payments;
 mod purchases;
 mod sales;
 
@@ -59,7 +60,9 @@ enum Route<'a> {
     Order(&'a str),
     OrderEvents(&'a str),
     OrderCancel(&'a str),
+    Payment(&'a str),
     DemoLogin,
+    DemoPayment,
     Nothing,
     Page,
 }
@@ -80,7 +83,9 @@ impl<'a> Route<'a> {
             [Some("v1"), Some("orders"), Some(order), Some("events"), None] => Self::OrderEvents(order),
             [Some("v1"), Some("orders"), Some(order), Some("cancel"), None] => Self::OrderCancel(order),
             [Some("v1"), Some("time"), None, ..] => Self::Time,
+            [Some("v1"), Some("payments"), Some(provider), None, _] => Self::Payment(provider),
             [Some("v1"), Some("demo"), Some("login"), None, _] => Self::DemoLogin,
+            [Some("v1"), Some("demo"), Some("payments"), None, _] => Self::DemoPayment,
             _ => Self::Nothing,
         }
     }
@@ -107,14 +112,18 @@ impl Api {
                 Box::pin(self.events(&ask, order)).await
             }
             Route::OrderCancel(order) if post => Box::pin(self.cancel(&ask, order, body)).await,
+            Route::Payment(provider) if post => Box::pin(self.payment(&ask, provider, body)).await,
             Route::DemoLogin if post => Box::pin(self.demo_login(&ask, body)).await,
+            Route::DemoPayment if post => Box::pin(self.demo_payment(&ask, body)).await,
             Route::Page if read => page(head.uri.path(), &head.headers),
             Route::Nothing => Problem::NotFound.response(),
             Route::Purchase(_)
             | Route::Challenges(_)
             | Route::Passes(_)
             | Route::OrderCancel(_)
-            | Route::DemoLogin => method_not_allowed("POST"),
+            | Route::Payment(_)
+            | Route::DemoLogin
+            | Route::DemoPayment => method_not_allowed("POST"),
             Route::OrderEvents(_) => method_not_allowed("GET"),
             Route::Order(_)
             | Route::Sales
@@ -147,10 +156,13 @@ impl Api {
     }
 
     async fn bytes(&self, ask: &Ask<'_>, body: Incoming) -> Result<Bytes, Reply> {
-        let config = &self.gateway.config;
-        let time_max = std::time::Duration::from_millis(config.body_read_max_ms);
+        self.bytes_up_to(ask, body, self.gateway.config.body_bytes_max).await
+    }
+
+    async fn bytes_up_to(&self, ask: &Ask<'_>, body: Incoming, bytes_max: usize) -> Result<Bytes, Reply> {
+        let time_max = std::time::Duration::from_millis(self.gateway.config.body_read_max_ms);
         let awaiting = || ask.vitals.awaits_body(self.holder(ask));
-        body::read(body, config.body_bytes_max, time_max, awaiting).await.map_err(|error| match error {
+        body::read(body, bytes_max, time_max, awaiting).await.map_err(|error| match error {
             BodyError::TooLarge => closing_after(Problem::TooLarge.response()),
             BodyError::TooSlow => closing_after(Problem::TooSlow.response()),
             BodyError::Broken => closing_after(Problem::BadRequest.because("the body could not be read")),
@@ -278,6 +290,10 @@ mod tests {
             ("/api/v1/orders/X/cancel", Route::OrderCancel("X")),
             ("/api/v1/time", Route::Time),
             ("/api/v1/demo/login", Route::DemoLogin),
+            ("/api/v1/demo/payments", Route::DemoPayment),
+            ("/api/v1/payments/callback", Route::Payment("callback")),
+            ("/api/v1/payments/callback/x", Route::Nothing),
+            ("/api/v1/payments", Route::Nothing),
             ("/api/v1/challenges/abc.png", Route::Picture("abc.png")),
             ("/api/v1/sales/demo/orders/x", Route::Nothing),
             ("/api/v1/sales/demo/nothing", Route::Nothing),

@@ -37,6 +37,7 @@ use queue::{GroupWatch, Topic};
 use stock::{Now, Owner, Seat, Stock};
 
 use api::orders::OrderDocument;
+use api::payments::InFlight;
 use auth::Authenticator;
 use background::Health;
 use catalog::{Catalog, PageHints};
@@ -49,7 +50,7 @@ use final_orders::FinalOrders;
 use limits::Limits;
 use metrics::{PurchaseMetrics, ServerMetrics};
 use pass::PassKeys;
-use ports::{Operator, Orders};
+use ports::{Operator, Orders, Payments};
 use purchase::progress::Progress;
 use purchase::recovery::Recovery;
 use purchase::{PurchaseParts, Purchases};
@@ -103,6 +104,8 @@ pub struct GatewayParts {
     pub drain_rate_hint: Option<u32>,
     /// What buyers' calls want of orders.
     pub orders: Arc<dyn Orders>,
+    /// What payment providers' calls want.
+    pub payments: Arc<dyn Payments>,
     /// What the operator wants.
     pub operator: Arc<dyn Operator>,
     /// The wall clock: a guess, until the ledger has told the time.
@@ -131,6 +134,8 @@ pub struct Gateway {
     stock: Arc<Stock>,
     catalog: Arc<Catalog>,
     orders: Arc<dyn Orders>,
+    payments: Arc<dyn Payments>,
+    payments_in_flight: InFlight,
     operator: Arc<dyn Operator>,
     parts: Arc<PurchaseParts>,
     health: Health,
@@ -162,6 +167,7 @@ impl Gateway {
             owner,
             seat,
             orders,
+            payments,
             operator,
             drained,
             now,
@@ -223,6 +229,8 @@ impl Gateway {
             stock,
             catalog,
             orders,
+            payments,
+            payments_in_flight: InFlight::default(),
             operator,
             parts,
             health: Health::default(),

@@ -12,16 +12,17 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::conditions::Condition;
+use crate::ports::PaymentProvider;
 
 macro_rules! outcomes {
-    ($($name:ident = $word:literal),* $(,)?) => {
-        /// How a purchase was answered; the label `outcome`.
+    ($(#[$doc:meta])* $of:ident: $($name:ident = $word:literal),* $(,)?) => {
+        $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Outcome {
+        pub enum $of {
             $(#[doc = concat!("`", $word, "`")] $name,)*
         }
 
-        impl Outcome {
+        impl $of {
             const ALL: &[Self] = &[$(Self::$name),*];
 
             /// The label's value.
@@ -34,6 +35,8 @@ macro_rules! outcomes {
 }
 
 outcomes! {
+    /// How a purchase was answered; the label `outcome`.
+    Outcome:
     Accepted = "accepted",
     Repeated = "repeated",
     BadRequest = "bad-request",
@@ -52,10 +55,34 @@ outcomes! {
     Uncertain = "uncertain",
 }
 
+outcomes! {
+    /// How a payment provider's call was answered; the label `outcome`.
+    PaymentOutcome:
+    Received = "received",
+    AmountMismatch = "amount-mismatch",
+    BadRequest = "bad-request",
+    Unsigned = "unsigned",
+    NotOurs = "not-ours",
+    OurFault = "our-fault",
+    Busy = "busy",
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PaymentLabels {
+    provider: &'static str,
+    outcome: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PurchaseLabels {
     sale: String,
     outcome: &'static str,
+}
+
+impl PaymentLabels {
+    fn of(provider: PaymentProvider, outcome: PaymentOutcome) -> Self {
+        Self { provider: provider.path(), outcome: outcome.as_str() }
+    }
 }
 
 /// One sale's counters, one for each [`Outcome`].
@@ -158,6 +185,8 @@ pub struct ServerMetrics {
     /// 1 while `/readyz` says yes.
     pub ready: Gauge,
     conditions: Family<ConditionLabel, Gauge>,
+    /// Payment providers' calls: every label stands from the start, so that a call costs a look-up.
+    payments: Family<PaymentLabels, Counter>,
 }
 
 impl ServerMetrics {
@@ -197,6 +226,16 @@ impl ServerMetrics {
             metrics.conditions.clone(),
         );
         metrics.show_conditions(&[]);
+        registry.register(
+            "floodgate_payment_calls",
+            "Calls of payment providers, by how they were answered",
+            metrics.payments.clone(),
+        );
+        for (provider, outcome) in
+            PaymentProvider::ALL.iter().flat_map(|p| PaymentOutcome::ALL.iter().map(|o| (*p, *o)))
+        {
+            drop(metrics.payments.get_or_create(&PaymentLabels::of(provider, outcome)));
+        }
         metrics
     }
 
@@ -206,6 +245,10 @@ impl ServerMetrics {
             let label = ConditionLabel { word: condition.word() };
             self.conditions.get_or_create(&label).set(i64::from(holding.contains(&condition)));
         }
+    }
+
+    pub(crate) fn payment(&self, provider: PaymentProvider, outcome: PaymentOutcome) {
+        self.payments.get_or_create(&PaymentLabels::of(provider, outcome)).inc();
     }
 }
 

@@ -1,11 +1,16 @@
-//! What the gateway wants of others: [`Orders`] for buyers' calls, [`Operator`] for the admin listener's. The root package fills
-//! both; no SQL shows here.
+//! What the gateway wants of others: [`Orders`] for buyers' calls, [`Payments`] for those of payment providers, [`Operator`] for the
+//! admin listener's. The root package fills them; no SQL shows here.
 //!
-//! Every implementation of either
+//! Every implementation
 //! - MUST carry out each call as one transaction, and MUST make repeats harmless (publish, pause, resume, restock, cancel).
 //!
 //! Of [`Orders`], moreover
 //! - MUST answer `cancel` for another user's order as if there were none.
+//!
+//! Of [`Payments`], moreover
+//! - MUST believe nothing without a good signature, and for a call without one MUST NOT read or write anything;
+//! - MUST have made durable what a call says before it answers `Received` or `AmountMismatch`, and MUST answer each repeat alike;
+//! - MUST bound what it asks of the database by a budget of its own.
 //!
 //! Of [`Operator`], moreover
 //! - MUST push a changed sale to the ledger and into [`crate::catalog::Catalog`] before it answers, so that the operator who was
@@ -175,6 +180,77 @@ pub trait Orders: Send + Sync {
     fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled>;
     /// Whether orders can be written and read at the moment. Cheap: asked every second.
     fn reachable(&self) -> PortFuture<'_, ()>;
+}
+
+/// Who tells of payments; a path of its own for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PaymentProvider {
+    /// The shop's own service.
+    StandardWebhooks,
+    /// WeChat Pay v3.
+    WechatPay,
+    /// Alipay.
+    Alipay,
+}
+
+impl PaymentProvider {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::StandardWebhooks, Self::WechatPay, Self::Alipay];
+
+    /// The last part of its path.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::StandardWebhooks => "callback",
+            Self::WechatPay => "wechat-pay",
+            Self::Alipay => "alipay",
+        }
+    }
+}
+
+/// What became of a provider's call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PaymentAnswer {
+    /// It is durable, was before, or changes nothing.
+    Received {
+        /// Whose buyer may see something new.
+        order_id: Option<OrderId>,
+    },
+    /// Durable as well: the money goes back, since it is not what the order costs.
+    AmountMismatch {
+        /// Whose buyer may see something new.
+        order_id: Option<OrderId>,
+    },
+    /// Nothing was written.
+    Refused(PaymentRefusal),
+}
+
+/// Why a provider's call is refused, and in which words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PaymentRefusal {
+    /// No good signature, or one of another time.
+    Unsigned(String),
+    /// Signed, and not what the provider sends.
+    Malformed(String),
+    /// Signed, and of another merchant or app.
+    NotOurs(String),
+    /// Signed, and this deployment cannot read it: to be sent again.
+    OurFault(String),
+}
+
+/// What payment providers' calls want.
+pub trait Payments: Send + Sync {
+    /// Whether calls of this provider are taken.
+    fn takes(&self, provider: PaymentProvider) -> bool;
+    /// One call: its headers, and its body as it came.
+    fn call<'a>(
+        &'a self,
+        provider: PaymentProvider,
+        headers: &'a [(&'a str, &'a [u8])],
+        body: &'a [u8],
+    ) -> PortFuture<'a, PaymentAnswer>;
+    /// The headers of a callback that [`Self::call`] believes, for the demo's payments; `None` where callbacks are not taken.
+    fn sign_callback(&self, id: &str, at: Timestamp, body: &[u8]) -> Option<[(&'static str, String); 3]>;
 }
 
 /// What the operator wants of sales, of orders and of the ledger's life.

@@ -43,7 +43,9 @@ problems! {
     BadRequest = 400 "bad-request" None, "The request makes no sense", "See the interface's description of this call.";
     Unauthorized = 401 "unauthorized" None, "No acceptable user token", "Send a token as Authorization: Bearer, or in the cookie floodgate_user.";
     PassInvalid = 401 "pass-invalid" None, "The pass is not acceptable", "Ask for a new pass of this sale and send it as Floodgate-Pass.";
-    Forbidden = 403 "forbidden" None, "Not allowed from here", "The demo login answers requests from this machine only.";
+    SignatureInvalid = 401 "signature-invalid" None, "No good signature", "Sign the body as Standard Webhooks says, with payment.callback_secret.";
+    Forbidden = 403 "forbidden" None, "Not allowed from here", "The demo answers requests from this machine only.";
+    NotOurs = 403 "not-ours" None, "Of another merchant or app", "See section [payment] of the configuration.";
     NotStarted = 403 "not-started" None, "The sale has not begun", "Come back after Retry-After seconds.";
     Ended = 403 "ended" None, "The sale is over", "No more orders are taken.";
     WrongAnswer = 403 "wrong-answer" None, "The answer is not right", "Answer again, or ask for a new question.";
@@ -51,6 +53,7 @@ problems! {
     UnknownSale = 404 "unknown-sale" None, "There is no such sale", "See GET /api/v1/sales.";
     MethodNotAllowed = 405 "method-not-allowed" None, "Not with this method", "See the header Allow.";
     TooSlow = 408 "too-slow" None, "The request's body came too slowly", "Send it again at once.";
+    AmountMismatch = 409 "amount-mismatch" None, "Not what the order costs", "The payment is kept in the books and goes back.";
     PassUsed = 409 "pass-used" None, "This pass's order is over", "Ask for a new pass.";
     LimitReached = 409 "limit-reached" None, "That would be more than one buyer may hold", "This user holds as many units as the sale's per_user_limit allows. Another user, or this one after cancelling, may buy.";
     NotEnough = 409 "not-enough" None, "Fewer are left than asked for", "Ask for at most as many as remain.";

@@ -8,6 +8,7 @@ pub mod config;
 pub mod database;
 pub mod drain;
 pub mod journal;
+pub mod life;
 pub mod membership;
 pub mod metrics;
 pub mod reconcile;
@@ -21,6 +22,9 @@ pub use drain::sources::{SourceReport, SourceState, Sources, SourcesParts};
 pub use drain::stats::{DrainState, DrainStats};
 pub use drain::{DrainError, Worker, WorkerParts};
 pub use journal::{Author, JournalKey};
+pub use life::closing::{Closing, ClosingParts};
+pub use life::joining::join_payments;
+pub use life::timeouts::{GetTopic, Timeouts};
 pub use membership::instance::{Instance, InstanceError, InstanceParts};
 pub use membership::merge::RebuildError;
 pub use membership::{Member, MemberParts, MemberRow, OpenLog, OwnLog};
@@ -33,7 +37,7 @@ pub use reconcile::audit::{Audit, AuditError, Rejected, SaleAudit, audit, totals
 pub use reconcile::auditor::Auditor;
 pub use reconcile::reconciler::{ReconcileError, Reconciler, bring};
 pub use reconcile::relay::Relay;
-pub use topics::{CHANGES_TOPIC, DRAIN_GROUP, EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
+pub use topics::{CHANGES_TOPIC, CLOSING_GROUP, DRAIN_GROUP, EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
 pub use worker_log::{GetLog, WorkerLog, WorkerLogParts, WorkerLogReport};
 
 /// Every failpoint of this crate, in the order of the steps. One that fails its step loses an answer or skips to the next
@@ -45,8 +49,11 @@ pub const FAILPOINTS: &[&str] = &[
     "database.read",
     "drain.pulled",
     "drain.settled",
+    "drain.timed",
     "drain.committed",
     "drain.confirm",
+    "closing.pulled",
+    "closing.closed",
     "relay.read",
     "relay.released",
     "reconciler.looked_up",

@@ -45,6 +45,12 @@ pub struct WorkerMetrics {
     pub(crate) reconciled: Family<Found, Counter>,
     /// Pending though they should be rows by now, as last looked up.
     pub(crate) without_row: Gauge,
+    /// Deadlines that no log took.
+    pub(crate) timeouts_left: Counter,
+    /// Orders closed since nobody paid them, by what found them.
+    pub(crate) closed_orders: Family<Found, Counter>,
+    /// 1 while nothing is closed since clocks do not agree.
+    pub(crate) clocks_apart: Gauge,
 }
 
 /// Label of `floodgate_rejected_orders_total`.
@@ -53,7 +59,8 @@ pub(crate) struct Reason {
     pub(crate) reason: &'static str,
 }
 
-/// Label of `floodgate_reconciled_orders_total`: `confirmed`, `released` or `absent`.
+/// Label of `floodgate_reconciled_orders_total` (`confirmed`, `released` or `absent`) and of `floodgate_closed_orders_total` (`message` or
+/// `sweep`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Found {
     pub(crate) found: &'static str,
@@ -79,6 +86,9 @@ impl WorkerMetrics {
             releases_refused: Gauge::default(),
             reconciled: Family::default(),
             without_row: Gauge::default(),
+            timeouts_left: Counter::default(),
+            closed_orders: Family::default(),
+            clocks_apart: Gauge::default(),
         };
         registry.register(
             "floodgate_drained_orders",
@@ -145,6 +155,21 @@ impl WorkerMetrics {
             "floodgate_pending_orders_without_row",
             "Should be rows by now and are not, of the logs drained here: dead letters, where it stays",
             metrics.without_row.clone(),
+        );
+        registry.register(
+            "floodgate_timeouts_left",
+            "Payment deadlines that this worker's log did not take: those orders are closed by the index",
+            metrics.timeouts_left.clone(),
+        );
+        registry.register(
+            "floodgate_closed_orders",
+            "Orders closed since nobody paid them in time, by what found them: the deadline's message, or the sweep through the index, which finds none while no log was lost",
+            metrics.closed_orders.clone(),
+        );
+        registry.register(
+            "floodgate_clocks_apart",
+            "1 while no order is closed since the clocks of database, ledger and process differ by more than 5 s",
+            metrics.clocks_apart.clone(),
         );
         metrics
     }

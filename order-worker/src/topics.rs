@@ -11,3 +11,5 @@ pub const CHANGES_TOPIC: &str = "floodgate-changes";
 
 /// The consumer group of [`ORDERS_TOPIC`] whose offset says what has become rows.
 pub const DRAIN_GROUP: &str = "order-worker";
+/// The consumer group of [`TIMEOUTS_TOPIC`] that closes what was not paid.
+pub const CLOSING_GROUP: &str = "closing";

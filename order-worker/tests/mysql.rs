@@ -316,6 +316,25 @@ async fn a_row_with_an_unknown_status_is_named() {
     .await;
 }
 
+#[tokio::test]
+async fn each_change_of_an_order_has_its_event() {
+    let fixture = open().await;
+    conformance::each_version_behind_the_first_has_one_event(&fixture, |order| {
+        let events = format!(
+            "SELECT version, type, HEX(payload) FROM floodgate_events WHERE order_id = '{order}' ORDER BY version"
+        );
+        let events = SERVER.sql(name(&fixture), &events).unwrap();
+        let event = |line: &str| {
+            let columns: Vec<_> = line.split('\t').collect();
+            let bytes = (0..columns[2].len() / 2).map(|n| u8::from_str_radix(&columns[2][2 * n..2 * n + 2], 16).unwrap());
+            let payload = String::from_utf8(bytes.collect()).unwrap();
+            (columns[0].parse().unwrap(), columns[1].to_owned(), payload)
+        };
+        events.lines().map(event).collect()
+    })
+    .await;
+}
+
 /// What is remembered of a sale is only good for the row that it was learned from.
 #[tokio::test]
 async fn a_sale_published_anew_has_its_own_terms() {
@@ -424,6 +443,38 @@ async fn each_index_serves_a_query_and_no_query_scans_the_orders() {
             "SELECT * FROM floodgate_orders FORCE INDEX (floodgate_orders_due)
              WHERE status = 'unpaid' AND pay_by < '2026-11-11T12:00:00.000Z' ORDER BY pay_by LIMIT 9",
             "floodgate_orders_due",
+        ),
+        (
+            "SELECT * FROM floodgate_payments FORCE INDEX (floodgate_payments_order)
+             WHERE order_id = 'x' AND disposition = 'kept' FOR UPDATE",
+            "floodgate_payments_order",
+        ),
+        (
+            "SELECT STRAIGHT_JOIN p.provider, p.payment_id
+             FROM floodgate_payments AS p FORCE INDEX (floodgate_payments_disposition)
+             JOIN floodgate_orders AS o ON o.order_id = p.order_id
+             WHERE p.disposition = 'unmatched' ORDER BY p.received_at LIMIT 9",
+            "floodgate_payments_disposition",
+        ),
+        (
+            "SELECT provider, payment_id FROM floodgate_payments FORCE INDEX (floodgate_payments_disposition)
+             WHERE disposition = 'unmatched' AND received_at <= '2026-11-11T12:00:00.000Z' ORDER BY received_at LIMIT 9",
+            "floodgate_payments_disposition",
+        ),
+        (
+            "SELECT * FROM floodgate_refunds FORCE INDEX (floodgate_refunds_payment)
+             WHERE provider = 'alipay' AND payment_id = 't1'",
+            "floodgate_refunds_payment",
+        ),
+        (
+            "SELECT * FROM floodgate_refunds FORCE INDEX (floodgate_refunds_due)
+             WHERE next_try_at <= '2026-11-11T12:00:00.000Z' ORDER BY next_try_at LIMIT 9",
+            "floodgate_refunds_due",
+        ),
+        (
+            "SELECT * FROM floodgate_refunds FORCE INDEX (floodgate_refunds_state)
+             WHERE state = 'stuck' AND refund_id > 'a' ORDER BY refund_id LIMIT 9",
+            "floodgate_refunds_state",
         ),
     ] {
         let plan = SERVER.sql(name(&fixture), &format!("EXPLAIN FORMAT=TRADITIONAL {query}")).unwrap();

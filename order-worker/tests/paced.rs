@@ -9,7 +9,7 @@ use std::time::Duration;
 use order_worker::database::{Database, SharedConnection};
 use order_worker::{
     DRAIN_GROUP, DrainConfig, DrainStats, Member, MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC,
-    OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
+    OwnLog, Pace, Timeouts, Worker, WorkerMetrics, WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, Faults, NewRecord, Queue, SimulatedDisk, StartAt, Storage, Topic};
@@ -74,6 +74,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
     };
     Member::new(member).start().await.unwrap();
     let (shutdown, down) = watch::channel(false);
+    let metrics = WorkerMetrics::new(&mut registry);
     let parts = WorkerParts {
         database,
         stock,
@@ -84,7 +85,8 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
             batch_size_max,
             adaptive: true,
         })),
-        metrics: WorkerMetrics::new(&mut registry),
+        timeouts: Timeouts::new(Arc::new(|| None), 0, &metrics),
+        metrics,
         stats: Arc::new(DrainStats::new(limit)),
     };
     let worker = tokio::spawn(Worker::new(parts, down).run());

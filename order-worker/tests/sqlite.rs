@@ -304,6 +304,26 @@ async fn a_row_with_an_unknown_status_is_named() {
 }
 
 #[tokio::test]
+async fn each_change_of_an_order_has_its_event() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    let fixture = Fixture { database, now, keep: Box::new(()) };
+    conformance::each_version_behind_the_first_has_one_event(&fixture, |order| {
+        let events =
+            "SELECT version, type, payload FROM floodgate_events WHERE order_id = ?1 ORDER BY version";
+        connection.with(|c| {
+            let mut events = c.prepare(events).unwrap();
+            let events = events.query_map([order.to_string()], |row| {
+                Ok((row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?))
+            });
+            events.unwrap().collect::<Result<Vec<_>, _>>().unwrap()
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn another_process_holding_the_database_is_worth_a_repeat() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("orders.db");
@@ -372,6 +392,16 @@ async fn each_index_serves_a_query_and_no_query_scans() {
         (
             "SELECT * FROM floodgate_payments WHERE disposition = 'unmatched' AND received_at < ? ORDER BY received_at LIMIT 9",
             "floodgate_payments_disposition",
+        ),
+        (
+            "SELECT p.provider, p.payment_id FROM floodgate_payments AS p INDEXED BY floodgate_payments_disposition
+             CROSS JOIN floodgate_orders AS o ON o.order_id = p.order_id
+             WHERE p.disposition = 'unmatched' ORDER BY p.received_at LIMIT 9",
+            "floodgate_payments_disposition",
+        ),
+        (
+            "SELECT * FROM floodgate_refunds WHERE state = 'stuck' AND refund_id > ? ORDER BY refund_id LIMIT 9",
+            "floodgate_refunds_state",
         ),
         (
             "SELECT * FROM floodgate_refunds WHERE next_try_at < ? ORDER BY next_try_at LIMIT 9",

@@ -51,10 +51,11 @@ impl Default for QueueConfig {
 }
 
 impl QueueConfig {
-    /// How a log of this deployment is opened at `directory`, whichever process does it.
+    /// How a log of this deployment is opened at `directory`, whichever process does it; the records of the topic `delayed` wait.
     #[must_use]
-    pub fn disk_options(&self, directory: &Path, now: Now) -> DiskOptions {
+    pub fn disk_options(&self, directory: &Path, now: Now, delayed: &str) -> DiskOptions {
         let mut options = DiskOptions::new(directory, now);
+        options.delayed(delayed);
         options.backlog_max = self.backlog_max;
         options.keep_drained = Duration::from_secs(self.keep_drained_s);
         options.keep_drained_bytes_max = self.keep_drained_bytes_max;

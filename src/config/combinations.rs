@@ -173,6 +173,12 @@ impl Config {
                  auth.hs256_secret_file",
             );
         }
+        if self.lacks_callback_secret() {
+            tracing::warn!(
+                "payment.callback_secret is missing: this gateway takes no payments at /api/v1/payments/callback; set the same at \
+                 every gateway"
+            );
+        }
         Ok(())
     }
 }

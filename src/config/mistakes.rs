@@ -7,8 +7,7 @@ use toml::{Table, Value};
 use super::{Config, ConfigError};
 
 /// Sections that the interface has and this version does not.
-const LATER: &[(&str, &str)] =
-    &[("payment", "it takes no payments yet"), ("subscriber", "it sends no events yet")];
+const LATER: &[(&str, &str)] = &[("subscriber", "it sends no events yet")];
 
 /// Two names closer than this are taken for a typing error (Jaro-Winkler, 0 to 1).
 const LIKENESS_MIN: f64 = 0.75;
@@ -52,9 +51,9 @@ fn at_fault(name: &str, section: &Value, message: &str) -> String {
     match section {
         Value::Table(keys) if name != "sale" => {
             for (key, value) in keys {
-                let single = Value::Table(Table::from_iter([(key.clone(), value.clone())]));
-                if let Err(message) = alone(name, single) {
-                    return explain(name, Some(key), &message);
+                if let Err(message) = alone(name, single(key, value.clone())) {
+                    return inner_at_fault(name, key, value)
+                        .unwrap_or_else(|| explain(name, Some(key), &message));
                 }
             }
             explain(name, None, message)
@@ -73,6 +72,19 @@ fn at_fault(name: &str, section: &Value, message: &str) -> String {
         Value::Table(_) | Value::Array(_) => explain(name, None, message),
         _ => stray_key(name).unwrap_or_else(|| explain(name, None, message)),
     }
+}
+
+fn single(key: &str, value: Value) -> Value {
+    Value::Table(Table::from_iter([(key.to_owned(), value)]))
+}
+
+/// The key at fault of a section within a section.
+fn inner_at_fault(section: &str, inner: &str, value: &Value) -> Option<String> {
+    known_sections().get(section)?.get(inner)?.as_table()?;
+    value.as_table()?.iter().find_map(|(key, value)| {
+        let message = alone(section, single(inner, single(key, value.clone()))).err()?;
+        Some(explain(&format!("{section}.{inner}"), Some(key), &message))
+    })
 }
 
 /// A known key that stands before the first section.
@@ -177,7 +189,7 @@ fn explain_value(place: &str, key: &str, message: &str) -> String {
         return format!("{place}: {} is missing", field.trim_end_matches('`'));
     }
     // A secret of the wrong type must not be shown.
-    let secret = ["secret", "token", "database_url"].iter().any(|word| key.contains(word));
+    let secret = ["secret", "token", "database_url", "api_v3_key"].iter().any(|word| key.contains(word));
     if secret && !key.ends_with("_file") && message.contains("expected a string") {
         return format!("{place} must be a text, in quotes");
     }
@@ -191,6 +203,9 @@ fn explain_value(place: &str, key: &str, message: &str) -> String {
         Some((found, "u8")) => format!("{found}expected a whole number from 0 to {}", u8::MAX),
         Some((found, "u64" | "usize")) => format!("{found}expected a whole number, 0 or more"),
         Some((found, "struct PassSecret")) => format!("{found}expected {{ id = \"…\", secret = \"…\" }}"),
+        Some((found, "struct WechatPublicKey")) => {
+            format!("{found}expected {{ id = \"PUB_KEY_ID_…\", file = \"FILE\" }}")
+        }
         Some((found, "a string" | "path string")) => format!("{found}expected a text, in quotes"),
         Some((found, "a boolean")) => format!("{found}expected true or false"),
         Some((found, "a sequence")) => format!("{found}expected a list, in brackets"),

@@ -14,12 +14,17 @@ const SECRETS: &[(&str, &str)] = &[
     ("auth", "hs256_secret_base64"),
     ("gate.pass_secrets", "secret"),
     ("orders", "database_url"),
-    ("stock", REDIS_URLS),
+    ("stock", "redis_urls"),
     ("sold_out", "zookeeper"),
+    ("payment", "callback_secret"),
+    ("payment", "callback_secrets"),
+    ("payment.wechat_pay", "api_v3_key"),
+    // No secret, and handed out as a file.
+    ("payment.alipay", "public_key"),
 ];
 
-/// The one secret that is a list: its file has an address a line.
-const REDIS_URLS: &str = "redis_urls";
+/// The secrets that are lists: their files have one a line.
+const LISTS: &[&str] = &["redis_urls", "callback_secrets"];
 
 /// What `--print-config` shows instead of a secret, and of a password in an address.
 const HIDDEN: [&str; 3] = ["***", ":***@", "=***"];
@@ -34,14 +39,15 @@ pub(super) struct SecretFile {
     path: Value,
 }
 
-/// The tables that `section` has: one, or one an entry of a list within a section.
+/// The tables that `section` has: one, or within a section one, or one an entry of a list.
 fn tables<'t>(table: &'t mut Table, section: &str) -> Vec<&'t mut Table> {
     match section.split_once('.') {
         None => table.get_mut(section).and_then(Value::as_table_mut).into_iter().collect(),
-        Some((outer, inner)) => {
-            let list = table.get_mut(outer).and_then(|outer| outer.get_mut(inner));
-            list.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_table_mut).collect()
-        }
+        Some((outer, inner)) => match table.get_mut(outer).and_then(|outer| outer.get_mut(inner)) {
+            Some(Value::Table(section)) => vec![section],
+            Some(Value::Array(list)) => list.iter_mut().filter_map(Value::as_table_mut).collect(),
+            _ => Vec::new(),
+        },
     }
 }
 
@@ -74,7 +80,7 @@ fn read_one(table: &mut Table, section: &str, key: &str) -> Result<Option<Value>
         return Err(wrong(format!(": {} is empty: write the secret into it", path.display())));
     }
     let text = |text: &str| Value::String(text.to_owned());
-    let value = if key == REDIS_URLS {
+    let value = if LISTS.contains(&key) {
         Value::Array(secret.lines().map(str::trim).filter(|line| !line.is_empty()).map(text).collect())
     } else {
         text(secret.trim_end_matches(['\r', '\n']))

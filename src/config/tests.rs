@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod payments;
+
 fn load(toml: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("floodgate.toml");
@@ -200,7 +202,6 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[gateway\nthreads = 1", "line 1", "unclosed"),
     ("listen = \"127.0.0.1:1\"", "listen", "below [admin] or [gateway]"),
     ("gateway = 1", "gateway is a section", "[gateway]"),
-    ("[payment]\nrefund_url = \"http://127.0.0.1\"", "[payment]", "later version"),
     ("[queue]\nbackend = \"rocketmq\"", "queue.backend", "feature `rocketmq`"),
     ("[queue]\nsources = [\"a\", \"b\", \"a\"]", "queue.sources", "a stands twice"),
     ("[admin]\ntoken = 12345678", "admin.token", "a text, in quotes"),
@@ -244,6 +245,12 @@ const BACKENDS: &[(&str, &str, &str)] = &[
     ),
     #[cfg(not(feature = "mysql"))]
     ("[orders]\nbackend = \"mysql\"", "feature `mysql`", "cargo build --release --features mysql"),
+    #[cfg(not(feature = "payments"))]
+    (
+        "[payment]\nproviders = [\"wechat-pay\"]",
+        "feature `payments`",
+        "cargo build --release --features payments",
+    ),
     #[cfg(feature = "redis")]
     ("[stock]\nbackend = \"redis\"", "stock.redis_urls", "redis://127.0.0.1:6379"),
     #[cfg(feature = "zookeeper")]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use order_worker::drain::rate_shares;
-use order_worker::{DRAIN_GROUP, DrainStats, Pace, Worker, WorkerMetrics, WorkerParts};
+use order_worker::{DRAIN_GROUP, DrainStats, GetTopic, Pace, Worker, WorkerMetrics, WorkerParts};
 use prometheus_client::registry::Registry;
 use queue::StartAt;
 use tokio::sync::watch;
@@ -11,13 +11,14 @@ use tokio::sync::watch;
 use super::buyers::Buyers;
 use super::signals;
 use super::worker_thread::WorkerThread;
-use super::{Foundation, StartError, background, open_instance, publish};
+use super::{Foundation, StartError, background, closing, open_instance, publish};
 use crate::config::Config;
 use crate::entropy::random;
 use crate::{clock, engines};
 
 pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     config.complete_secrets()?;
+    config.complete_callback_secret()?;
     let now = clock::system();
     let mut registry = Registry::default();
 
@@ -43,12 +44,16 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let buyers = Buyers::new(&config, &foundation, &instance, &journal, &mut registry).await?;
     let (stop, stopping) = watch::channel(false);
     let pace = Arc::new(Pace::new(&config.drain));
+    let topic = instance.timeouts().await?;
+    let topic: GetTopic = Arc::new(move || Some(topic.clone()));
+    let (timeouts, closing) = closing::closing(&config, &foundation, topic, &metrics);
     let worker = WorkerParts {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         group,
         log: instance.own_log().owner,
         pace: pace.clone(),
+        timeouts,
         metrics: metrics.clone(),
         stats: Arc::new(DrainStats::new(config.drain.orders_per_second_max)),
     };
@@ -64,8 +69,16 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     };
     let mut worker = WorkerThread::start(
         "worker",
-        background::follow(foundation.clone(), (pace, metrics), member, drain, stopping),
+        background::follow(
+            foundation.clone(),
+            (pace, metrics),
+            (closing.clone(), closing::joining(&config, &foundation, stopping.clone())),
+            member,
+            drain,
+            stopping.clone(),
+        ),
     )?;
+    let closer = closing::by_message(closing, stopping)?;
 
     // 4. The buyers.
     let running = buyers.start(registry)?;
@@ -81,8 +94,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let finished = buyers.finish(running).await;
     stop.send_replace(true);
     let drained = worker.join_drain().await;
-    instance.leave(ended.is_ok() && finished && drained).await;
-    if drained {
+    let closed = closer.join(closing::WAITS).await;
+    instance.leave(ended.is_ok() && finished && drained && closed).await;
+    if drained && closed {
         foundation.database.close().await;
     }
     ended

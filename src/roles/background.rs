@@ -1,10 +1,10 @@
-//! What follows promised orders: the drain, and beside it relay and reconciler, which keep ledger and database equal, and the
-//! membership, which keeps the ledger complete.
+//! What follows promised orders: the drain, and beside it relay and reconciler, which keep ledger and database equal, what closes orders and
+//! joins payments unasked, and the membership, which keeps the ledger complete.
 
 use std::future::Future;
 use std::sync::Arc;
 
-use order_worker::{DrainError, Member, Pace, Reconciler, Relay, WorkerMetrics};
+use order_worker::{Closing, DrainError, Member, Pace, Reconciler, Relay, WorkerMetrics};
 use tokio::sync::watch;
 
 use super::Foundation;
@@ -14,6 +14,7 @@ use super::Foundation;
 pub(super) async fn follow(
     foundation: Foundation,
     (pace, metrics): (Arc<Pace>, WorkerMetrics),
+    (closing, joining): (Arc<Closing>, impl Future<Output = ()>),
     mut member: Member,
     drain: impl Future<Output = Result<(), DrainError>>,
     stopping: watch::Receiver<bool>,
@@ -27,7 +28,8 @@ pub(super) async fn follow(
         async move { member.run(stopping).await }
     });
     let beside = async {
-        tokio::join!(relay.run(stopping.clone()), reconciler.run(stopping));
+        let closing = closing.by_index(stopping.clone());
+        tokio::join!(relay.run(stopping.clone()), reconciler.run(stopping), closing, joining);
         std::future::pending().await
     };
     let drained: Result<(), DrainError> = tokio::select! {

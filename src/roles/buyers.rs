@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
+use order_worker::life::payments::Receivers;
+use order_worker::life::payments::inbox::PaymentInbox;
 use order_worker::{Instance, JournalKey};
 use prometheus_client::registry::Registry;
 use stock::{SaleId, Seat};
@@ -13,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
 use crate::entropy::random;
-use crate::gateway_ports::{RootOperator, RootOrders};
+use crate::gateway_ports::{RootOperator, RootOrders, RootPayments};
 use crate::{log, stdout};
 
 /// The journal's name for the holder of the operator's token.
@@ -40,6 +42,8 @@ impl Buyers {
         let Foundation { now, database, stock } = foundation.clone();
         let (orders, seat) = (instance.orders.clone(), instance.seat.clone());
         let rows = Arc::new(RootOrders(database.clone()));
+        let receivers = Receivers::new(&config.payment).map_err(ConfigError)?;
+        let payments = Arc::new(RootPayments(PaymentInbox::new(receivers, database.clone())));
         let author = journal.operator(OPERATOR);
         let operator = Arc::new(RootOperator::new(database, stock.clone(), orders, seat.clone(), author));
         let parts = GatewayParts {
@@ -55,6 +59,7 @@ impl Buyers {
             drained: instance.drained.clone(),
             drain_rate_hint: Some(config.drain.orders_per_second_max),
             orders: rows,
+            payments,
             operator: operator.clone(),
             now,
             random: Arc::new(random),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 #[cfg(feature = "redis")]
 use order_worker::{Auditor, AuditorMetrics};
 use order_worker::{
-    LogBacklogs, MemberRow, Sources, SourcesParts, WorkerLog, WorkerLogMetrics, WorkerLogParts, WorkerMetrics,
+    GetTopic, LogBacklogs, MemberRow, Sources, SourcesParts, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics,
+    WorkerLogParts, WorkerMetrics,
 };
 use prometheus_client::registry::Registry;
 use queue::Queue;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 use super::probes::Probes;
 use super::worker_thread::WorkerThread;
-use super::{Foundation, StartError, background, signals};
+use super::{Foundation, StartError, background, closing, signals};
 use crate::config::Config;
 use crate::entropy::random;
 use crate::{clock, engines, log, stdout};
@@ -40,6 +41,11 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
         Auditor::new(config.stock.clone(), foundation.database.clone(), metrics).run()
     });
     let (stop, stopping) = watch::channel(false);
+    let row = MemberRow::default();
+    let log = Arc::new(own_log(&config, &foundation, row.clone(), &mut registry));
+    let timeouts = log.clone();
+    let topic: GetTopic = Arc::new(move || timeouts.topic(TIMEOUTS_TOPIC));
+    let (timeouts, closing) = closing::closing(&config, &foundation, topic, &metrics);
     let backlogs = LogBacklogs::default();
     registry.register_collector(Box::new(backlogs.clone()));
     let parts = SourcesParts {
@@ -48,6 +54,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         drain: config.drain.clone(),
+        timeouts,
         metrics: metrics.clone(),
         backlogs,
         life: random(),
@@ -55,15 +62,21 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let sources = Arc::new(Sources::new(parts, stopping.clone()));
     let drains = sources.clone().drain_all();
     // Known to the others by its own log's row, once there is one.
-    let row = MemberRow::default();
-    let member = foundation.member(&config, (None, row.clone()), &mut registry);
+    let member = foundation.member(&config, (None, row), &mut registry);
     let mut worker = WorkerThread::start(
         "worker",
-        background::follow(foundation.clone(), (sources.pace(), metrics), member, drains, stopping),
+        background::follow(
+            foundation.clone(),
+            (sources.pace(), metrics),
+            (closing.clone(), closing::joining(&config, &foundation, stopping.clone())),
+            member,
+            drains,
+            stopping.clone(),
+        ),
     )?;
+    let closer = closing::by_message(closing, stopping)?;
 
     // 3. Its own log, on a thread of its own: a disk that hangs holds up nothing else.
-    let log = Arc::new(own_log(&config, &foundation, row, &mut registry));
     let (end_log, log_ending) = watch::channel(false);
     let log_thread = WorkerThread::start("worker-log", {
         let log = log.clone();
@@ -86,6 +99,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     // 5. The end: each drain ends its batch; then nothing is appended any more.
     stop.send_replace(true);
     worker.join_drain().await;
+    closer.join(closing::WAITS).await;
     end_log.send_replace(true);
     log_thread
         .join("the disk of this worker's own log does not answer: what it holds shows at the next start")

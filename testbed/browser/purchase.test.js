@@ -70,6 +70,32 @@ test('countdown, opening, press, order, cancel, unit back (Chinese, phone)', () 
     await page.locator('#buy.lit').click();
     await status(page, 'unpaid');
     assert.notEqual(await orderId(page), id);
+    assert.equal(await page.locator('#pay').innerText(), '支付 ¥2,066.40');
+    await page.locator('#pay').click();
+    await status(page, 'paid');
+    await page.getByText('已付款，谢谢！').first().waitFor();
+    assert.equal(await page.locator('#pay').isHidden() && (await page.locator('#cancel').isHidden()), true, 'nothing is left to pay or to cancel');
+    await picture(page, 'zh-6-paid');
+    assert.deepEqual(await floodgate.atRest().then(({ sold, remaining }) => ({ sold, remaining })), { sold: 1, remaining: 4 });
+  }));
+
+test('paid by keyboard alone on the order\'s own page (English)', () =>
+  scenario({}, { phone: false }, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    await page.locator('#buy').click();
+    await status(page, 'unpaid');
+    await page.locator('#to-order').click();
+    await page.locator('#pay:visible').waitFor();
+    await page.locator('.ticket-head').focus();
+    await page.keyboard.press('Tab');
+    assert.equal(await page.evaluate(() => document.activeElement.id), 'pay');
+    await picture(page, 'en-3-pay');
+    await page.keyboard.press('Enter');
+    await status(page, 'paid');
+    assert.equal(await page.locator(':focus').innerText(), 'Paid. Thank you.', 'focus is on what became of it');
+    await page.reload();
+    await status(page, 'paid');
   }));
 
 test('picture question by keyboard alone: wrong, then right (English)', () =>
@@ -101,6 +127,8 @@ test('picture question by keyboard alone: wrong, then right (English)', () =>
     await status(page, 'unpaid');
     await page.locator('.ticket-head:focus').waitFor();
     assert.equal(await page.locator('#live').textContent(), '', 'the heading has the focus: it is heard once');
+    await page.keyboard.press('Tab');
+    assert.equal(await page.evaluate(() => document.activeElement.id), 'pay', 'first the way on, then the way out');
     await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
     await page.keyboard.press('Shift+Tab');

@@ -6,6 +6,7 @@ mod behind_nginx;
 mod deployments;
 mod lives;
 mod mistakes;
+mod payments;
 mod place;
 mod together;
 mod worker_log;

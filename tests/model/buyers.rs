@@ -13,6 +13,7 @@ use crate::census::{LATER_LIFE, USED_AGAIN};
 use crate::checks;
 use crate::claims::Claims;
 use crate::machine::Machine;
+use crate::money;
 use crate::process::{Call, PassAnswer};
 use crate::random::Random;
 use crate::world::World;
@@ -77,6 +78,9 @@ impl Buyer {
             }
             if self.random.chance(300) {
                 self.peek(&ticket).await;
+            }
+            if self.world.pays && self.random.chance(700) {
+                money::pay(&self.world, &self.machines, &self.random, ticket.order_id, quantity).await;
             }
             if press == Press::Unknown || self.random.chance(300) {
                 self.resolve(&ticket).await;

@@ -8,6 +8,7 @@ mod census;
 mod checks;
 mod claims;
 mod machine;
+mod money;
 mod operator;
 mod parts;
 mod process;

@@ -14,10 +14,14 @@ use gateway::pass::Pass;
 use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleView};
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
+use order_worker::database::{Capture, Captured};
+use order_worker::life::payments::Receivers;
+use order_worker::life::payments::config::PaymentConfig;
+use order_worker::life::payments::inbox::PaymentInbox;
 use order_worker::{
-    DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MemberRow,
-    MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerLog,
-    WorkerMetrics, WorkerParts,
+    Closing, ClosingParts, DRAIN_GROUP, Database, DrainConfig, DrainStats, GetTopic, JournalKey, Member,
+    MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay,
+    TIMEOUTS_TOPIC, Timeouts, Worker, WorkerLog, WorkerMetrics, WorkerParts, join_payments,
 };
 use prometheus_client::registry::Registry;
 use queue::{
@@ -32,7 +36,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::census::LETTER_AT_START;
-use crate::gateway_ports::{RootOperator, RootOrders};
+use crate::gateway_ports::{RootOperator, RootOrders, RootPayments};
 use crate::operator::promised_letters;
 use crate::parts::{Parts, lasts, part};
 use crate::slow::slowly;
@@ -61,6 +65,10 @@ pub(crate) enum Call {
         order_id: OrderId,
         user: UserId,
         answer: oneshot::Sender<Result<Cancelled, PortError>>,
+    },
+    Pay {
+        capture: Box<Capture>,
+        answer: oneshot::Sender<Option<Captured>>,
     },
     Change {
         sale: SaleId,
@@ -141,6 +149,10 @@ pub(crate) fn journal() -> JournalKey {
 /// Small, so that segments are used up and recycled.
 const SEGMENT_BYTES: u64 = 64 * 1024;
 const RING_BYTES: usize = 64 * 1024;
+/// How long after its deadline an order is closed.
+pub(crate) const GRACE_MS: u64 = 500;
+/// How long a payment waits for its order: longer than any run.
+const UNMATCHED_REFUND_MS: u64 = 86_400_000;
 /// The default of `gate.pass_ttl_s`.
 pub(crate) const PASS_TTL_MS: u64 = 120_000;
 /// Longest that a process takes to stop, as the binary allows.
@@ -153,6 +165,7 @@ struct Process {
     operator: Arc<RootOperator>,
     epoch: u64,
     worker: WorkerParts,
+    closing: Closing,
     member: Member,
 }
 
@@ -203,7 +216,9 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         seat.clone(),
         journal().operator("admin"),
     ));
-    let ports = (Arc::new(RootOrders(database.clone())), operator.clone());
+    let receivers = Receivers::new(&PaymentConfig::default())?;
+    let payments = Arc::new(RootPayments(PaymentInbox::new(receivers, database.clone())));
+    let ports = (Arc::new(RootOrders(database.clone())), payments, operator.clone());
     let drain = DrainConfig {
         batch_size_max: 16,
         orders_per_second_max: world.drained_per_second,
@@ -213,6 +228,19 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);
     operator.offer_through(gateway.catalog().clone());
     operator.refresh_catalog().await.map_err(text)?;
+    let worker_log = worker_log::own_log(world, instance, &database);
+    let metrics = WorkerMetrics::new(&mut registry);
+    let of_log = worker_log.clone();
+    let topic: GetTopic = Arc::new(move || of_log.topic(TIMEOUTS_TOPIC));
+    let timeouts = Timeouts::new(topic, GRACE_MS, &metrics);
+    let closing = Closing::new(ClosingParts {
+        database: database.clone(),
+        stock: stock.clone(),
+        timeouts: timeouts.clone(),
+        budget: drain.clone(),
+        now: world.now.clone(),
+        metrics: metrics.clone(),
+    });
     let worker = WorkerParts {
         database: database.clone(),
         stock: stock.clone(),
@@ -220,12 +248,12 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         log: owner,
         stats: Arc::new(DrainStats::new(drain.orders_per_second_max)),
         pace: Arc::new(Pace::new(&drain)),
-        metrics: WorkerMetrics::new(&mut registry),
+        timeouts,
+        metrics,
     };
-    let worker_log = worker_log::own_log(world, instance, &database);
     let purchases = gateway.purchases();
     let inside = Rc::new(Inside { database, stock, topic, worker_log, seat, gateway, purchases });
-    Ok(Process { inside, queue, operator, epoch, worker, member })
+    Ok(Process { inside, queue, operator, epoch, worker, closing, member })
 }
 
 /// What a log's directory is opened with.
@@ -270,7 +298,7 @@ fn gateway_parts(
     stock: Arc<Stock>,
     topic: Topic,
     (owner, seat): (Owner, Arc<Seat>),
-    (orders, operator): (Arc<RootOrders>, Arc<RootOperator>),
+    (orders, payments, operator): (Arc<RootOrders>, Arc<RootPayments>, Arc<RootOperator>),
     now: stock::Now,
     random: gateway::Random,
 ) -> GatewayParts {
@@ -289,6 +317,7 @@ fn gateway_parts(
         seat,
         drain_rate_hint: None,
         orders,
+        payments,
         operator,
         now,
         random,
@@ -298,7 +327,7 @@ fn gateway_parts(
 impl Process {
     /// Runs every part, always in the same order, and answers calls.
     async fn serve(self, world: &World, calls: mpsc::UnboundedReceiver<Call>, stop: &Notify) -> Stop {
-        let Self { inside, queue, operator, worker, mut member, .. } = self;
+        let Self { inside, queue, operator, worker, closing: closer, mut member, .. } = self;
         let (closing, closed) = watch::channel(false);
         let (database, stock, metrics) =
             (inside.database.clone(), inside.stock.clone(), worker.metrics.clone());
@@ -314,7 +343,10 @@ impl Process {
             part(async { worker.run().await.map_err(text) }),
             lasts(relay.run(closed.clone())),
             lasts(reconciler.run(closed.clone())),
-            lasts(worker_log::work(world, &inside.worker_log, closed.clone())),
+            lasts(closer.by_message(closed.clone())),
+            lasts(closer.by_index(closed.clone())),
+            lasts(join_payments(inside.database.clone(), UNMATCHED_REFUND_MS, closed.clone())),
+            lasts(worker_log::watch_trouble(world, &inside.worker_log, closed.clone())),
             lasts(inside.worker_log.run(closed.clone())),
         ]);
         let mut lasting = Parts(vec![
@@ -413,6 +445,10 @@ impl Front<'_> {
             }
             Call::Cancel { order_id, user, answer } => {
                 unless_gone(answer, self.cancel(order_id, user)).await;
+            }
+            Call::Pay { capture, answer } => {
+                let captured = async { self.inside.database.capture(&capture).await.ok() };
+                unless_gone(answer, captured).await;
             }
             Call::Change { sale, change, answer } => {
                 unless_gone(answer, self.operator.change(sale, change)).await;

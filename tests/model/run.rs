@@ -165,7 +165,8 @@ async fn tell(
     check_all(world, machines, claims, false).await;
 
     // 3. A crowd that buys everything.
-    let sold_out = random.chance(500);
+    // Whoever buys everything pays for nothing: it would be closed again.
+    let sold_out = random.chance(500) && !world.pays;
     if sold_out {
         if world.sale.passes_per_unit > 0 {
             // Passes that nobody used keep others out until they expire.

@@ -9,9 +9,9 @@ use order_worker::{
     Database, GetLog, MemberRow, TIMEOUTS_TOPIC, WorkerLog, WorkerLogMetrics, WorkerLogParts,
 };
 use prometheus_client::registry::Registry;
-use queue::{DiskOptions, Driver, Faults, LogAddress, NewRecord, Queue, StartAt, Storage, Topic};
+use queue::{DiskOptions, Driver, Faults, LogAddress, Queue, Storage};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::census::{WORKER_LOG_FULL, WORKER_LOG_LOST};
 use crate::random::Random;
@@ -19,10 +19,8 @@ use crate::world::World;
 
 /// Small, so that segments are used up.
 const SEGMENT_BYTES: u64 = 64 * 1024;
-/// Who reads what is appended.
-const GROUP: &str = "closing";
-/// Longest wait for an append; a disk that fails answers sooner.
-const APPEND_MAX: Duration = Duration::from_secs(1);
+/// How often somebody looks how it does.
+const LOOK: Duration = Duration::from_millis(400);
 
 /// What goes wrong on a disk of workers' logs while there are faults.
 pub(crate) fn draw_faults(random: &Random) -> Faults {
@@ -46,6 +44,7 @@ pub(crate) fn own_log(world: &World, instance: usize, database: &Database) -> Ar
     options.random = world.random.source();
     options.segment_bytes = SEGMENT_BYTES;
     options.ring_bytes = SEGMENT_BYTES as usize;
+    options.delayed(TIMEOUTS_TOPIC);
     let beside = options.clone();
     let open: GetLog =
         Arc::new(move || Box::pin(ready(Queue::open_disk(options.clone(), &mut Registry::default()))));
@@ -60,15 +59,13 @@ pub(crate) fn own_log(world: &World, instance: usize, database: &Database) -> Ar
     }))
 }
 
-/// Appends to the log as coming parts of a worker will, and reads some of it, until `closing`.
-pub(crate) async fn work(world: &World, log: &WorkerLog, mut closing: watch::Receiver<bool>) {
-    let random = world.random.fork();
+/// Sees what becomes of the log, until `closing`.
+pub(crate) async fn watch_trouble(world: &World, log: &WorkerLog, mut closing: watch::Receiver<bool>) {
     loop {
-        let pause = Duration::from_millis(random.between(100, 1_500));
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            () = sleep(pause) => {}
+            () = sleep(LOOK) => {}
         }
         if let Some(trouble) = log.report().trouble {
             if trouble.contains("no room") {
@@ -77,28 +74,5 @@ pub(crate) async fn work(world: &World, log: &WorkerLog, mut closing: watch::Rec
                 world.census.saw(WORKER_LOG_LOST);
             }
         }
-        if let Some(topic) = log.topic(TIMEOUTS_TOPIC) {
-            append(&topic, random.between(1, 4_000) as usize).await;
-            if random.chance(200) {
-                read(&topic).await;
-            }
-        }
-    }
-}
-
-async fn append(topic: &Topic, bytes: usize) {
-    let payload = vec![7; bytes];
-    let Ok(permit) = topic.try_permit(payload.len()) else { return };
-    let record = NewRecord { key: b"", tag: "timeout", deliver_at_ms: None, payload: &payload };
-    // What became of it is the log's own affair here.
-    let _ = timeout(APPEND_MAX, topic.append(permit, record)).await;
-}
-
-async fn read(topic: &Topic) {
-    let Ok(mut group) = topic.group(GROUP, StartAt::Oldest).await else { return };
-    if let Ok(messages) = group.pull(100, Duration::ZERO).await
-        && let Some(last) = messages.last()
-    {
-        let _ = group.commit(last.position).await;
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::census::{CLOCK_STEPPED, Census};
 use crate::machine::Machine;
+use crate::money::Till;
 use crate::random::Random;
 use crate::trace::Trace;
 use crate::worker_log::draw_faults;
@@ -65,6 +66,10 @@ pub(crate) struct World {
     /// sale's server would wait for as long as the step was.
     ahead_ms: Option<[Arc<AtomicU64>; 2]>,
     pub(crate) sale: SaleDefinition,
+    /// Whether buyers pay, and what they do not pay in time is closed.
+    pub(crate) pays: bool,
+    /// What providers were answered.
+    pub(crate) till: Till,
     pub(crate) trace: Trace,
     /// Whether the ledger's server may lose its memory.
     pub(crate) forgetful: Cell<bool>,
@@ -124,9 +129,15 @@ impl World {
         };
         let sale_skew_ms =
             ahead_ms.as_ref().map_or(BEHIND_MAX_MS, |[sales, _]| sales.load(Ordering::Relaxed));
-        let sale = draw_sale(&random, EPOCH_MS + sale_skew_ms - BEHIND_MAX_MS);
+        let mut sale = draw_sale(&random, EPOCH_MS + sale_skew_ms - BEHIND_MAX_MS);
+        let pays = random.chance(400);
+        if pays {
+            sale.pay_within_s = *random.pick(&[1, 3, 8, 20]) as u32;
+        }
         Self {
             mode,
+            pays,
+            till: Till::default(),
             now: now.clone(),
             disks: Arc::new(Mutex::new(disks)),
             worker_disks: RefCell::new(worker_disks),
@@ -419,6 +430,11 @@ impl World {
     /// For whoever stands outside of every process.
     pub(crate) fn open_database(&self) -> Database {
         Database::over_connection(self.database.clone(), self.now.clone()).expect("the database opens")
+    }
+
+    /// Whether the ledger's clock is near enough to every other one for orders to be closed.
+    pub(crate) fn clocks_agree(&self) -> bool {
+        self.ahead_ms.as_ref().is_none_or(|[_, leases]| leases.load(Ordering::Relaxed) == BEHIND_MAX_MS)
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

@@ -24,8 +24,8 @@ pub(crate) struct OrderDocument {
     order_id: OrderId,
     sale: SaleId,
     quantity: u32,
-    amount: u64,
-    currency: String,
+    pub(super) amount: u64,
+    pub(super) currency: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     currency_digits: Option<u8>,
     pub(super) status: OrderStatus,
@@ -138,7 +138,7 @@ pub(crate) fn cancelled(result: Result<Cancelled, PortError>) -> Reply {
     }
 }
 
-fn wrong_state(status: OrderStatus) -> Reply {
+pub(super) fn wrong_state(status: OrderStatus) -> Reply {
     Problem::WrongState.with([("order_status", json!(status))])
 }
 

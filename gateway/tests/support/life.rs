@@ -69,6 +69,7 @@ impl Life {
             drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
             drain_rate_hint: None,
             orders: books.clone(),
+            payments: books.clone(),
             operator: books,
             now: ground.now.clone(),
             random: ground.random.clone(),

@@ -3,6 +3,7 @@
 
 pub(crate) mod http;
 pub(crate) mod life;
+mod payments;
 mod seats;
 mod tokens;
 
@@ -164,6 +165,7 @@ impl Site {
             drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
             drain_rate_hint: Some(2_000),
             orders: books.clone(),
+            payments: books.clone(),
             operator: books.clone(),
             now,
             random,

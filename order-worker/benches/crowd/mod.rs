@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use order_worker::{
     Author, DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MemberRow,
-    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, Worker, WorkerMetrics, WorkerParts,
+    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, TIMEOUTS_TOPIC, Timeouts, Worker, WorkerMetrics,
+    WorkerParts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue, StartAt, Topic};
@@ -90,7 +91,8 @@ pub(crate) async fn drain(
     let directory = directory();
     let now: Now = Arc::new(|| START_MS);
     let mut registry = Registry::default();
-    let options = DiskOptions::new(directory.path().join("queue"), now.clone());
+    let mut options = DiskOptions::new(directory.path().join("queue"), now.clone());
+    options.delayed(TIMEOUTS_TOPIC);
     let queue = Queue::open_disk(options, &mut registry).unwrap();
     let topic = queue.topic(ORDERS_TOPIC).await.unwrap();
     let group = topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap();
@@ -119,7 +121,9 @@ pub(crate) async fn drain(
     let pace = Arc::new(Pace::new(&config));
     let batch_max = pace.batch_max();
     let log = Owner(queue.instance());
-    let parts = WorkerParts { database, stock, group, log, pace, metrics, stats: stats.clone() };
+    let deadlines = queue.topic(TIMEOUTS_TOPIC).await.unwrap();
+    let timeouts = Timeouts::new(Arc::new(move || Some(deadlines.clone())), 0, &metrics);
+    let parts = WorkerParts { database, stock, group, log, pace, timeouts, metrics, stats: stats.clone() };
     let (shutdown, down) = watch::channel(false);
     let begun = Instant::now();
     let worker = tokio::spawn(Worker::new(parts, down).run());

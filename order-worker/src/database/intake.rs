@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use stock::{OrderId, OrderStatus, Reservation, SaleId, UserId};
+use stock::{OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId};
 
 use super::{Database, DatabaseError, adapter};
 
@@ -22,6 +22,8 @@ pub struct Settled {
     pub units_held: u32,
     /// Where its row stands.
     pub status: OrderStatus,
+    /// As its row says: by when it must be paid.
+    pub pay_by: Option<Timestamp>,
     /// What this call did for it.
     pub outcome: Outcome,
 }

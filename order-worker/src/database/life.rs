@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use stock::{OrderId, OrderStatus, SaleId, Timestamp, UnknownOrderStatus, UserId};
 
-use super::{Database, DatabaseError, adapter};
+use super::{CloseCause, Database, DatabaseError, adapter};
 use crate::journal::{Action, Author, Change};
 
 /// The status in a row: any but `queued`, which is no row yet.
@@ -65,6 +65,10 @@ pub struct OrderRow {
     pub version: u64,
     /// Of a practice run.
     pub rehearsal: bool,
+    /// When a payment was kept.
+    pub paid_at: Option<Timestamp>,
+    /// What has gone back of that payment, minor units.
+    pub refunded_amount: u64,
 }
 
 /// What became of a cancellation.
@@ -107,6 +111,41 @@ impl From<By<'_>> for Canceller {
             By::User(user) => Self::User(user.clone()),
             By::Operator(author) => Self::Operator(author.clone()),
         }
+    }
+}
+
+/// Whether somebody has cancelled it before.
+pub(super) fn is_cancelled(row: &OrderRow) -> bool {
+    row.status == OrderStatus::Closed && row.reason.as_deref() == Some(CloseCause::Cancelled.as_str())
+}
+
+/// An order whose deadline may be over. Its sale never changes, so that whoever tells of it knows whose row is to be locked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Which order.
+    pub order_id: OrderId,
+    /// Of which sale.
+    pub sale: SaleId,
+}
+
+/// What became of an order that was to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseOutcome {
+    /// It was unpaid, its time was over, and its units are back.
+    Closed,
+    /// It is unpaid, but its time is not over for so many milliseconds: by the database's clock, which decides.
+    Early(u64),
+    /// It is not unpaid any more: it was left alone.
+    Past(OrderStatus),
+    /// It has no row.
+    Absent,
+}
+
+impl CloseOutcome {
+    /// Of an unpaid order that has not lapsed. One without a deadline never does.
+    pub(super) fn early(row: &OrderRow, now: Timestamp, grace_ms: u64) -> Self {
+        let lapses = row.pay_by.map_or(u64::MAX, |pay_by| pay_by.0.saturating_add(grace_ms));
+        Self::Early(lapses.saturating_sub(now.0))
     }
 }
 
@@ -160,6 +199,24 @@ impl Database {
     /// See [`DatabaseError`].
     pub async fn cancel(&self, order: OrderId, by: By<'_>) -> Result<CancelOutcome, DatabaseError> {
         adapter!(self, database => database.cancel(order, by.into()).await)
+    }
+
+    // ## Unpaid => Closed (reason `lapsed`)
+    /// Closes those of `due` that are unpaid and whose deadline is `grace_ms` ago by the database's clock, all in one transaction under
+    /// their sales' rows: units, releases and events with them. Answers for each in the order given.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`]: then none of them was closed.
+    pub async fn close_due(&self, due: &[Due], grace_ms: u64) -> Result<Vec<CloseOutcome>, DatabaseError> {
+        adapter!(self, database => database.close_due(due.to_vec(), grace_ms).await)
+    }
+
+    /// Up to `limit` unpaid orders whose deadline is `grace_ms` ago by the database's clock, the longest over first, by the index alone.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn lapsed(&self, grace_ms: u64, limit: usize) -> Result<Vec<Due>, DatabaseError> {
+        adapter!(self, database => database.lapsed(grace_ms, limit).await)
     }
 
     /// Where each of the orders stands, in the order given; `None` without a row.

@@ -1,7 +1,7 @@
 //! The orders database: the final truth of what was sold. Four ports by purpose and the registry beside them.
 //!
 //! [`sales`] what is on offer · [`intake`] promised orders become rows · [`life`] what happens to an order later ·
-//! [`outbox`] what the ledger still has to hear · [`journal`] who changed what · [`registry`] epoch and instances · [`witness`] which ledger
+//! [`payments`] money that came in and goes back · [`outbox`] what the ledger still has to hear · [`journal`] who changed what · [`registry`] epoch and instances · [`witness`] which ledger
 //! they see · [`shares`] who drains · [`books`] sums for the audit.
 //!
 //! Every adapter
@@ -31,11 +31,13 @@ pub mod life;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 pub mod outbox;
+pub mod payments;
 pub mod registry;
 pub mod sales;
 mod schema;
 pub mod shares;
 pub mod sqlite;
+mod transitions;
 pub mod witness;
 
 use std::sync::Arc;
@@ -44,14 +46,19 @@ use stock::{Now, SaleId};
 
 pub use books::{RejectedOrder, SaleBooks};
 pub use intake::{Outcome, RejectReason, Settled};
-pub use life::{By, CancelOutcome, OrderRow, Standing};
+pub use life::{By, CancelOutcome, CloseOutcome, Due, OrderRow, Standing};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
+pub use payments::{
+    Capture, Captured, Disposition, PaymentRow, RefundAsked, RefundBy, RefundHeard, RefundOutcome,
+    RefundReason, RefundRow, RefundState, RefundTold, UnknownRefundState,
+};
 pub use registry::{ENGINE_DISK, Instance, LedgerChange};
 pub use sales::{Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
 pub use shares::{Beat, LogBeat, Renewed, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
+pub use transitions::CloseCause;
 pub use witness::{Begun, Life, Sight, WITNESS_MAX_MS, Witness};
 
 #[cfg(feature = "mysql")]

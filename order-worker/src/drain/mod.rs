@@ -1,6 +1,6 @@
 //! The drain (泄洪): promised orders leave the queue at a pace that the database can bear, and become rows.
 //!
-//! The order of its steps is the protocol: rows durable, then dead letters durable, then the offset, then the ledger hears
+//! The order of its steps is the protocol: rows durable, then deadlines and dead letters durable, then the offset, then the ledger hears
 //! of it. A crash between two steps repeats the batch, and every step is harmless when repeated. The ledger never holds
 //! the drain: confirmations go through a bounded side lane, and what is lost there the reconciler finds.
 
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::database::{Database, DatabaseError, Outcome, RejectReason, Settled};
+use crate::life::timeouts::Timeouts;
 use crate::metrics::{Reason, WorkerMetrics};
 use confirm::Confirms;
 use pace::{Drain, Pace};
@@ -42,6 +43,8 @@ pub struct WorkerParts {
     pub log: Owner,
     /// How fast: one for all drains of the process.
     pub pace: Arc<Pace>,
+    /// Where it leaves payment deadlines.
+    pub timeouts: Timeouts,
     /// Where it counts.
     pub metrics: WorkerMetrics,
     /// Where it tells how it does.
@@ -73,6 +76,7 @@ pub struct Worker {
     /// none any more.
     place: Drain,
     group: Group,
+    timeouts: Timeouts,
     metrics: WorkerMetrics,
     stats: Arc<DrainStats>,
     shutdown: watch::Receiver<bool>,
@@ -122,7 +126,7 @@ impl Worker {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: WorkerParts, shutdown: watch::Receiver<bool>) -> Self {
-        let WorkerParts { database, stock, group, log, pace, metrics, stats } = parts;
+        let WorkerParts { database, stock, group, log, pace, timeouts, metrics, stats } = parts;
         let place = pace.enter(log);
         let (last_reserved_at_ms, backlogged_since) = (0, None);
         Self {
@@ -131,6 +135,7 @@ impl Worker {
             pace,
             place,
             group,
+            timeouts,
             metrics,
             stats,
             shutdown,
@@ -205,7 +210,11 @@ impl Worker {
         let (settled, unwritable) = self.settle(&batch.orders).await?;
         queue::failpoint::hit("drain.settled");
 
-        // 5. Dead letters, durable before the offset moves. A crash after this repeats them: a letter twice.
+        // 5. Deadlines, durable before the offset moves, or left to the index. A crash after this repeats them: an order is closed once.
+        self.timeouts.keep(&settled).await;
+        queue::failpoint::hit("drain.timed");
+
+        // 6. Dead letters, durable before the offset moves. A crash after this repeats them: a letter twice.
         for (message, reason) in &batch.malformed {
             self.dead_letter(message, reason).await?;
         }
@@ -213,7 +222,7 @@ impl Worker {
             self.dead_letter(&batch.messages[index], &reason).await?;
         }
 
-        // 6. The offset, durable. A crash after this leaves ids pending in the ledger that the reconciler confirms.
+        // 7. The offset, durable. A crash after this leaves ids pending in the ledger that the reconciler confirms.
         if let Some(through) = batch.through {
             self.commit(through).await?;
         }
@@ -223,7 +232,7 @@ impl Worker {
             self.place.has_settled_through(latest);
         }
 
-        // 7. The ledger hears of it, without holding us.
+        // 8. The ledger hears of it, without holding us.
         confirms.send(&settled);
         self.count(&settled, backlogged);
         match batch.unknown {

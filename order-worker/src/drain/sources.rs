@@ -19,6 +19,7 @@ use super::stats::{DrainState, DrainStats};
 use super::{DrainError, Worker, WorkerParts, rate_shares};
 use crate::config::DrainConfig;
 use crate::database::Database;
+use crate::life::timeouts::Timeouts;
 use crate::metrics::{LogBacklogs, WorkerMetrics};
 use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
@@ -62,6 +63,8 @@ pub struct SourcesParts {
     pub stock: Arc<Stock>,
     /// How fast all of them together.
     pub drain: DrainConfig,
+    /// Where they leave payment deadlines.
+    pub timeouts: Timeouts,
     /// Where they count.
     pub metrics: WorkerMetrics,
     /// Where what waits in each of them shows.
@@ -78,6 +81,7 @@ pub struct Sources {
     stock: Arc<Stock>,
     /// Of all drains together.
     pace: Arc<Pace>,
+    timeouts: Timeouts,
     metrics: WorkerMetrics,
     backlogs: LogBacklogs,
     life: u64,
@@ -99,7 +103,7 @@ impl Sources {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: SourcesParts, stopping: watch::Receiver<bool>) -> Self {
-        let SourcesParts { logs, now, database, stock, drain, metrics, backlogs, life } = parts;
+        let SourcesParts { logs, now, database, stock, drain, timeouts, metrics, backlogs, life } = parts;
         let source = |log| Source {
             log,
             state: Mutex::new(SourceState::Waiting("not looked at yet".into())),
@@ -111,6 +115,7 @@ impl Sources {
             database,
             stock,
             pace: Arc::new(Pace::new(&drain)),
+            timeouts,
             metrics,
             backlogs,
             life,
@@ -212,6 +217,7 @@ impl Sources {
             group,
             log,
             pace: self.pace.clone(),
+            timeouts: self.timeouts.clone(),
             metrics: self.metrics.clone(),
             stats: source.stats.clone(),
         };

@@ -61,6 +61,10 @@ pub enum Action {
     SaleEnd,
     /// An unpaid order was closed.
     OrderCancel,
+    /// Money of a paid order was asked back.
+    OrderRefund,
+    /// A stuck refund was to be tried again.
+    RefundRetry,
     /// A new life of the ledger was begun.
     LedgerRebuild,
     /// The same without one instance's log.
@@ -80,6 +84,8 @@ impl Action {
             Self::SaleResume => "sale resume",
             Self::SaleEnd => "sale end",
             Self::OrderCancel => "order cancel",
+            Self::OrderRefund => "order refund",
+            Self::RefundRetry => "refund retry",
             Self::LedgerRebuild => "ledger rebuild",
             Self::LedgerForget => "ledger forget",
             Self::LedgerAdopt => "ledger adopt",

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::same_database::{Mismatch, mismatch};
 use super::{MemberRow, OwnLog};
 use crate::database::{self, Database, DatabaseError};
-use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
+use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC, TIMEOUTS_TOPIC};
 
 /// How long a leaving gateway waits for workers to drain what it has promised.
 const LAST_DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -122,6 +122,14 @@ impl Instance {
         let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
         let owner = Owner(queue.instance());
         Ok(Self { parts, queue, orders, drained, owner, seat: Arc::default() })
+    }
+
+    /// The topic [`TIMEOUTS_TOPIC`] of the same log, for a process that drains what it has promised.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn timeouts(&self) -> Result<Topic, InstanceError> {
+        Ok(self.queue.topic(TIMEOUTS_TOPIC).await?)
     }
 
     /// Makes the workers' group: a log without it would keep no record for a worker that comes late.

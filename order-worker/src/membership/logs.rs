@@ -7,6 +7,7 @@ use queue::{LogAddress, Queue, QueueConfig};
 
 use super::OpenLog;
 use crate::database::Instance;
+use crate::topics::TIMEOUTS_TOPIC;
 
 /// Where a log is, as the registry says it: `machine:/absolute/path` for a directory.
 #[must_use]
@@ -52,7 +53,7 @@ async fn take(instance: Instance, config: QueueConfig, now: queue::Now) -> Optio
     }
     drop(there);
     let LogAddress::Disk(directory) = log;
-    match Queue::open_disk(config.disk_options(&directory, now), &mut Registry::default()) {
+    match Queue::open_disk(config.disk_options(&directory, now, TIMEOUTS_TOPIC), &mut Registry::default()) {
         Ok(queue) if queue.instance() == instance.owner.0 => Some(queue),
         // Its process lives, or has just come back: it merges its log itself.
         Ok(_) | Err(_) => None,

@@ -5,6 +5,7 @@
 mod intake;
 mod journal;
 mod life;
+mod payments;
 mod sales;
 #[path = "../samples/mod.rs"]
 mod samples;
@@ -23,6 +24,7 @@ use stock::{Reservation, SaleDefinition};
 pub(crate) use intake::*;
 pub(crate) use journal::*;
 pub(crate) use life::*;
+pub(crate) use payments::*;
 pub(crate) use sales::*;
 pub(crate) use samples::*;
 pub(crate) use shares::*;
@@ -104,6 +106,19 @@ macro_rules! database_suite {
             releases_come_in_pages_until_done,
             a_written_release_wakes_the_relay,
             books_sum_the_orders,
+            a_capture_pays_its_order_once,
+            a_capture_that_finds_its_order_otherwise_goes_back,
+            a_repeat_that_says_something_else_changes_nothing,
+            what_no_row_can_hold_is_refused,
+            a_payment_before_its_row_is_joined_or_goes_back,
+            captures_at_once_are_kept_once,
+            what_nobody_paid_is_closed_at_its_time,
+            closing_races_with_payment,
+            a_whole_refund_gives_the_units_back,
+            a_refund_is_tried_under_one_id_until_it_is_over,
+            refunds_at_once_never_exceed_the_payment,
+            a_sale_settles_though_refunds_are_on_their_way,
+            the_clock_is_the_databases,
             every_version_is_kept_as_it_was_offered,
             a_change_has_its_row_in_the_journal_and_no_change_none,
             changes_of_the_ledger_are_in_the_journal,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use order_worker::{
     Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MemberRow,
-    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, RebuildError, Worker, WorkerParts, audit,
+    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, RebuildError, Timeouts, Worker, WorkerParts, audit,
 };
 use prometheus_client::registry::Registry;
 use queue::{Append, DiskOptions, NewRecord, Queue, StartAt, Topic};
@@ -124,17 +124,26 @@ impl Process {
         self.topic.append(permit, record)
     }
 
+    /// In no log: everything is left to the index.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts::new(Arc::new(|| None), 0, &self.world.metrics)
+    }
+
     pub(crate) async fn worker(&self, orders_per_second_max: u32) -> Worker {
-        let parts = WorkerParts {
+        Worker::new(self.worker_parts(orders_per_second_max).await, self.shutdown.subscribe())
+    }
+
+    pub(crate) async fn worker_parts(&self, orders_per_second_max: u32) -> WorkerParts {
+        WorkerParts {
             database: self.world.database.clone(),
             stock: self.world.stock.clone(),
             group: self.topic.group(DRAIN_GROUP, StartAt::Oldest).await.unwrap(),
             log: Owner(self.queue.instance()),
             pace: Arc::new(Pace::new(&DrainConfig { orders_per_second_max, ..DrainConfig::default() })),
+            timeouts: self.timeouts(),
             metrics: self.world.metrics.clone(),
             stats: self.stats.clone(),
-        };
-        Worker::new(parts, self.shutdown.subscribe())
+        }
     }
 
     pub(crate) async fn drain(&self) -> JoinHandle<Result<(), DrainError>> {

@@ -12,7 +12,7 @@ use stock::{OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId};
 use super::fault::Fault;
 use super::quick::{self, Known};
 use super::session::{NOW, Session, in_parts, now};
-use super::sql::{Answers, Text, TextOrNull, get, ids, list, parsed};
+use super::sql::{Answers, Text, TextOrNull, get, ids, list, parsed, parsed_option};
 use super::{MysqlDatabase, sales};
 use crate::database::intake::NO_CURRENCY;
 use crate::database::life::RowStatus;
@@ -68,7 +68,7 @@ impl Draft {
 struct OpenSale {
     row: SaleRow,
     /// By when an order that fits must be paid.
-    pay_by: String,
+    pay_by: Timestamp,
     /// Units that the batch's users hold.
     held: HashMap<String, u64>,
 }
@@ -95,7 +95,7 @@ async fn settle(session: &mut Session, batch: &[Reservation], known: &Known) -> 
     known.learn(session, batch).await?;
     if let Some(statements) = quick::statements(batch, known) {
         match session.at_once(statements).await {
-            Ok(()) => return Ok(quick::settled(batch)),
+            Ok(answers) => return quick::settled(batch, answers),
             Err(fault) if fault.is_of_the_data() => {
                 // If it was for the terms, they are another sale's by now.
                 known.forget(batch);
@@ -168,7 +168,7 @@ impl Found {
         let now = now(&mut answers)?;
         let mut found = Self { now: now.to_string(), sales: BTreeMap::new() };
         for row in rows {
-            let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000).to_string();
+            let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000);
             let id = row.definition.id.clone();
             found.sales.insert(id, OpenSale { pay_by, row, held: HashMap::new() });
         }
@@ -248,6 +248,7 @@ impl<'b> Plan<'b> {
             .and_then(|definition| definition.price.checked_mul(u64::from(reservation.quantity)))
             .filter(|&amount| i64::try_from(amount).is_ok());
         let Draft { identity, metadata } = draft;
+        let pay_by = sale.filter(|_| verdict.is_ok()).map(|sale| sale.pay_by);
         // Writing into a String does not fail.
         let _ = write!(
             self.orders,
@@ -256,7 +257,7 @@ impl<'b> Plan<'b> {
             amount.unwrap_or(0),
             Text(definition.map_or(NO_CURRENCY, |definition| &definition.currency)),
             TextOrNull(verdict.err().map(RejectReason::as_str)),
-            TextOrNull(sale.filter(|_| verdict.is_ok()).map(|sale| sale.pay_by.as_str())),
+            TextOrNull(pay_by.map(|at| at.to_string()).as_deref()),
             u8::from(definition.is_some_and(|definition| definition.rehearsal)),
         );
         if verdict.is_err() {
@@ -270,6 +271,7 @@ impl<'b> Plan<'b> {
             quantity: reservation.quantity,
             units_held,
             status,
+            pay_by,
             outcome: verdict.map_or_else(Outcome::Rejected, |()| Outcome::Inserted),
         });
     }
@@ -296,7 +298,7 @@ impl<'b> Plan<'b> {
 async fn existing(session: &mut Session, batch: &[Reservation]) -> Result<HashMap<OrderId, Settled>, Fault> {
     let statements = in_parts(batch, |part| {
         format!(
-            "SELECT order_id, sale_id, user_id, quantity, units_held, status FROM floodgate_orders
+            "SELECT order_id, sale_id, user_id, quantity, units_held, status, pay_by FROM floodgate_orders
              WHERE order_id IN ({});",
             ids(part.iter().map(|reservation| &reservation.order_id))
         )
@@ -311,6 +313,7 @@ async fn existing(session: &mut Session, batch: &[Reservation]) -> Result<HashMa
             quantity: get(&mut row, 3)?,
             units_held: get(&mut row, 4)?,
             status: parsed::<RowStatus>(&mut row, 5)?.0,
+            pay_by: parsed_option(&mut row, 6)?,
             outcome: Outcome::Duplicate,
         };
         Ok((order_id, settled))

@@ -1,22 +1,21 @@
 //! The later life of rows of `floodgate_orders`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mysql_async::Row;
-use stock::{OrderId, OrderStatus, SaleId};
+use stock::{OrderId, OrderStatus, SaleId, Timestamp};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Text, get, ids, parsed, parsed_option};
-use super::{MysqlDatabase, intake, journal, sales};
-use crate::database::life::{Canceller, RowStatus, cancelled};
-use crate::database::{CancelOutcome, DatabaseError, OrderRow, Standing};
+use super::transitions::apply;
+use super::{MysqlDatabase, journal, sales};
+use crate::database::life::{Canceller, RowStatus, cancelled, is_cancelled};
+use crate::database::transitions;
+use crate::database::{CancelOutcome, CloseCause, CloseOutcome, DatabaseError, Due, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
-                       created_at, updated_at, pay_by, version, rehearsal";
-
-/// Why an order is closed that somebody cancelled.
-const CANCELLED: &str = "cancelled";
+                       created_at, updated_at, pay_by, version, rehearsal, paid_at, refunded_amount";
 
 impl MysqlDatabase {
     pub(in crate::database) async fn order(&self, order: OrderId) -> Result<Option<OrderRow>, DatabaseError> {
@@ -56,6 +55,40 @@ impl MysqlDatabase {
         Ok(outcome)
     }
 
+    pub(in crate::database) async fn close_due(
+        &self,
+        due: Vec<Due>,
+        grace_ms: u64,
+    ) -> Result<Vec<CloseOutcome>, DatabaseError> {
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outcomes = self.write(async move |session| close_due(session, &due, grace_ms).await).await?;
+        if outcomes.contains(&CloseOutcome::Closed) {
+            self.release_written.notify_one();
+        }
+        Ok(outcomes)
+    }
+
+    pub(in crate::database) async fn lapsed(
+        &self,
+        grace_ms: u64,
+        rows: usize,
+    ) -> Result<Vec<Due>, DatabaseError> {
+        self.read(async move |session| {
+            let now = now(&mut session.transact(NOW).await?)?;
+            let before = Timestamp(now.0.saturating_sub(grace_ms));
+            let due = format!(
+                "SELECT order_id, sale_id FROM floodgate_orders FORCE INDEX (floodgate_orders_due)
+                 WHERE status = 'unpaid' AND pay_by <= '{before}' ORDER BY pay_by LIMIT {rows};"
+            );
+            let rows = session.ask(&due).await?.rest();
+            rows.map(|mut row| Ok(Due { order_id: parsed(&mut row, 0)?, sale: parsed(&mut row, 1)? }))
+                .collect()
+        })
+        .await
+    }
+
     pub(in crate::database) async fn statuses(
         &self,
         orders: Vec<OrderId>,
@@ -92,7 +125,7 @@ async fn cancel(session: &mut Session, order: OrderId, by: &Canceller) -> Result
     }
     let lock = sales::lock(&seen.sale_id) + NOW + &select(order, " FOR UPDATE");
     let mut answers = session.transact(&lock).await?;
-    let _sale = answers.row();
+    let sale = answers.row().map(sales::sale_row).transpose()?;
     let now = now(&mut answers)?;
     let row = answers
         .row()
@@ -100,47 +133,94 @@ async fn cancel(session: &mut Session, order: OrderId, by: &Canceller) -> Result
     let row = order_row(row)?;
 
     // 2. Compare …
-    if row.status == OrderStatus::Closed && row.reason.as_deref() == Some(CANCELLED) {
+    if is_cancelled(&row) {
         session.commit_found().await?;
         return Ok(CancelOutcome::Cancelled(row));
     }
-    if row.status != OrderStatus::Unpaid {
-        return Ok(CancelOutcome::WrongState(row.status));
-    }
-
-    // 3. … and set: order, sale and outbox at once, and the journal on an operator's word. A crash before COMMIT leaves the order unpaid, one after it the release behind, which
-    // the relay finds.
-    let (sale_id, user_id) = (Text(row.sale_id.as_str()), Text(row.user_id.as_str()));
-    let statements = format!(
-        "UPDATE floodgate_orders
-         SET status = 'closed', reason = '{CANCELLED}', units_held = 0, version = version + 1, updated_at = '{now}'
-         WHERE order_id = '{order}' AND status = 'unpaid';
-         {}{}",
-        sales::update(&row.sale_id, &now.to_string(), &format!("sold = sold - {}", row.units_held)),
-        intake::release(&format!("('{order}', {sale_id}, {user_id}, {}, '{now}')", row.quantity)),
-    );
-    let closed = OrderRow {
-        status: OrderStatus::Closed,
-        reason: Some(CANCELLED.to_owned()),
-        units_held: 0,
-        version: row.version + 1,
-        updated_at: now,
-        ..row.clone()
+    let is_settled = sale.is_some_and(|sale| sale.settled);
+    let step = match transitions::close(&row, now, CloseCause::Cancelled, is_settled) {
+        Ok(step) => step,
+        Err(status) => return Ok(CancelOutcome::WrongState(status)),
     };
+
+    // 3. … and set: order, sale, outbox and event at once, and the journal on an operator's word. A crash before COMMIT leaves the
+    // order unpaid, one after it the release behind, which the relay finds.
+    let statements = apply(std::slice::from_ref(&step))?;
     match by {
         Canceller::User(_) => session.commit(statements).await?,
         Canceller::Operator(author) => {
-            journal::commit(session, &statements, author, now, cancelled(&row, &closed)).await?;
+            journal::commit(session, &statements, author, now, cancelled(&row, &step.after)).await?;
         }
     }
-    Ok(CancelOutcome::Cancelled(closed))
+    Ok(CancelOutcome::Cancelled(step.after))
 }
 
-fn select(order: OrderId, lock: &str) -> String {
+async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<Vec<CloseOutcome>, Fault> {
+    // 1. Lock the sales, in the order of their ids, as intake does; then the orders by their keys, in one statement.
+    let ids_of_sales: BTreeSet<&SaleId> = due.iter().map(|due| &due.sale).collect();
+    let mut statements: String = ids_of_sales.iter().map(|sale| sales::lock(sale)).collect();
+    statements.push_str(NOW);
+    statements += &in_parts(due, |part| {
+        let part = ids(part.iter().map(|due| &due.order_id));
+        format!(
+            "SELECT {COLUMNS} FROM floodgate_orders WHERE order_id IN ({part}) ORDER BY order_id FOR UPDATE;"
+        )
+    });
+    let mut answers = session.transact(&statements).await?;
+    let mut settled: BTreeMap<SaleId, bool> = BTreeMap::new();
+    for _ in &ids_of_sales {
+        if let Some(sale) = answers.row().map(sales::sale_row).transpose()? {
+            settled.insert(sale.definition.id, sale.settled);
+        }
+    }
+    let now = now(&mut answers)?;
+    let mut rows: HashMap<OrderId, OrderRow> = HashMap::with_capacity(due.len());
+    for row in answers.rest() {
+        let row = order_row(row)?;
+        rows.insert(row.order_id, row);
+    }
+
+    // 2. Compare …
+    let (mut outcomes, mut steps) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
+    for Due { order_id, .. } in due {
+        let Some(row) = rows.get_mut(order_id) else {
+            outcomes.push(CloseOutcome::Absent);
+            continue;
+        };
+        if row.status == OrderStatus::Unpaid && !transitions::has_lapsed(row, now, grace_ms) {
+            outcomes.push(CloseOutcome::early(row, now, grace_ms));
+            continue;
+        }
+        let is_settled = settled.get(&row.sale_id).copied();
+        let is_settled = is_settled.ok_or_else(|| {
+            DatabaseError::Record(format!(
+                "order {order_id} is of sale {}, not of the one that it was named with",
+                row.sale_id
+            ))
+        })?;
+        outcomes.push(match transitions::close(row, now, CloseCause::Lapsed, is_settled) {
+            Ok(step) => {
+                // One that is named twice is closed once.
+                row.clone_from(&step.after);
+                steps.push(step);
+                CloseOutcome::Closed
+            }
+            Err(status) => CloseOutcome::Past(status),
+        });
+    }
+
+    // 3. … and set. A crash before COMMIT leaves all of them unpaid, one after it their releases behind.
+    if !steps.is_empty() {
+        session.commit(apply(&steps)?).await?;
+    }
+    Ok(outcomes)
+}
+
+pub(super) fn select(order: OrderId, lock: &str) -> String {
     format!("SELECT {COLUMNS} FROM floodgate_orders WHERE order_id = '{order}'{lock};")
 }
 
-fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
+pub(super) fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
     let row = &mut row;
     Ok(OrderRow {
         order_id: parsed(row, 0)?,
@@ -158,5 +238,7 @@ fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
         pay_by: parsed_option(row, 12)?,
         version: get(row, 13)?,
         rehearsal: get(row, 14)?,
+        paid_at: parsed_option(row, 15)?,
+        refunded_amount: get(row, 16)?,
     })
 }

@@ -11,14 +11,17 @@ mod intake;
 mod journal;
 mod life;
 mod outbox;
+mod payments;
 mod pool;
 mod quick;
+mod refunds;
 mod registry;
 mod sales;
 mod schema;
 mod session;
 mod shares;
 mod sql;
+mod transitions;
 mod witness;
 
 use std::sync::Arc;

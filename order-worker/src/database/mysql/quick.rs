@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
+use mysql_async::Row;
 use parking_lot::Mutex;
-use stock::{OrderStatus, Reservation, SaleDefinition, SaleId};
+use stock::{OrderStatus, Reservation, SaleDefinition, SaleId, Timestamp};
 
 use super::fault::Fault;
 use super::sales;
 use super::session::{Session, in_parts};
-use super::sql::{Text, get, list};
+use super::sql::{Answers, Text, get, list, parsed};
 use crate::database::{Outcome, Settled};
 
 /// Terms that are remembered; beyond it they are all learned anew.
@@ -132,7 +133,14 @@ pub(super) fn statements(batch: &[Reservation], known: &Known) -> Option<String>
 }
 
 /// The answers of a batch whose [`statements`] were carried out.
-pub(super) fn settled(batch: &[Reservation]) -> Vec<Settled> {
+pub(super) fn settled(batch: &[Reservation], answers: Answers) -> Result<Vec<Settled>, Fault> {
+    let sales: BTreeSet<&SaleId> = batch.iter().map(|reservation| &reservation.sale).collect();
+    // Each sale's deadline, the last that was asked for, in the order of the sales' ids.
+    let rows: Vec<Row> = answers.rest().collect();
+    let deadlines = rows.into_iter().rev().zip(sales.into_iter().rev());
+    let deadlines: Result<HashMap<&SaleId, Timestamp>, Fault> =
+        deadlines.map(|(mut row, sale)| Ok((sale, parsed(&mut row, 0)?))).collect();
+    let deadlines = deadlines?;
     let inserted = |reservation: &Reservation| Settled {
         order_id: reservation.order_id,
         sale: reservation.sale.clone(),
@@ -140,9 +148,10 @@ pub(super) fn settled(batch: &[Reservation]) -> Vec<Settled> {
         quantity: reservation.quantity,
         units_held: reservation.quantity,
         status: OrderStatus::Unpaid,
+        pay_by: deadlines.get(&reservation.sale).copied(),
         outcome: Outcome::Inserted,
     };
-    batch.iter().map(inserted).collect()
+    Ok(batch.iter().map(inserted).collect())
 }
 
 impl<'b> Part<'b> {
@@ -194,7 +203,8 @@ impl<'b> Part<'b> {
              FROM JSON_TABLE({rows}, '$[*]' COLUMNS (
                  o CHAR(26) CHARACTER SET ascii PATH '$[0]' ERROR ON ERROR,
                  u VARCHAR(128) CHARACTER SET utf8mb4 PATH '$[1]' ERROR ON ERROR,
-                 q INT UNSIGNED PATH '$[2]' ERROR ON ERROR{path})) AS new_orders;",
+                 q INT UNSIGNED PATH '$[2]' ERROR ON ERROR{path})) AS new_orders;
+             SELECT @floodgate_pay_by;",
             pay_by = NOW_TEXT.replace("NOW(3)", &format!("NOW(3) + INTERVAL {pay_within_s} SECOND")),
             sale = Text(sale.as_str()),
             currency = Text(currency),

@@ -155,7 +155,7 @@ impl MysqlDatabase {
             let id = Text(sale.as_str());
             let outstanding = format!(
                 "SELECT EXISTS (SELECT 1 FROM floodgate_orders FORCE INDEX (floodgate_orders_sale)
-                                WHERE sale_id = {id} AND status IN ('unpaid', 'refunding'))
+                                WHERE sale_id = {id} AND status = 'unpaid')
                      OR EXISTS (SELECT 1 FROM floodgate_releases WHERE sale_id = {id});"
             );
             let outstanding: bool = session.transact(&outstanding).await?.value()?;

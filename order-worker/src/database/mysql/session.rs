@@ -181,10 +181,10 @@ impl Session {
 
     /// A whole transaction in one packet, which MUST be harmless to repeat: without an answer nobody knows whether it happened, and a
     /// connection that died while it was idle is not told from one that died of it.
-    pub(super) async fn at_once(&mut self, statements: String) -> Result<(), Fault> {
-        self.transact(&(statements + "COMMIT;")).await?;
+    pub(super) async fn at_once(&mut self, statements: String) -> Result<Answers, Fault> {
+        let answers = self.transact(&(statements + "COMMIT;")).await?;
         self.is_open = false;
-        Ok(())
+        Ok(answers)
     }
 
     /// Undoes what the transaction has done, and ends it.

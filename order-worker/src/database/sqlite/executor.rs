@@ -49,7 +49,7 @@ const JOBS_MAX: usize = 64;
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Prepared statements kept; more than this crate has.
-const STATEMENTS_MAX: usize = 64;
+const STATEMENTS_MAX: usize = 96;
 /// Page cache of one connection.
 const CACHE_KIB: i64 = 64 * 1024;
 /// 32 MiB of WAL: index pages that are touched again and again reach the file once for many commits.

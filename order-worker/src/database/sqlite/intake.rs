@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, Transaction, params};
 use stock::{OrderStatus, Reservation, SaleId, Timestamp};
 
-use super::{DatabaseError, SqliteDatabase, parsed, sales};
+use super::{DatabaseError, SqliteDatabase, parsed, parsed_option, sales};
 use crate::database::intake::NO_CURRENCY;
 use crate::database::life::RowStatus;
 use crate::database::{Outcome, RejectReason, SaleRow, Settled};
@@ -45,12 +45,12 @@ impl SqliteDatabase {
 struct OpenSale {
     row: SaleRow,
     sold: u32,
-    pay_by: String,
+    pay_by: Timestamp,
 }
 
 impl OpenSale {
     fn new(row: SaleRow, now: Timestamp) -> Self {
-        let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000).to_string();
+        let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000);
         Self { sold: row.sold, pay_by, row }
     }
 }
@@ -59,7 +59,7 @@ impl OpenSale {
 struct Entry<'a> {
     amount: Option<i64>,
     verdict: Result<(), RejectReason>,
-    pay_by: Option<&'a str>,
+    pay_by: Option<Timestamp>,
     sale: Option<&'a SaleRow>,
 }
 
@@ -117,7 +117,7 @@ fn judge<'a>(
     } else {
         Ok(())
     };
-    let pay_by = verdict.is_ok().then_some(sale.pay_by.as_str());
+    let pay_by = verdict.is_ok().then_some(sale.pay_by);
     Ok(Entry { amount, verdict, pay_by, sale: Some(&sale.row) })
 }
 
@@ -164,7 +164,7 @@ fn write(
             entry.verdict.err().map(RejectReason::as_str),
             reservation.metadata,
             now,
-            entry.pay_by,
+            entry.pay_by.map(|at| at.to_string()),
             definition.is_some_and(|definition| definition.rehearsal),
         ])?;
     if inserted == 0 {
@@ -187,6 +187,7 @@ fn write(
         quantity: reservation.quantity,
         units_held,
         status,
+        pay_by: entry.pay_by,
         outcome: entry.verdict.map_or_else(Outcome::Rejected, |()| Outcome::Inserted),
     })
 }
@@ -194,7 +195,7 @@ fn write(
 /// What the row of an order says that was settled before.
 fn duplicate(transaction: &Transaction<'_>, reservation: &Reservation) -> Result<Settled, DatabaseError> {
     let mut statement = transaction.prepare_cached(
-        "SELECT sale_id, user_id, quantity, units_held, status FROM floodgate_orders WHERE order_id = ?1",
+        "SELECT sale_id, user_id, quantity, units_held, status, pay_by FROM floodgate_orders WHERE order_id = ?1",
     )?;
     let row = statement.query_row(params![reservation.order_id.to_string()], |row| {
         Ok(Settled {
@@ -204,6 +205,7 @@ fn duplicate(transaction: &Transaction<'_>, reservation: &Reservation) -> Result
             quantity: row.get(2)?,
             units_held: row.get(3)?,
             status: parsed::<RowStatus>(row, 4)?.0,
+            pay_by: parsed_option(row, 5)?,
             outcome: Outcome::Duplicate,
         })
     });

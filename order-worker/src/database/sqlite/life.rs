@@ -1,17 +1,22 @@
 //! The later life of rows of `floodgate_orders`.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
-use stock::{OrderId, OrderStatus, SaleId};
+use std::collections::BTreeMap;
 
-use super::{DatabaseError, SqliteDatabase, intake, journal, limit, parsed, parsed_option, unsigned};
-use crate::database::life::{Canceller, RowStatus, cancelled};
-use crate::database::{CancelOutcome, OrderRow, Standing};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use stock::{OrderId, OrderStatus, SaleId, Timestamp};
+
+use super::transitions::apply;
+use super::{DatabaseError, SqliteDatabase, journal, limit, parsed, parsed_option, sales, unsigned};
+use crate::database::life::{Canceller, RowStatus, cancelled, is_cancelled};
+use crate::database::transitions;
+use crate::database::{CancelOutcome, CloseCause, CloseOutcome, Due, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
-                       created_at, updated_at, pay_by, version, rehearsal";
+                       created_at, updated_at, pay_by, version, rehearsal, paid_at, refunded_amount";
 
-/// Why an order is closed that somebody cancelled.
-const CANCELLED: &str = "cancelled";
+/// The longest over first.
+const LAPSED: &str = "SELECT order_id, sale_id FROM floodgate_orders INDEXED BY floodgate_orders_due
+                      WHERE status = 'unpaid' AND pay_by <= ?1 ORDER BY pay_by LIMIT ?2";
 
 impl SqliteDatabase {
     pub(in crate::database) async fn order(&self, order: OrderId) -> Result<Option<OrderRow>, DatabaseError> {
@@ -49,36 +54,87 @@ impl SqliteDatabase {
                 if by.is_stranger_to(&row) {
                     return Ok(CancelOutcome::NotFound);
                 }
-                if row.status == OrderStatus::Closed && row.reason.as_deref() == Some(CANCELLED) {
+                if is_cancelled(&row) {
                     return Ok(CancelOutcome::Cancelled(row));
                 }
-                if row.status != OrderStatus::Unpaid {
-                    return Ok(CancelOutcome::WrongState(row.status));
-                }
-                let (order_id, at, now) = (order.to_string(), now, now.to_string());
-                let mut close = transaction.prepare_cached(&format!(
-                    "UPDATE floodgate_orders
-                     SET status = 'closed', reason = ?2, units_held = 0, version = version + 1, updated_at = ?3
-                     WHERE order_id = ?1 AND status = 'unpaid' RETURNING {COLUMNS}"
-                ))?;
-                let closed = close.query_row(params![order_id, CANCELLED, now], order_row)?;
-                transaction
-                    .prepare_cached(
-                        "UPDATE floodgate_sales SET sold = sold - ?2, updated_at = ?3 WHERE sale_id = ?1",
-                    )?
-                    .execute(params![row.sale_id.as_str(), row.units_held, now])?;
-                let (sale, user) = (row.sale_id.as_str(), row.user_id.as_str());
-                intake::release(transaction, &order_id, sale, user, row.quantity, &now)?;
+                let is_settled = sales::find(transaction, &row.sale_id)?.is_some_and(|sale| sale.settled);
+                let step = match transitions::close(&row, now, CloseCause::Cancelled, is_settled) {
+                    Ok(step) => step,
+                    Err(status) => return Ok(CancelOutcome::WrongState(status)),
+                };
+                // A crash before the commit leaves the order unpaid, one after it the release behind, which the relay finds.
+                apply(transaction, &step)?;
                 if let Canceller::Operator(author) = &by {
-                    journal::append(transaction, author, at, cancelled(&row, &closed))?;
+                    journal::append(transaction, author, now, cancelled(&row, &step.after))?;
                 }
-                Ok(CancelOutcome::Cancelled(closed))
+                Ok(CancelOutcome::Cancelled(step.after))
             })
             .await?;
         if matches!(outcome, CancelOutcome::Cancelled(_)) {
             self.release_written.notify_one();
         }
         Ok(outcome)
+    }
+
+    pub(in crate::database) async fn close_due(
+        &self,
+        due: Vec<Due>,
+        grace_ms: u64,
+    ) -> Result<Vec<CloseOutcome>, DatabaseError> {
+        let outcomes = self
+            .write(move |transaction, now| {
+                let mut settled: BTreeMap<SaleId, bool> = BTreeMap::new();
+                let mut outcomes = Vec::with_capacity(due.len());
+                for Due { order_id, .. } in due {
+                    let Some(row) = find(transaction, order_id)? else {
+                        outcomes.push(CloseOutcome::Absent);
+                        continue;
+                    };
+                    if row.status == OrderStatus::Unpaid && !transitions::has_lapsed(&row, now, grace_ms) {
+                        outcomes.push(CloseOutcome::early(&row, now, grace_ms));
+                        continue;
+                    }
+                    let is_settled = match settled.get(&row.sale_id) {
+                        Some(is_settled) => *is_settled,
+                        None => {
+                            let sale = sales::find(transaction, &row.sale_id)?;
+                            let is_settled = sale.is_some_and(|sale| sale.settled);
+                            settled.insert(row.sale_id.clone(), is_settled);
+                            is_settled
+                        }
+                    };
+                    // A crash before the commit leaves all of them unpaid, one after it their releases behind.
+                    outcomes.push(match transitions::close(&row, now, CloseCause::Lapsed, is_settled) {
+                        Ok(step) => {
+                            apply(transaction, &step)?;
+                            CloseOutcome::Closed
+                        }
+                        Err(status) => CloseOutcome::Past(status),
+                    });
+                }
+                Ok(outcomes)
+            })
+            .await?;
+        if outcomes.contains(&CloseOutcome::Closed) {
+            self.release_written.notify_one();
+        }
+        Ok(outcomes)
+    }
+
+    pub(in crate::database) async fn lapsed(
+        &self,
+        grace_ms: u64,
+        rows: usize,
+    ) -> Result<Vec<Due>, DatabaseError> {
+        let before = Timestamp((self.now)().saturating_sub(grace_ms)).to_string();
+        self.read(move |transaction| {
+            let mut statement = transaction.prepare_cached(LAPSED)?;
+            let due = statement.query_map(params![before, limit(rows)], |row| {
+                Ok(Due { order_id: parsed(row, 0)?, sale: parsed(row, 1)? })
+            })?;
+            Ok(due.collect::<Result<_, _>>()?)
+        })
+        .await
     }
 
     pub(in crate::database) async fn statuses(
@@ -101,7 +157,7 @@ impl SqliteDatabase {
     }
 }
 
-fn find(transaction: &Transaction<'_>, order: OrderId) -> Result<Option<OrderRow>, DatabaseError> {
+pub(super) fn find(transaction: &Transaction<'_>, order: OrderId) -> Result<Option<OrderRow>, DatabaseError> {
     let mut statement =
         transaction.prepare_cached(&format!("SELECT {COLUMNS} FROM floodgate_orders WHERE order_id = ?1"))?;
     Ok(statement.query_row(params![order.to_string()], order_row).optional()?)
@@ -124,5 +180,7 @@ fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRow> {
         pay_by: parsed_option(row, 12)?,
         version: unsigned(row, 13)?,
         rehearsal: row.get(14)?,
+        paid_at: parsed_option(row, 15)?,
+        refunded_amount: unsigned(row, 16)?,
     })
 }

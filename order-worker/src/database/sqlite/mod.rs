@@ -10,10 +10,13 @@ mod intake;
 mod journal;
 mod life;
 mod outbox;
+mod payments;
+mod refunds;
 mod registry;
 mod sales;
 mod schema;
 mod shares;
+mod transitions;
 mod witness;
 
 use std::str::FromStr;

@@ -205,7 +205,7 @@ impl SqliteDatabase {
             }
             let outstanding: bool = transaction.query_row(
                 "SELECT EXISTS (SELECT 1 FROM floodgate_orders INDEXED BY floodgate_orders_sale
-                                WHERE sale_id = ?1 AND status IN ('unpaid', 'refunding'))
+                                WHERE sale_id = ?1 AND status = 'unpaid')
                      OR EXISTS (SELECT 1 FROM floodgate_releases WHERE sale_id = ?1)",
                 params![sale.as_str()],
                 |row| row.get(0),
