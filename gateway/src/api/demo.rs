@@ -62,7 +62,7 @@ impl Api {
         if !gateway.auth.demo() {
             return Problem::NotFound.response();
         }
-        if !is_local(ask.peer, ask.headers) {
+        if !is_local(ask.peer, ask.version, ask.headers) {
             return Problem::Forbidden.response();
         }
         if let Err(refusal) = ask.refuse_cross_site() {

@@ -81,7 +81,7 @@ pub(crate) async fn a_capture_pays_its_order_once(fixture: Fixture) {
     assert!(refunds.is_empty());
     assert_eq!(fixture.database.payments_of(order_id(1)).await.unwrap(), [(row, refunds)]);
     assert_eq!(fixture.sold().await, 1);
-    assert!(fixture.database.releases(None, 10).await.unwrap().is_empty());
+    assert!(fixture.database.releases(None, &[], 10).await.unwrap().is_empty());
 }
 
 pub(crate) async fn a_capture_that_finds_its_order_otherwise_goes_back(fixture: Fixture) {
@@ -248,7 +248,7 @@ pub(crate) async fn what_nobody_paid_is_closed_at_its_time(fixture: Fixture) {
     assert_eq!((row.version, row.quantity), (2, 2));
     assert_eq!(fixture.sold().await, 6);
     assert_eq!(fixture.database.close_due(&[due(1)], grace_ms).await.unwrap(), [closed]);
-    let releases = fixture.database.releases(None, 10).await.unwrap();
+    let releases = fixture.database.releases(None, &[], 10).await.unwrap();
     assert_eq!((releases.len(), releases[0].1.order_id, releases[0].1.quantity), (1, order_id(1), 2));
 
     // The index finds the others, the longest over first.
@@ -440,7 +440,7 @@ pub(crate) async fn a_sale_settles_though_refunds_are_on_their_way(fixture: Fixt
         fixture.database.refund(order_id(n), RefundBy::Operator(&author), None).await.unwrap()
     };
     refund(1).await;
-    let releases = fixture.database.releases(None, 10).await.unwrap();
+    let releases = fixture.database.releases(None, &[], 10).await.unwrap();
     fixture.database.releases_done(&[releases[0].1.order_id]).await.unwrap();
     fixture.now.store(definition.ends_at.0, Ordering::SeqCst);
     assert!(fixture.database.mark_settled(&sale_id("s")).await.unwrap());

@@ -32,7 +32,7 @@ impl MysqlDatabase {
         member: Owner,
         ledger: LedgerIdentity,
     ) -> Result<(), DatabaseError> {
-        self.write(async move |session| session.at_once(bear_witness(member, &ledger)).await).await
+        self.write(async move |session| session.at_once(bear_witness(member, &ledger)).await.map(drop)).await
     }
 
     pub(in crate::database) async fn next_epoch_after(
