@@ -150,7 +150,7 @@ async fn shared(config: &Config, database: &Database) -> Result<(Vec<Line>, Opti
         }
         lines.push(Line { rows, running, shared_ledger: counted, logs: logs.clone() });
     }
-    let promising = logs.iter().filter(|log| log.holds_promises);
+    let promising = logs.iter().filter(|log| log.holds_promises && !log.left_out);
     let out_of_reach: Vec<_> =
         promising.filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect();
     let mut gaps = Vec::new();

@@ -166,6 +166,7 @@ impl Watched {
                 (SourceState::Stopped(why), _) => {
                     lacks.push(format!("{log} is drained no more: {why}"));
                 }
+                (SourceState::Refused(why), _) => lacks.push(format!("{log} is not drained: {why}")),
                 (SourceState::Draining, Some(why)) => {
                     lacks.push(format!("the drain of {log} is held up: {why}"));
                 }

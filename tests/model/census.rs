@@ -30,10 +30,12 @@ pub(crate) const WORKER_LOG_FULL: Event = "a worker's own log full while the dra
 pub(crate) const WORKER_LOG_LOST: Event = "a failed write to a worker's own log, which was opened anew";
 pub(crate) const REST_WITHOUT_WORKER_LOG: Event = "rest while a worker's own log took nothing";
 
+pub(crate) const STARTED_ELSEWHERE: Event = "a start over another orders database, which the log refused";
+
 pub(crate) const CLOCK_STEPPED: Event = "a clock of one of two ledger servers stepped";
 
 /// All of them: a long run has to see each.
-pub(crate) const ALL: [Event; 20] = [
+pub(crate) const ALL: [Event; 21] = [
     ADOPTED,
     THAWED_LATE,
     LOST_IN_MID_BATCH,
@@ -54,6 +56,7 @@ pub(crate) const ALL: [Event; 20] = [
     WORKER_LOG_FULL,
     WORKER_LOG_LOST,
     REST_WITHOUT_WORKER_LOG,
+    STARTED_ELSEWHERE,
 ];
 
 /// Of one run.

@@ -14,6 +14,7 @@ use gateway::pass::Pass;
 use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleView};
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
+use order_worker::membership::tie::tie;
 use order_worker::{
     DRAIN_GROUP, Database, DrainConfig, DrainStats, JournalKey, Member, MemberParts, MembershipMetrics,
     ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay, Worker, WorkerLog, WorkerMetrics, WorkerParts,
@@ -24,13 +25,14 @@ use queue::{
 };
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger};
 use stock::{
-    EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Seat, Stock,
-    UserId,
+    DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId,
+    Seat, Stock, UserId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::census::LETTER_AT_START;
+use crate::elsewhere;
 use crate::gateway_ports::{RootOperator, RootOrders};
 use crate::operator::promised_letters;
 use crate::parts::{Parts, lasts, part};
@@ -166,6 +168,11 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     world.curse();
     let queue =
         Queue::open_disk(queue_options(&queue_parts(world, instance)), &mut registry).map_err(text)?;
+    if world.is_started_elsewhere(instance) {
+        return Err(elsewhere::start(world, &queue, DeploymentId(u128::from(random()))).await?);
+    }
+    let deployment = database.deployment(DeploymentId(u128::from(random()))).await.map_err(text)?;
+    let opening = tie(&queue, &database, deployment, &instance.to_string()).await.map_err(text)?;
     let topic = queue.topic(ORDERS_TOPIC).await.map_err(text)?;
     let group = topic.group(DRAIN_GROUP, StartAt::Oldest).await.map_err(text)?;
     let owner = Owner(queue.instance());
@@ -179,7 +186,8 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     };
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
     let seat = Arc::new(Seat::new());
-    let own = OwnLog { topic: topic.clone(), owner, place: instance.to_string(), seat: seat.clone() };
+    let own =
+        OwnLog { topic: topic.clone(), owner, opening, place: instance.to_string(), seat: seat.clone() };
     let mut member = Member::new(MemberParts {
         database: database.clone(),
         stock: stock.clone(),
@@ -240,6 +248,7 @@ fn queue_options((instance, disk, now, random): &QueueParts) -> DiskOptions {
     options.random = random.clone();
     options.segment_bytes = SEGMENT_BYTES;
     options.ring_bytes = RING_BYTES;
+    options.tied = true;
     options
 }
 
