@@ -121,6 +121,13 @@ pub(crate) fn open_queue(config: &Config, now: Now, registry: &mut Registry) -> 
     Queue::open_disk(disk_options(config, now), registry)
 }
 
+/// The same for a command that puts a record back which the log has held before: whose the log is, is known.
+pub(crate) fn open_queue_aside(config: &Config) -> Result<Queue, QueueError> {
+    let mut options = disk_options(config, clock::system());
+    options.tied = false;
+    Queue::open_disk(options, &mut Registry::default())
+}
+
 /// A worker's own directory, locked for this process. Opened anew whenever it was lost, so that its metrics are the worker's.
 pub(crate) fn open_worker_queue(config: &QueueConfig, now: Now) -> Result<Queue, QueueError> {
     Queue::open_disk(
@@ -139,6 +146,8 @@ fn disk_options(config: &Config, now: Now) -> DiskOptions {
     // A purchase that the limit lets in finds room in the log, whatever its metadata.
     options.in_flight_max = config.limits.in_flight_max;
     options.in_flight_bytes = ORDER_BYTES_MAX;
+    // It holds promises: none before it is known whose.
+    options.tied = true;
     options
 }
 

@@ -28,7 +28,7 @@ use order_worker::{
 };
 use prometheus_client::registry::Registry;
 use queue::Queue;
-use stock::{Now, Stock};
+use stock::{DeploymentId, Now, Stock};
 
 use crate::config::{Config, Role};
 use crate::engines;
@@ -73,15 +73,16 @@ impl Foundation {
     }
 }
 
-/// The log in `queue.directory`, opened as its one owner.
+/// The log in `queue.directory`, opened as its one owner, tied to the orders database and registered there.
 async fn open_instance(
     config: &Config,
     now: &Now,
-    database: &Database,
+    (database, deployment): (&Database, DeploymentId),
     registry: &mut Registry,
 ) -> Result<Instance, StartError> {
     let parts = InstanceParts {
         database: database.clone(),
+        deployment,
         database_shown: config.orders.database_url.to_string(),
         place: place_of(&config.queue.own_log()),
         outliving: engines::ledger_outlives(config),

@@ -32,6 +32,8 @@ pub enum Condition {
     DrainStopped,
     /// A worker's drain tries the same again and again.
     DrainHeldUp,
+    /// A log belongs to another orders database than a worker's.
+    LogRefused,
     /// The orders database is out of reach.
     OrdersAway,
     /// No server of the ledger that is needed answers.
@@ -59,7 +61,7 @@ pub const BACKLOG_PERCENT_MAX: u64 = 90;
 
 impl Condition {
     /// Every one of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ShuttingDown,
         Self::NoEpoch,
         Self::OtherLedger,
@@ -69,6 +71,7 @@ impl Condition {
         Self::Backlog,
         Self::DrainStopped,
         Self::DrainHeldUp,
+        Self::LogRefused,
         Self::OrdersAway,
         Self::LedgerSilent,
         Self::LedgerInPart,
@@ -94,6 +97,7 @@ impl Condition {
             Self::Backlog => "backlog",
             Self::DrainStopped => "drain-stopped",
             Self::DrainHeldUp => "drain-held-up",
+            Self::LogRefused => "log-refused",
             Self::OrdersAway => "orders-away",
             Self::LedgerSilent => "ledger-silent",
             Self::LedgerInPart => "ledger-in-part",
@@ -127,6 +131,7 @@ impl Condition {
             Self::Backlog => "the queue's backlog has reached 90 % of queue.backlog_max",
             Self::DrainStopped => "a log is drained no more",
             Self::DrainHeldUp => "the drain of a log is held up",
+            Self::LogRefused => "a log belongs to another orders database",
             Self::OrdersAway => "the orders are out of reach",
             Self::LedgerSilent => "the stock ledger does not answer",
             Self::LedgerInPart => {

@@ -60,6 +60,8 @@ pub const FAILPOINTS: &[&str] = &[
     "reconciler.claimed",
     "reconciler.marked_opened",
     "reconciler.settled",
+    "tie.written",
+    "tie.registered",
     "rebuild.epoch",
     "rebuild.claimed",
     "rebuild.installed",

@@ -31,6 +31,10 @@ pub struct WorkerMetrics {
     pub(crate) database_failures: Counter,
     /// 1 while the drain does not run.
     pub(crate) drain_stalled: Gauge,
+    /// 1 while a log waits for a sale that the database lacks.
+    pub(crate) drain_unknown_sale: Gauge,
+    /// Logs that wait here and that are another database's.
+    pub(crate) refused_logs: Gauge,
     /// What the process allows itself now.
     pub(crate) drain_rate: Gauge,
     /// Length of a settling transaction.
@@ -79,6 +83,8 @@ impl WorkerMetrics {
             dead_letters: Counter::default(),
             database_failures: Counter::default(),
             drain_stalled: Gauge::default(),
+            drain_unknown_sale: Gauge::default(),
+            refused_logs: Gauge::default(),
             drain_rate: Gauge::default(),
             settle_duration: Histogram::new(DURATION_BUCKETS),
             confirms_left: Counter::default(),
@@ -119,6 +125,16 @@ impl WorkerMetrics {
             "floodgate_drain_stalled",
             "1 while the queue does not become rows",
             metrics.drain_stalled.clone(),
+        );
+        registry.register(
+            "floodgate_drain_unknown_sale",
+            "1 while a log waits, since the orders database has no row of the sale that its next order is of",
+            metrics.drain_unknown_sale.clone(),
+        );
+        registry.register(
+            "floodgate_drain_refused_logs",
+            "Logs of queue.sources that are not drained, since they do not belong to this process's orders database",
+            metrics.refused_logs.clone(),
         );
         registry.register(
             "floodgate_drain_rate_orders",

@@ -6,6 +6,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use order_worker::bring;
 use order_worker::membership::operator::{AtRisk, begin_rebuild, forget_instance, status};
 use stock::ledger::{ReserveOutcome, Settlement};
 use stock::{LedgerError, Owner, SaleId, Seat};
@@ -204,6 +205,64 @@ async fn a_ledger_that_is_ahead_of_a_database_that_was_put_back_is_rebuilt_from_
     shutdown.send_replace(true);
     running.await.unwrap();
     process.end().await;
+}
+
+/// The ledger has lived on since the backup, and keeps the newer version of a sale whatever epoch it is installed at: with `lives`
+/// rebuilds since, or none.
+async fn a_total_that_was_put_back(lives: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new();
+    let sale = world.publish("s", 10, 100).await;
+    let process = Process::start_closed(world, directory.path()).await;
+    let mut member = process.member(true);
+    assert_eq!(member.start().await.unwrap(), 1);
+    let World { stock, database, connection, .. } = &process.world;
+    let sql = |sql: &str| connection.with(|connection| connection.execute_batch(sql)).unwrap();
+    sql(
+        "CREATE TEMP TABLE sales AS SELECT * FROM floodgate_sales; CREATE TEMP TABLE meta AS SELECT * FROM floodgate_meta;",
+    );
+    database.restock(&sale, "more", 10, &author()).await.unwrap();
+    bring(database, stock, &sale).await.unwrap();
+    let (shutdown, down) = watch::channel(false);
+    let running = tokio::spawn(async move { member.run(down).await });
+    for epoch in 2..2 + lives {
+        assert_eq!(begin_rebuild(database, &author()).await.unwrap(), epoch);
+        timeout(PATIENCE, opened(&process, &sale, epoch)).await.unwrap();
+    }
+    assert_eq!(process.world.units(&sale).await, (20, 0, 0));
+
+    sql("BEGIN; DELETE FROM floodgate_sales; INSERT INTO floodgate_sales SELECT * FROM sales; DELETE FROM floodgate_restocks;
+         UPDATE floodgate_meta SET value = (SELECT value FROM meta WHERE meta.name = floodgate_meta.name) WHERE name = 'epoch'; COMMIT;");
+    let above = 2 + lives;
+    timeout(PATIENCE, opened(&process, &sale, above)).await.expect("a life that neither has had");
+    assert_eq!(process.world.units(&sale).await, (10, 0, 0), "the row says how much is on offer");
+    assert_eq!(process.world.snapshot(&sale).await.total, 10);
+    for n in 0..10 {
+        process.promise(&sale, n, "u", 1).await.unwrap();
+    }
+    assert_eq!(process.promise(&sale, 10, "u", 1).await, Err(ReserveOutcome::SoldOut));
+
+    // Later changes of the row are believed, too.
+    database.restock(&sale, "less", 2, &author()).await.unwrap();
+    bring(database, stock, &sale).await.unwrap();
+    assert_eq!(process.world.units(&sale).await, (2, 10, 0));
+    shutdown.send_replace(true);
+    running.await.unwrap();
+    let worker = process.drain().await;
+    process.drained(&sale).await;
+    let books = process.audit().await;
+    assert_eq!((books.sales[0].orders, books.sales[0].rejected), (10, 0), "no promise is rejected");
+    process.stop(worker).await;
+}
+
+#[tokio::test]
+async fn a_restored_total_wins_against_a_ledger_that_was_rebuilt_since() {
+    a_total_that_was_put_back(1).await;
+}
+
+#[tokio::test]
+async fn a_restored_total_wins_against_a_ledger_of_the_same_life() {
+    a_total_that_was_put_back(0).await;
 }
 
 #[tokio::test]

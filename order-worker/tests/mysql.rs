@@ -343,8 +343,8 @@ async fn a_sale_published_anew_has_its_own_terms() {
     fixture.settle_one(reservation("s", 1, "a", 1)).await;
     let forget = "DELETE FROM floodgate_orders; DELETE FROM floodgate_sales";
     SERVER.sql(name(&fixture), forget).unwrap();
-    let gone = fixture.settle_one(reservation("s", 2, "a", 1)).await;
-    assert_eq!(gone.outcome, Outcome::Rejected(RejectReason::UnknownSale));
+    let gone = fixture.database.settle(vec![reservation("s", 2, "a", 1)]).await;
+    assert_eq!(gone, Err(DatabaseError::UnknownSale(definition.id.clone())));
 
     fixture.database.publish(&definition, &author()).await.unwrap();
     fixture.settle_one(reservation("s", 3, "a", 1)).await;

@@ -107,8 +107,8 @@ async fn a_release_of_a_sale_that_no_ledger_will_hold_again_is_done() {
     let sale = world.open("s", 9, 9).await;
     let mut order = world.reserve(&sale, 1, "u", 1).await.unwrap();
     order.sale = sale_id("nowhere");
-    let settled = world.database.settle(vec![order]).await.unwrap();
-    assert_eq!(settled[0].outcome, Outcome::Rejected(RejectReason::UnknownSale));
+    let settled = world.database.reject(&order, RejectReason::Unwritable).await.unwrap();
+    assert_eq!(settled.outcome, Outcome::Rejected(RejectReason::Unwritable));
     world.relay().pass().await.unwrap();
     assert_eq!(world.database.releases_outstanding().await.unwrap(), 0);
 }
@@ -123,7 +123,7 @@ async fn a_release_that_only_a_replaced_ledger_has_heard_stays() {
     let present = EmbeddedLedger::new(world.now());
     let mut registry = Registry::default();
     let present = Stock::new(Ledger::Embedded(present), Flag::Embedded(EmbeddedFlag::new(2)), &mut registry);
-    assert_eq!(world.database.next_epoch_after(1, UNSEEN).await.unwrap(), Begun::Epoch(2));
+    assert_eq!(world.database.next_epoch_after(1, &[], UNSEEN).await.unwrap(), Begun::Epoch(2));
     let row = world.database.sale(&sale).await.unwrap().unwrap();
     present.install(&row.ledger_version(), 2).await.unwrap();
     let held = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 2 };

@@ -11,8 +11,8 @@ use prometheus_client::registry::Registry;
 use crate::disk::{self, DiskOptions};
 use crate::injected::Now;
 use crate::port::{
-    AppendError, BehindMax, Capabilities, DeadLetter, Lag, LogAddress, Message, NewRecord, Position,
-    QueueError, Refused, StartAt, TopicState,
+    AppendError, BehindMax, Capabilities, DeadLetter, Lag, LogAddress, Message, NewRecord, Opening, Position,
+    QueueError, Refused, StartAt, Tie, TopicState,
 };
 
 /// One instance's topics. Cheap to clone; the last clone's drop gives up what [`Queue::shutdown`] would have settled.
@@ -54,6 +54,27 @@ impl Queue {
     pub fn instance(&self) -> u64 {
         match self {
             Self::Disk(queue) => queue.instance(),
+        }
+    }
+
+    /// To whom the log belongs, as it says now; `None` while nobody has tied it. Its owner or anybody else may ask.
+    ///
+    /// # Errors
+    /// `Foreign`, `OtherVersion`, `Corrupt`, `Io`.
+    pub async fn tie(&self) -> Result<Option<Tie>, QueueError> {
+        match self {
+            Self::Disk(queue) => queue.tie(),
+        }
+    }
+
+    /// Ties the log to a deployment by a new opening of this generation, and answers with that; durable when it returns, and
+    /// permits are to be had from then on. Whether the log may belong to that deployment is the caller's to know.
+    ///
+    /// # Errors
+    /// `NotOwner` when attached, `Closed` after the shutdown; `Io`: the log says the old or the new one.
+    pub async fn tie_to(&self, deployment: u128, generation: u64) -> Result<Opening, QueueError> {
+        match self {
+            Self::Disk(queue) => queue.tie_to(deployment, generation),
         }
     }
 

@@ -24,7 +24,8 @@ pub use handles::{Append, AppendBatch, Group, Permit, Queue, Topic};
 pub use injected::{Now, Random};
 pub use port::{
     AppendError, BehindMax, Capabilities, InvalidAddress, InvalidPosition, KEY_BYTES_MAX, Lag, LogAddress,
-    Message, NewRecord, PAYLOAD_BYTES_MAX, Position, QueueError, Refused, StartAt, TAG_BYTES_MAX, TopicState,
+    Message, NewRecord, Opening, PAYLOAD_BYTES_MAX, Position, QueueError, Refused, StartAt, TAG_BYTES_MAX,
+    Tie, TopicState,
 };
 pub use push::{RetryLevels, Verdict};
 pub use storage::Storage;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::disk;
 use crate::handles::{Queue, Topic};
-use crate::port::{Lag, Message, NewRecord, Position, QueueError, Refused, StartAt};
+use crate::injected::Now;
+use crate::port::{Lag, LogAddress, Message, NewRecord, Position, QueueError, Refused, StartAt, Tie};
 use crate::storage::Storage;
 
 pub use crate::disk::{DamagedBatch, ProbedDisk, VerifiedLog};
@@ -131,6 +132,18 @@ pub async fn replay_dead_letter(topic: &Topic, letter: &DeadLetter) -> Result<Po
     let record =
         NewRecord { key: &message.key, tag: &message.tag, deliver_at_ms: None, payload: &message.payload };
     topic.append(permit, record).await.map_err(|_| QueueError::Closed)
+}
+
+/// Has a log say that it belongs as `tie` says, whatever it said before; durable when it returns. Nothing else of it is read or
+/// changed, so that what a restored database lacks stays in it. Two copies of one log that are both accepted are two logs of one name:
+/// the caller answers for there being one.
+///
+/// # Errors
+/// `InUse` while its owner runs; `Foreign`, `OtherVersion`, `Corrupt`, `Io`.
+pub async fn accept(log: &LogAddress, tie: Tie, now: Now) -> Result<(), QueueError> {
+    match log {
+        LogAddress::Disk(directory) => disk::DiskQueue::accept(&disk::DiskOptions::new(directory, now), tie),
+    }
 }
 
 /// Measures how fast the disk below a directory makes 4 KiB durable, by both methods: `queue probe-disk`.

@@ -19,6 +19,8 @@
 //!   one that was pulled and is not finished MUST keep its position;
 //! - MUST NOT take a record from a group that has not finished it, unless the group has a [`BehindMax`]; where it has one, MUST tell of
 //!   each cut by [`QueueError::Cut`] before the group goes on behind it;
+//! - MUST keep to whom the log belongs ([`Tie`]): written by the log's owner alone and durable when the call returns, read by anybody.
+//!   Where its opener asked for that ([`crate::DiskOptions::tied`]), MUST refuse every [`Permit`] until the opening has written its own;
 //! - MUST answer from memory, without I/O and without waiting, what the path of a purchase asks: permit, append, state, end.
 //!   Everything that a broker would be asked over a network is asynchronous;
 //! - MUST count for its callers ("the last n", "how many ahead"): positions are opaque, nobody else calculates with them;
@@ -30,12 +32,14 @@
 mod address;
 mod error;
 mod record;
+mod tie;
 
 pub use address::{InvalidAddress, LogAddress};
 pub use error::{AppendError, QueueError, Refused};
 pub use record::{
     BehindMax, DeadLetter, InvalidPosition, Lag, Message, NewRecord, Position, StartAt, TopicState,
 };
+pub use tie::{Opening, Tie};
 
 /// Longest key of a record, in bytes.
 pub const KEY_BYTES_MAX: usize = 128;

@@ -35,8 +35,8 @@ pub(crate) enum LedgerCommand {
     /// blocks the rebuild until it is left out.
     Rebuild {
         /// Leave out the log of this instance, as `ledger instances` lists it: its undrained promises are lost, and their units
-        /// sold again; says how many are known. Refused while the instance lives. A worker's log, which holds no promises, is only
-        /// taken off the registry: nothing is rebuilt
+        /// sold again; says how many are known. Refused while the instance lives. It stays listed as left out, so that the log is known
+        /// should it come back. A worker's log, which holds no promises, is taken off the registry: nothing is rebuilt
         #[arg(long, value_name = "LOG", value_parser = log_id)]
         without: Option<Owner>,
     },
@@ -198,7 +198,17 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
     output::list(
         json,
         &lines,
-        ["INSTANCE", "PLACE", "PROMISES", "BACKLOG", "MERGED EPOCH", "LEASE MS", "AWAITED", "TROUBLE"],
+        [
+            "INSTANCE",
+            "PLACE",
+            "PROMISES",
+            "BACKLOG",
+            "MERGED EPOCH",
+            "LEASE MS",
+            "AWAITED",
+            "LEFT OUT",
+            "TROUBLE",
+        ],
         |line| {
             let number =
                 |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
@@ -210,6 +220,7 @@ async fn instances(config: &Config, json: Json) -> Result<(), Failure> {
                 if line.log.holds_promises { line.merged_epoch.to_string() } else { "-".to_owned() },
                 number(line.lease_left_ms),
                 yes(line.awaited),
+                yes(line.log.left_out),
                 line.log.trouble.clone().unwrap_or_default(),
             ]
         },

@@ -19,6 +19,8 @@ pub(super) struct Log {
     pub(super) place: String,
     /// Whether it may hold promises; a worker's log never does.
     pub(super) holds_promises: bool,
+    /// Whether a rebuild went on without it, and it has not been back since.
+    pub(super) left_out: bool,
     /// Records that wait: promised orders that are not rows yet, or what else a worker keeps there; none when the log is out of
     /// reach.
     pub(super) backlog: Option<u64>,
@@ -45,14 +47,14 @@ pub(super) async fn registered(database: &Database) -> Result<Vec<Log>, Failure>
     Ok(logs)
 }
 
-/// The sum of what is promised, if every log that may hold promises could be read.
+/// The sum of what is promised, if every log that may hold promises could be read, left-out logs aside.
 pub(super) fn backlog(logs: &[Log]) -> Option<u64> {
-    logs.iter().filter(|log| log.holds_promises).map(|log| log.backlog).sum()
+    logs.iter().filter(|log| log.holds_promises && !log.left_out).map(|log| log.backlog).sum()
 }
 
-/// Those that may hold promises and cannot be read, and why.
+/// Those that may hold promises and cannot be read, and why; left-out logs aside.
 pub(super) fn out_of_reach(logs: &[Log]) -> Vec<String> {
-    let promising = logs.iter().filter(|log| log.holds_promises);
+    let promising = logs.iter().filter(|log| log.holds_promises && !log.left_out);
     promising.filter_map(|log| Some(format!("{}: {}", log.place, log.trouble.as_ref()?))).collect()
 }
 
@@ -61,6 +63,7 @@ async fn look_at(instance: Instance) -> Log {
     Log {
         instance: instance.owner.to_string(),
         holds_promises: instance.holds_promises,
+        left_out: instance.left_out,
         place: instance.place,
         backlog: read.as_ref().ok().map(|read| read.backlog),
         trouble: read.as_ref().err().cloned(),

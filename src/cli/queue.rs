@@ -9,6 +9,7 @@ use super::{Failure, Json, output};
 use crate::config::Config;
 use crate::engines;
 
+mod accept;
 mod letters;
 mod probe;
 mod records;
@@ -41,6 +42,14 @@ pub(crate) enum QueueCommand {
     /// The group must be free: stop its consumer first (for order-worker, stop floodgate). Going back repeats records:
     /// harmless for order-worker, which recognises orders that it has written. Going forward skips records for good.
     ResetOffset(reset::ResetOffset),
+    /// Take a log for this orders database that its start refused: a copy, one put back from a backup, another deployment's, or one that is
+    /// newer than a database that was put back
+    ///
+    /// A log and the registry in the orders database remember the log's last opening; where they differ, a start stops, since promises
+    /// would be lost or rejected. This makes the log say what the registry says, after which it starts. Stop floodgate first. It
+    /// changes no record. See what is lost by it in the sentence that the start ended with. For a database that was put back the drill is:
+    /// this, where the start asks for it, then `queue reset-offset floodgate-orders order-worker --before TIME`, for every log.
+    Accept(accept::Accept),
     /// List the messages that a consumer group has given up, and put one back
     ///
     /// Letters stay until their group is dropped. Putting one back appends its message as a new record, which every group
@@ -65,6 +74,7 @@ pub(super) async fn run(command: QueueCommand, config: &Config) -> Result<(), Fa
             verify::run(&config.queue.directory, json)
         }
         QueueCommand::ResetOffset(reset) => reset.run(&attach(config).await?).await,
+        QueueCommand::Accept(accept) => accept.run(config, &attach(config).await?).await,
         QueueCommand::DeadLetters(letters) => letters.run(config).await,
         QueueCommand::ProbeDisk(probe) => probe.run(config),
     }

@@ -25,14 +25,13 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     // 1. What outlives the process.
     let _claim = engines::claim_database(&config)?;
     let database = engines::open_database(&config, now.clone()).await?;
-    let instance = open_instance(&config, &now, &database, &mut registry).await?;
+    let deployment = engines::deployment(&database).await?;
+    let instance = open_instance(&config, &now, (&database, deployment), &mut registry).await?;
     let group = instance.orders.group(DRAIN_GROUP, StartAt::Oldest).await?;
-    instance.register().await?;
     let journal = publish::journal(&config, &database).await?;
     let demo_sale = publish::configured_sales(&config, &database, &journal.config(), Some(now())).await?;
 
     // 2. The ledger, complete: kept if it has outlived the last process, rebuilt otherwise.
-    let deployment = engines::deployment(&database).await?;
     let stock =
         Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };

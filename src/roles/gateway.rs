@@ -19,14 +19,13 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 1. What processes share, and this one's own log.
     let database = engines::open_database(&config, now.clone()).await?;
-    let instance = open_instance(&config, &now, &database, &mut registry).await?;
+    let deployment = engines::deployment(&database).await?;
+    let instance = open_instance(&config, &now, (&database, deployment), &mut registry).await?;
     instance.prepare_for_workers().await?;
-    instance.register().await?;
     let journal = publish::journal(&config, &database).await?;
     publish::configured_sales(&config, &database, &journal.config(), None).await?;
 
     // 2. The ledger, which others may have completed long ago.
-    let deployment = engines::deployment(&database).await?;
     let stock =
         Arc::new(engines::open_stock(&config, deployment, now.clone(), random(), &mut registry).await?);
     let foundation = Foundation { now, database, stock };

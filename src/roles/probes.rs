@@ -154,6 +154,9 @@ impl Watched {
                 (SourceState::Stopped(why), _) => {
                     holding.push((Condition::DrainStopped, format!("{log} is drained no more: {why}")));
                 }
+                (SourceState::Refused(why), _) => {
+                    holding.push((Condition::LogRefused, format!("{log} is not drained: {why}")));
+                }
                 (SourceState::Draining, Some(why)) => {
                     holding.push((Condition::DrainHeldUp, format!("the drain of {log} is held up: {why}")));
                 }
@@ -180,6 +183,7 @@ impl Watched {
                 Condition::OtherLedger
                     | Condition::OrdersAway
                     | Condition::DrainStopped
+                    | Condition::LogRefused
                     | Condition::DrainHeldUp
             )
         };

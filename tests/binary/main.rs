@@ -250,7 +250,7 @@ fn one_database_has_one_ledger_and_one_log() {
     for file in ["orders.db", "orders.db-wal", "orders.db-shm"] {
         let _ = std::fs::rename(site.path().join("data").join(file), site.path().join(file));
     }
-    fails_with(&site, &[], 1, &["orders.db", "data/queue"]);
+    fails_with(&site, &[], 1, &["orders.db", "data/queue", "belongs to deployment"]);
     for file in ["orders.db", "orders.db-wal", "orders.db-shm"] {
         let _ = std::fs::remove_file(site.path().join("data").join(file));
         let _ = std::fs::rename(site.path().join(file), site.path().join("data").join(file));
@@ -316,7 +316,7 @@ fn a_database_put_back_or_exchanged_stops_the_start() {
     let other = Site::new(&sale("other", 4, -1));
     drop(other.start());
     copy(&other.path().join("data"), &data);
-    fails_with(&site, &[], 1, &["orders.db", "lacks order", "put that database back"]);
+    fails_with(&site, &[], 1, &["orders.db", "belongs to deployment", "orders.database_url", "queue accept"]);
 
     // Nor what waits, of a log that has handed over nothing yet.
     let site = Site::new(&sale("s", 4, -1));
@@ -330,7 +330,7 @@ fn a_database_put_back_or_exchanged_stops_the_start() {
     server.wait();
     drop(held);
     copy(&other.path().join("data"), &site.path().join("data"));
-    fails_with(&site, &[], 1, &["orders.db", "lacks sale s"]);
+    fails_with(&site, &[], 1, &["orders.db", "belongs to deployment"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The restore drill: the orders database goes back to a backup, and what it lacks comes from the records that the queue keeps.
+//! What is put back from a backup: the orders database, which gets what it lacks from the records that the queue keeps (the restore
+//! drill), and the queue.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,6 +65,10 @@ fn a_restored_database_gets_back_what_the_queue_keeps() {
     let database = rusqlite::Connection::open(site.database()).expect("there");
     database.execute("VACUUM INTO ?1", [backup.to_str().expect("UTF-8")]).expect("copied");
     drop(database);
+    // Openings that the backup knows nothing of.
+    killed(server);
+    killed(site.start());
+    let server = site.start();
 
     promised.extend(sell(&site, earlier..earlier + later));
     wait_for_rest(&site, promised.len());
@@ -73,7 +78,13 @@ fn a_restored_database_gets_back_what_the_queue_keeps() {
     }
     std::fs::copy(&backup, site.database()).expect("copied");
 
-    // What the log has handed over and the database lacks stops the start, with the way out.
+    // A log that is ahead of its row stops the start, with the way out; so does what it has handed over and the database lacks.
+    fails_with(&site, &[], 1, &["was put back", "queue accept", "queue reset-offset", "--before"]);
+    let said = String::from_utf8_lossy(&site.run(&[]).stderr).into_owned();
+    let (_, log) = said.split_once("(log ").expect("its id");
+    let accepted = site.run(&["queue", "accept", &log[..16]]);
+    let words = String::from_utf8_lossy(&accepted.stdout).into_owned();
+    assert!(accepted.status.success() && words.contains("queue reset-offset"), "{words}");
     fails_with(&site, &[], 1, &["lacks order", "queue reset-offset", "--before"]);
     let reset = site.run(&["queue", "reset-offset", "floodgate-orders", "order-worker", "--before", &before]);
     assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
@@ -99,4 +110,43 @@ fn a_restored_database_gets_back_what_the_queue_keeps() {
     wait_for_rest(&site, promised.len() + 10);
     println!("restored: {later} orders after the backup, {} promised, each with its row", promised.len());
     drop(server);
+}
+
+#[test]
+fn a_copy_of_a_log_is_not_opened_until_it_is_accepted() {
+    let site = Site::new(&sale("s", 4, -1));
+    let (queue, aside, copy) =
+        (site.path().join("data/queue"), site.path().join("newest"), site.path().join("copy"));
+    let visit = || {
+        let server = site.start();
+        server.signal("-KILL");
+        server.wait();
+    };
+    visit();
+    let copied = std::process::Command::new("cp").arg("-a").args([&queue, &copy]).status().expect("cp");
+    assert!(copied.success());
+    visit();
+    std::fs::rename(&queue, &aside).expect("moved");
+    std::fs::rename(&copy, &queue).expect("moved");
+    fails_with(&site, &[], 1, &["is a copy", "Put the newest log back", "queue accept"]);
+
+    let said = String::from_utf8_lossy(&site.run(&[]).stderr).into_owned();
+    let (_, log) = said.split_once("(log ").expect("its id");
+    let log = &log[..16];
+    fails_with(&site, &["queue", "accept", "1"], 2, &[log]);
+    let accepted = site.run(&["queue", "accept", log]);
+    let words = String::from_utf8_lossy(&accepted.stdout).into_owned();
+    assert!(accepted.status.success() && words.contains("lost"), "{words}");
+    assert!(
+        String::from_utf8_lossy(&site.run(&["queue", "accept", log]).stdout).contains("nothing is changed")
+    );
+    let server = site.start();
+    let running = site.run(&["queue", "accept", log]);
+    assert!(String::from_utf8_lossy(&running.stdout).contains("nothing is changed"), "it fits");
+    drop(server);
+
+    // The other one is the copy from now on.
+    std::fs::rename(&queue, &copy).expect("moved");
+    std::fs::rename(&aside, &queue).expect("moved");
+    fails_with(&site, &[], 1, &["is a copy"]);
 }

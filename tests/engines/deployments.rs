@@ -67,3 +67,34 @@ fn a_place_in_redis_belongs_to_one_orders_database() {
     let said = Alone::fails(&ours, a);
     assert!(said.contains("another orders database"), "{said}");
 }
+
+/// A worker whose orders database is not the log's own takes nothing from it and says so; the right one then finds all of it.
+#[test]
+fn a_worker_of_another_orders_database_takes_nothing_from_a_log() {
+    let (_, engines) = engines_toml();
+    let (_, others) = engines_toml();
+    let (ours, theirs) =
+        (prepare(&(engines + &sale_toml("shop", 10))), prepare(&(others + &sale_toml("shop", 10))));
+    let gateway = &ours.gateways()[0];
+    gateway.start().expect("a gateway");
+    let (_, pass, order) = pass(gateway, "shop", "ann");
+    assert_eq!(press(gateway, "shop", &pass).status, 202);
+
+    let log = |deployment: &Deployment| {
+        deployment.gateways()[0].log_directory().map(std::path::Path::to_owned).expect("a log")
+    };
+    let theirs_log = log(&theirs);
+    std::fs::create_dir_all(theirs_log.parent().expect("a directory")).expect("writable");
+    std::os::unix::fs::symlink(log(&ours), &theirs_log).expect("a link");
+    let wrong = &theirs.workers()[0];
+    wrong.spawn().expect("it starts");
+    let refused = |readiness: &String| readiness.contains("belongs to deployment");
+    wait_for("a refusal", || wrong.readiness(), refused);
+    assert!(!wrong.is_ready());
+    let listed = theirs.must(&["orders", "list", "shop", "--json"]).expect("a list");
+    assert_eq!(listed.trim(), "[]", "nothing of it is in the other database");
+
+    ours.workers()[0].start().expect("a worker");
+    wait_for_status(gateway, &order, &pass, "unpaid");
+    assert!(!wrong.is_ready());
+}

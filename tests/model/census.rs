@@ -32,6 +32,7 @@ pub(crate) const REST_WITHOUT_WORKER_LOG: Event = "rest while a worker's own log
 
 pub(crate) const ELSEWHERE: Event = "a process on another ledger refused while others see the recorded one";
 pub(crate) const MOVED: Event = "the sales moved to another ledger when nobody saw theirs";
+pub(crate) const STARTED_ELSEWHERE: Event = "a start over another orders database, which the log refused";
 pub(crate) const CLOCK_STEPPED: Event = "a clock of one of two ledger servers stepped";
 pub(crate) const PAID: Event = "an order paid";
 pub(crate) const PAID_LATE: Event = "a payment that came after its order was closed";
@@ -40,7 +41,7 @@ pub(crate) const PAID_BEFORE_ITS_ROW: Event = "a payment before its order's row,
 pub(crate) const CLOSED_UNPAID: Event = "an order closed since nobody paid it";
 
 /// All of them: a long run has to see each.
-pub(crate) const ALL: [Event; 27] = [
+pub(crate) const ALL: [Event; 28] = [
     ADOPTED,
     THAWED_LATE,
     LOST_IN_MID_BATCH,
@@ -63,6 +64,7 @@ pub(crate) const ALL: [Event; 27] = [
     WORKER_LOG_FULL,
     WORKER_LOG_LOST,
     REST_WITHOUT_WORKER_LOG,
+    STARTED_ELSEWHERE,
     PAID,
     PAID_LATE,
     PAID_TWICE,

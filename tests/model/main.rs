@@ -7,6 +7,7 @@ mod buyers;
 mod census;
 mod checks;
 mod claims;
+mod elsewhere;
 mod machine;
 mod money;
 mod operator;

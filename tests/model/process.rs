@@ -18,6 +18,7 @@ use order_worker::database::{Capture, Captured};
 use order_worker::life::payments::Receivers;
 use order_worker::life::payments::config::PaymentConfig;
 use order_worker::life::payments::inbox::PaymentInbox;
+use order_worker::membership::tie::tie;
 use order_worker::{
     Closing, ClosingParts, DRAIN_GROUP, Database, DrainConfig, DrainStats, GetTopic, JournalKey, Member,
     MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay,
@@ -29,13 +30,14 @@ use queue::{
 };
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger, counts_until_ms};
 use stock::{
-    EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Seat, Stock,
-    UserId,
+    DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId,
+    Seat, Stock, UserId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::census::LETTER_AT_START;
+use crate::elsewhere;
 use crate::gateway_ports::{RootOperator, RootOrders, RootPayments};
 use crate::operator::promised_letters;
 use crate::parts::{Parts, lasts, part};
@@ -180,6 +182,11 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     world.curse();
     let queue =
         Queue::open_disk(queue_options(&queue_parts(world, instance)), &mut registry).map_err(text)?;
+    if world.is_started_elsewhere(instance) {
+        return Err(elsewhere::start(world, &queue, DeploymentId(u128::from(random()))).await?);
+    }
+    let deployment = database.deployment(DeploymentId(u128::from(random()))).await.map_err(text)?;
+    let opening = tie(&queue, &database, deployment, &instance.to_string()).await.map_err(text)?;
     let topic = queue.topic(ORDERS_TOPIC).await.map_err(text)?;
     let group = topic.group(DRAIN_GROUP, StartAt::Oldest).await.map_err(text)?;
     let owner = Owner(queue.instance());
@@ -193,7 +200,8 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     };
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
     let seat = Arc::new(Seat::new());
-    let own = OwnLog { topic: topic.clone(), owner, place: instance.to_string(), seat: seat.clone() };
+    let own =
+        OwnLog { topic: topic.clone(), owner, opening, place: instance.to_string(), seat: seat.clone() };
     let mut member = Member::new(MemberParts {
         database: database.clone(),
         stock: stock.clone(),
@@ -270,6 +278,7 @@ fn queue_options((instance, disk, now, random): &QueueParts) -> DiskOptions {
     options.random = random.clone();
     options.segment_bytes = SEGMENT_BYTES;
     options.ring_bytes = RING_BYTES;
+    options.tied = true;
     options
 }
 

@@ -235,7 +235,7 @@ async fn give_up_lost_logs(world: &World, machines: &[Machine]) {
             holder.is_some_and(|machine| !machine.is_gone() || world.neighbours_in_reach)
         };
         // Workers' logs are never waited for: if one were, nobody here would help.
-        let promising = instances.into_iter().filter(|instance| instance.holds_promises);
+        let promising = instances.into_iter().filter(order_worker::database::Instance::takes_part);
         let lost = promising.map(|instance| instance.owner).filter(|owner| !in_reach(*owner));
         let lost: Vec<Owner> = lost.collect();
         if lost.is_empty() {

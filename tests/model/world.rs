@@ -54,6 +54,10 @@ pub(crate) struct World {
     /// Whether those disks fail to the end, peace or not.
     worker_disks_fail_for_good: bool,
     pub(crate) database: SharedConnection,
+    /// Another deployment's, over which a process may be started by mistake.
+    pub(crate) elsewhere: SharedConnection,
+    /// Whether that happens.
+    mistaken: Cell<bool>,
     /// The ledger's server with the sale that is bought from.
     pub(crate) server: SimulatedServer,
     /// The one with the leases and all other sales: the same, or another with a clock and a memory of its own.
@@ -143,6 +147,8 @@ impl World {
             worker_disks: RefCell::new(worker_disks),
             worker_disks_fail_for_good: random.chance(300),
             database: SharedConnection::open(":memory:").expect("a database in memory opens"),
+            elsewhere: SharedConnection::open(":memory:").expect("a database in memory opens"),
+            mistaken: Cell::default(),
             server,
             leases_server,
             other_server: SimulatedServer::new(random.next(), now, FaultPlan::default()),
@@ -185,6 +191,7 @@ impl World {
     /// Disks begin to fail now and then, and the ledger's server to lose, delay and refuse; or all that stops.
     pub(crate) fn set_faults(&self, faulty: bool) {
         let random = &self.random;
+        self.mistaken.set(faulty && random.chance(200));
         let disks_fail = faulty && random.chance(300);
         for disk in self.disks.lock().iter() {
             let share = || *random.pick(&[0, 5, 50]) as u32;
@@ -410,6 +417,12 @@ impl World {
     pub(crate) fn lose_log(&self, machine: usize) {
         self.logs.borrow_mut()[machine] = None;
         self.lost.borrow_mut().insert(machine);
+    }
+
+    /// Whether the process that is being started is given the other deployment's database. A log that nobody has opened yet would be
+    /// that one's for good.
+    pub(crate) fn is_started_elsewhere(&self, machine: usize) -> bool {
+        self.mistaken.get() && self.log_of(machine).is_some() && self.random.chance(300)
     }
 
     pub(crate) fn saw_log(&self, machine: usize, owner: Owner) {

@@ -102,6 +102,7 @@ pub(crate) async fn drain(
     let own = OwnLog {
         topic: topic.clone(),
         owner: Owner(queue.instance()),
+        opening: queue.tie_to(1, 1).await.unwrap(),
         place: "here".into(),
         seat: Arc::default(),
     };

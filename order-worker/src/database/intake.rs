@@ -45,8 +45,6 @@ pub(super) const NO_CURRENCY: &str = "XXX";
 /// Why the database would not take a promised order. Written to the row as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
-    /// The database has no such sale (a worker pointed at the wrong database, or a deleted sale): amount 0, currency `XXX`.
-    UnknownSale,
     /// Fewer units are left than it wants.
     NotEnough,
     /// Its user would hold more than the limit.
@@ -60,7 +58,6 @@ impl RejectReason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::UnknownSale => "unknown-sale",
             Self::NotEnough => "not-enough",
             Self::LimitReached => "limit-reached",
             Self::Unwritable => "unwritable",
@@ -77,11 +74,12 @@ impl fmt::Display for RejectReason {
 impl Database {
     /// Settles a batch in one transaction, in the order given, and answers for each order in that order.
     ///
-    /// Neither window nor pause is asked: the promise was made. An order of a sale that the database has not becomes a
-    /// rejected row, so that every promise has exactly one row and its units return to a ledger that knows the sale.
+    /// Neither window nor pause is asked: the promise was made.
     ///
     /// # Errors
-    /// [`DatabaseError::Record`] when one of them can never be written: nothing was, and the caller searches for it.
+    /// [`DatabaseError::UnknownSale`] when an order without a row is of a sale that the database has not: nothing was written. A sale's row
+    /// is there before its first promise and never goes, so this is an older database than the log's, or a damaged one, and a rejected
+    /// row would be of a promise that can be kept. [`DatabaseError::Record`] when one of them can never be written: nothing was, and the caller searches for it.
     pub async fn settle(&self, batch: impl Into<Arc<[Reservation]>>) -> Result<Vec<Settled>, DatabaseError> {
         adapter!(self, database => database.settle(batch.into()).await)
     }

@@ -1,5 +1,8 @@
 //! The deployment's id, the ledger's epoch and the registry of instances, each of which is a log.
 
+use std::collections::BTreeMap;
+
+use queue::Opening;
 use serde_json::json;
 use stock::{DeploymentId, Owner, SaleId, Timestamp};
 
@@ -24,14 +27,39 @@ pub struct Instance {
     pub engine: String,
     /// Whether it may hold promises. A log that never does keeps no rebuild waiting.
     pub holds_promises: bool,
+    /// The opening that log and row agree on; none where the log is not tied.
+    pub opening: Option<Opening>,
+    /// An operator went on without it, and it has not been back since: nobody waits for it, nobody drains it.
+    pub left_out: bool,
 }
 
 impl Instance {
+    /// Whether it counts: it may hold promises, and nobody has left it out.
+    #[must_use]
+    pub fn takes_part(&self) -> bool {
+        self.holds_promises && !self.left_out
+    }
+
     /// Whether the ledger of `epoch` may lack promises of this log.
     #[must_use]
     pub fn is_awaited(&self, epoch: u64) -> bool {
-        self.holds_promises && self.merged_epoch < epoch
+        self.takes_part() && self.merged_epoch < epoch
     }
+}
+
+/// As the two columns of a row have it: no nonce is no opening.
+pub(super) fn opening(generation: u64, nonce: &str) -> Result<Option<Opening>, DatabaseError> {
+    if nonce.is_empty() {
+        return Ok(None);
+    }
+    let nonce = u64::from_str_radix(nonce, 16)
+        .map_err(|_| DatabaseError::Broken(format!("an instance has the nonce {nonce:?}")))?;
+    Ok(Some(Opening { generation, nonce }))
+}
+
+/// The column's text.
+pub(super) fn nonce(opening: Opening) -> String {
+    format!("{:016x}", opening.nonce)
 }
 
 /// Why an operator begins a new life of the ledger.
@@ -39,14 +67,15 @@ impl Instance {
 pub enum LedgerChange {
     /// The present one is not trusted.
     Rebuild,
-    /// This log is out of reach for good: its instance is forgotten with the life that waits for it.
+    /// This log is out of reach for good: its instance is marked as left out with the life that waits for it, so that it is known
+    /// should it come back.
     Forget(Owner),
     /// These sales were another deployment's.
     Adopt(Vec<SaleId>),
 }
 
 impl LedgerChange {
-    /// What the journal says of it; `place` is the forgotten log's.
+    /// What the journal says of it; `place` is the left-out log's.
     pub(super) fn entry(&self, before: u64, after: u64, place: Option<String>) -> Change {
         let (action, subject) = match self {
             Self::Rebuild => (Action::LedgerRebuild, "ledger".to_owned()),
@@ -143,6 +172,23 @@ impl Database {
     ) -> Result<(), DatabaseError> {
         let (place, engine) = (place.to_owned(), engine.to_owned());
         adapter!(self, database => database.register_instance(Owner(instance), place, engine, holds_promises).await)
+    }
+
+    /// Registers a log that may hold promises with an opening of it, if its row says `before` (`None`: that nobody has tied it) or there
+    /// is none, and answers whether the row says `opening` afterwards. One that was left out takes part again, as one that has
+    /// merged nothing. May be repeated.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn register_opening(
+        &self,
+        instance: Owner,
+        (place, engine): (&str, &str),
+        before: Option<Opening>,
+        opening: Opening,
+    ) -> Result<bool, DatabaseError> {
+        let (place, engine) = (place.to_owned(), engine.to_owned());
+        adapter!(self, database => database.register_opening(instance, place, engine, before, opening).await)
     }
 
     /// Records that the ledger of `epoch` holds what this log had promised before it. An older epoch, or an instance that is

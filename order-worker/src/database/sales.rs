@@ -204,6 +204,10 @@ impl Database {
     }
 }
 
+/// `by_whom` and `reason` of a version that no operator made: the ledger had a newer one than a database that was put back.
+pub(super) const RAISED_BY: &str = "floodgate";
+pub(super) const RAISED_FOR: &str = "the stock ledger was ahead of the database";
+
 /// The total after a restock, or `None` where this very restock is recorded already.
 pub(super) fn restocked_total(
     row: &SaleRow,

@@ -6,7 +6,9 @@
 //! ledger takes over only once nobody has seen the recorded one for 5 s. Who saw it and now sees another has moved on, and is not waited
 //! for: after an honest restart all do. Who sees none any more is waited for: the recorded one may just be restarting.
 
-use stock::{LedgerIdentity, LedgerSight, Owner, Timestamp};
+use std::collections::BTreeMap;
+
+use stock::{LedgerIdentity, LedgerSight, Owner, SaleId, Timestamp};
 
 use super::{Database, DatabaseError, adapter};
 
@@ -93,9 +95,19 @@ impl Database {
     /// is written in the same transaction, whatever comes of it. Of several that find the same life lost, one begins the next. May
     /// be repeated.
     ///
+    /// The life begins with the version of each sale in `above` raised above the one given there, where it is not, and what the sale
+    /// offers as it was: the ledger, which keeps what is newer, then believes the row. All of it is one transaction.
+    ///
     /// # Errors
     /// See [`DatabaseError`].
-    pub async fn next_epoch_after(&self, current: u64, sight: Sight) -> Result<Begun, DatabaseError> {
-        adapter!(self, database => database.next_epoch_after(current, sight).await)
+    pub async fn next_epoch_after(
+        &self,
+        current: u64,
+        above: &[(SaleId, u64)],
+        sight: Sight,
+    ) -> Result<Begun, DatabaseError> {
+        // In the order of their ids, as all who lock several sales.
+        let above: BTreeMap<SaleId, u64> = above.iter().cloned().collect();
+        adapter!(self, database => database.next_epoch_after(current, above, sight).await)
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use queue::{Group, Message, Position, QueueError};
 use stock::reservation::DecodeError;
-use stock::{Owner, Reservation, Stock};
+use stock::{OrderId, Owner, Reservation, SaleId, Stock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -84,6 +84,17 @@ pub struct Worker {
     last_reserved_at_ms: u64,
     /// When the last batch was settled, if more was waiting behind it.
     backlogged_since: Option<Instant>,
+}
+
+/// What holds up a drain that meets an order of a sale that the database lacks.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the orders database has no sale {sale}, of which order {order} was promised: put the database's newest state back or publish the sale \
+     again as it was; the log waits. To give up what it holds of it, `floodgate queue reset-offset` goes past records"
+)]
+struct UnknownSale {
+    sale: SaleId,
+    order: OrderId,
 }
 
 /// The process is shutting down: what is under way will be repeated by the next one.
@@ -288,6 +299,11 @@ impl Worker {
                     self.metrics.settle_duration.observe(took.as_secs_f64());
                     settled.extend(rows);
                 }
+                Err(DatabaseError::UnknownSale(sale)) if range.len() == 1 => {
+                    // Nothing behind it is looked at before it is a row: what was promised is neither rejected nor passed over.
+                    self.unknown_sale(&sale, orders[range.start].order_id).await?;
+                    ranges.push(range);
+                }
                 Err(_) if range.len() > 1 => {
                     let middle = range.start + range.len() / 2;
                     ranges.extend([middle..range.end, range.start..middle]);
@@ -309,7 +325,26 @@ impl Worker {
         Ok((settled, unwritable))
     }
 
-    /// Repeats a call on the database, at most every 2 s, until it is carried out or refuses its data (the inner error).
+    /// Waits until the database has the sale. Its row was there before the first promise: the database is older than the log, or damaged,
+    /// and somebody has to put it right.
+    async fn unknown_sale(&mut self, sale: &SaleId, order: OrderId) -> Result<(), ShuttingDown> {
+        let trouble = UnknownSale { sale: sale.clone(), order };
+        let mut backoff = Backoff::default();
+        loop {
+            self.metrics.drain_unknown_sale.set(1);
+            self.stalled(&backoff, &trouble);
+            let paused = pause(&mut self.shutdown, &mut backoff).await;
+            // A database out of reach says nothing: the next try tells.
+            let is_there = matches!(self.database.sale(sale).await, Ok(Some(_)));
+            if paused.is_err() || is_there {
+                self.metrics.drain_unknown_sale.set(0);
+                self.running(&backoff);
+                return paused;
+            }
+        }
+    }
+
+    /// Repeats a call on the database, at most every 2 s, until it is carried out or refuses its data or its sale (the inner error).
     async fn insist<T, F>(
         &mut self,
         call: impl Fn(Database) -> F,
@@ -320,7 +355,9 @@ impl Worker {
         let mut backoff = Backoff::default();
         loop {
             match call(self.database.clone()).await {
-                Err(error) if !error.is_of_the_record() => {
+                Err(error)
+                    if !error.is_of_the_record() && !matches!(error, DatabaseError::UnknownSale(_)) =>
+                {
                     self.metrics.database_failures.inc();
                     self.pace.failed();
                     self.stalled(&backoff, &error);

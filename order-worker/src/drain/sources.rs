@@ -20,6 +20,7 @@ use super::{DrainError, Worker, WorkerParts, rate_shares};
 use crate::config::DrainConfig;
 use crate::database::Database;
 use crate::life::timeouts::Timeouts;
+use crate::membership::tie::{self, NotOurs, TieError};
 use crate::metrics::{LogBacklogs, WorkerMetrics};
 use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
@@ -27,6 +28,10 @@ use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 const LOOK: Duration = Duration::from_millis(200);
 /// How often the directory is asked whether it still holds the same log.
 const IDENTITY_LOOK: Duration = Duration::from_secs(2);
+/// How often it is asked whether a log belongs to the orders database, before it is drained and while it is.
+const BELONGS_LOOK: Duration = Duration::from_millis(500);
+/// So long after its log a starting gateway has written its row, on a machine that is not too busy.
+const REGISTERED_WITHIN: Duration = Duration::from_millis(100);
 /// Pause after a log could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -36,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub enum SourceState {
     /// It is not there yet, or cannot be read at the moment.
     Waiting(String),
+    /// It does not belong to this worker's orders database: nothing is taken from it.
+    Refused(String),
     /// Another process drains it.
     StandingBy,
     /// This one does.
@@ -179,7 +186,7 @@ impl Sources {
             self.backlogs.show(&source.log, drained.clone());
             let drained = tokio::select! {
                 biased;
-                drained = self.drain(source, &orders, Owner(queue.instance())) => drained,
+                drained = self.drain_if_ours(source, &queue, &orders) => drained,
                 () = replaced(&source.log, &self.now, queue.instance()) => {
                     tracing::warn!(log = %source.log, "another log is at this address now; it is drained from here on");
                     continue;
@@ -202,15 +209,95 @@ impl Sources {
         }
     }
 
+    /// Drains the log whenever it belongs to the orders database, until the worker stops. Its group is held for no other database: a
+    /// drain that did would write promises as orders of nobody's, and move the offset past them.
+    async fn drain_if_ours(&self, source: &Source, queue: &Queue, orders: &Topic) -> Result<(), DrainError> {
+        loop {
+            let mut stopping = self.stopping.clone();
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+                ours = self.until(source, queue, orders, true) => ours?,
+            }
+            tokio::select! {
+                biased;
+                drained = self.drain(source, queue, orders) => match drained? {
+                    Ended::WithTheWorker => return Ok(()),
+                    Ended::NotOurs => {}
+                },
+                // What was under way is dropped with the group, and repeated by the process that gets that next.
+                not_ours = self.until(source, queue, orders, false) => not_ours?,
+            }
+        }
+    }
+
+    /// Returns when it is `ours` whether the log belongs to the orders database, and shows what it found where it does not. A database that
+    /// cannot be read says nothing, neither way; a log that cannot be read is an error where nobody drains it, who would find out.
+    async fn until(
+        &self,
+        source: &Source,
+        queue: &Queue,
+        orders: &Topic,
+        ours: bool,
+    ) -> Result<(), DrainError> {
+        loop {
+            match tie::is_ours(queue, &self.database).await {
+                Ok(Ok(())) if ours => {
+                    if source.is_refused() {
+                        source.show(SourceState::StandingBy);
+                        self.count_refused();
+                    }
+                    return Ok(());
+                }
+                Ok(Err(why)) if !ours => {
+                    // Its gateway may be between its log and the row: that passes in a moment.
+                    sleep(REGISTERED_WITHIN).await;
+                    if matches!(tie::is_ours(queue, &self.database).await, Ok(Err(_))) {
+                        tracing::warn!(log = %source.log, %why, "this log is drained no more");
+                        return Ok(());
+                    }
+                }
+                Ok(Err(why)) => {
+                    let is_loud = match &why {
+                        NotOurs::Misfit(_) => true,
+                        NotOurs::NotRegistered => tie::waits(orders).await,
+                        NotOurs::LeftOut => false,
+                    };
+                    source.show(match is_loud {
+                        true => SourceState::Refused(why.to_string()),
+                        false => SourceState::Waiting(why.to_string()),
+                    });
+                    self.count_refused();
+                }
+                Err(TieError::Queue(error)) if ours => return Err(error.into()),
+                Err(TieError::Database(error)) if ours => {
+                    source.show(SourceState::Waiting(error.to_string()));
+                }
+                Ok(Ok(())) | Err(_) => {}
+            }
+            sleep(BELONGS_LOOK).await;
+        }
+    }
+
+    fn count_refused(&self) {
+        let refused = self.sources.iter().filter(|source| source.is_refused()).count();
+        self.metrics.refused_logs.set(i64::try_from(refused).unwrap_or(i64::MAX));
+    }
+
     /// Stands by until the group is free, then drains until the worker stops.
-    async fn drain(&self, source: &Source, orders: &Topic, log: Owner) -> Result<(), DrainError> {
+    async fn drain(&self, source: &Source, queue: &Queue, orders: &Topic) -> Result<Ended, DrainError> {
         let mut stopping = self.stopping.clone();
         let group = tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+            _ = stopping.wait_for(|stop| *stop) => return Ok(Ended::WithTheWorker),
             held = hold(source, orders) => held?,
         };
+        // It may have been long in coming.
+        if !matches!(tie::is_ours(queue, &self.database).await, Ok(Ok(()))) {
+            return Ok(Ended::NotOurs);
+        }
         source.show(SourceState::Draining);
+        let log = Owner(queue.instance());
         let parts = WorkerParts {
             database: self.database.clone(),
             stock: self.stock.clone(),
@@ -221,8 +308,15 @@ impl Sources {
             metrics: self.metrics.clone(),
             stats: source.stats.clone(),
         };
-        Worker::new(parts, stopping).run().await
+        Worker::new(parts, stopping).run().await.map(|()| Ended::WithTheWorker)
     }
+}
+
+/// How a drain ended that did not fail.
+enum Ended {
+    WithTheWorker,
+    /// The log does not belong to the orders database (any more).
+    NotOurs,
 }
 
 impl fmt::Display for Sources {
@@ -237,9 +331,18 @@ impl Source {
     fn show(&self, state: SourceState) {
         let mut shown = self.state.lock();
         if *shown != state {
-            tracing::info!(log = %self.log, ?state, "a log to drain");
+            match &state {
+                SourceState::Refused(why) => {
+                    tracing::error!(log = %self.log, why, "this log is not drained into this orders database");
+                }
+                state => tracing::info!(log = %self.log, ?state, "a log to drain"),
+            }
             *shown = state;
         }
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(*self.state.lock(), SourceState::Refused(_))
     }
 
     fn wait(&self, error: &QueueError) {

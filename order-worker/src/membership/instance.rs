@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{GroupWatch, Queue, QueueError, StartAt, Topic, TopicState};
-use stock::{Owner, Seat};
+use queue::{GroupWatch, Opening, Queue, QueueError, StartAt, Topic, TopicState};
+use stock::{DeploymentId, OrderId, Owner, Seat};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::same_database::{Mismatch, mismatch};
+use super::same_database::lacks_order;
+use super::tie::{self, Misfit, TieError};
 use super::{MemberRow, OwnLog};
 use crate::database::{self, Database, DatabaseError};
 use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC, TIMEOUTS_TOPIC};
@@ -33,20 +34,32 @@ pub enum InstanceError {
     /// The log's.
     #[error("{0}")]
     Queue(#[from] QueueError),
-    /// What the log has handed over would be forgotten and its units sold again, or what it holds be rejected.
-    #[error(
-        "the orders database {database} {mismatch}, so the queue in {queue} belongs to another one, or to a newer state of it: put \
-         that database back. If it was put back from a backup, `floodgate queue reset-offset {ORDERS_TOPIC} {DRAIN_GROUP} --before TIME`, with \
-         a time before the backup was begun, has what it lacks written again, as far as the queue keeps it (--oldest: everything kept); \
-         if they are to be forgotten, remove the queue's directory"
-    )]
-    ForeignDatabase {
+    /// They do not belong together: what the one has promised would be rejected in the other, or sold again.
+    #[error("the queue in {queue} (log {log}) {misfit}. {}", way_out(.misfit, .log, .database))]
+    Misfit {
         /// As it may be shown.
         database: String,
         /// Where the log is.
         queue: String,
+        /// Its id.
+        log: Owner,
         /// What tells.
-        mismatch: Mismatch,
+        misfit: Misfit,
+    },
+    /// What the log has handed over would be forgotten and its units sold again.
+    #[error(
+        "the orders database {database} lacks order {order}, which the queue in {queue} (log {log}) handed over before: it was put back \
+         to an older state. Put the newest one back, or have what it lacks written again: {RESTORE_DRILL}"
+    )]
+    LacksOrder {
+        /// As it may be shown.
+        database: String,
+        /// Where the log is.
+        queue: String,
+        /// Its id.
+        log: Owner,
+        /// One of those that are missing.
+        order: OrderId,
     },
     /// Two ledgers in memory over one database would promise every unit twice.
     #[error(
@@ -64,10 +77,38 @@ pub enum InstanceError {
     },
 }
 
+/// What an operator does about a database that is older than the log.
+const RESTORE_DRILL: &str = "`floodgate queue accept LOG` for each log that its start does not take, then `floodgate queue reset-offset \
+                             floodgate-orders order-worker --before TIME` for every log, with a time before the backup was begun; the \
+                             queue gives back what it keeps (docs/queue.md, \"After a restore of the database\")";
+
+/// What to do about a log that does not fit, and what that costs.
+fn way_out(misfit: &Misfit, log: &Owner, database: &str) -> String {
+    let accept = format!("`floodgate queue accept {log}`");
+    match misfit {
+        Misfit::Untied => format!(
+            "If they are promises of {database}, {accept} ties them to it; if they are of no use, remove the queue's directory"
+        ),
+        Misfit::Elsewhere { .. } => format!(
+            "Give orders.database_url the log's own database, or queue.directory the log of {database}. If the log's own is gone for good, \
+             {accept} takes the log over for {database}: orders of sales that it lacks hold up the drain until they are published there"
+        ),
+        Misfit::Copy { .. } => format!(
+            "Put the newest log back: what was promised after this copy was made is only there. If that one is gone for good, {accept} \
+             takes this one, and those promises are lost"
+        ),
+        Misfit::Ahead { .. } => format!(
+            "Put the newest state of {database} back. If there is none, the drill for a restored database is: {RESTORE_DRILL}"
+        ),
+    }
+}
+
 /// What an instance is told of itself.
 pub struct InstanceParts {
     /// Where it is registered.
     pub database: Database,
+    /// Which deployment that is.
+    pub deployment: DeploymentId,
     /// The database's address as it may be shown.
     pub database_shown: String,
     /// Where its log is: see [`super::place_of`].
@@ -88,13 +129,16 @@ pub struct Instance {
     pub drained: Arc<GroupWatch>,
     /// The log's id.
     pub owner: Owner,
+    /// The log's present one.
+    opening: Opening,
     /// Of its purchase path.
     pub seat: Arc<Seat>,
 }
 
 impl Instance {
-    /// Locks the log with `open` and recovers it, unless the database is not the one that it was drained into. `beside` is the same
-    /// log, attached before; none where it is not there yet.
+    /// Locks the log with `open`, recovers it, ties it to the database by its next opening and registers it, all before its first
+    /// promise; not if it is another database's, nor where a second ledger in memory would be. `beside` is the same log, attached
+    /// before; none where it is not there yet.
     ///
     /// # Errors
     /// See [`InstanceError`].
@@ -103,10 +147,9 @@ impl Instance {
         beside: Option<Queue>,
         mut open: impl FnMut() -> Result<Queue, QueueError>,
     ) -> Result<Self, InstanceError> {
-        if let Some(queue) = beside
-            && let Some(mismatch) = mismatch(&queue, &parts.database).await?
-        {
-            return Err(parts.foreign(mismatch));
+        // Before it is opened: its owner soon makes room of what is finished, which is what could be written again.
+        if let Some(queue) = beside {
+            parts.check(&queue).await?;
         }
         let until = Instant::now() + LOCK_MAX;
         let queue = loop {
@@ -118,10 +161,14 @@ impl Instance {
                 opened => break opened?,
             }
         };
+        let owner = Owner(queue.instance());
+        let was_registered = parts.registered(owner).await?.0;
+        let tied = tie::tie(&queue, &parts.database, parts.deployment, &parts.place).await;
+        let opening = tied.map_err(|error| parts.refusal(owner, error))?;
+        parts.refuse_second_ledger(owner, was_registered).await?;
         let orders = queue.topic(ORDERS_TOPIC).await?;
         let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
-        let owner = Owner(queue.instance());
-        Ok(Self { parts, queue, orders, drained, owner, seat: Arc::default() })
+        Ok(Self { parts, queue, orders, drained, owner, opening, seat: Arc::default() })
     }
 
     /// The topic [`TIMEOUTS_TOPIC`] of the same log, for a process that drains what it has promised.
@@ -152,41 +199,6 @@ impl Instance {
         }
     }
 
-    /// Registers before the first promise. Refuses a new database for a log that was drained into another, and a
-    /// second ledger in memory over one database.
-    ///
-    /// A crash after it leaves an instance whose log owes nothing new.
-    ///
-    /// # Errors
-    /// See [`InstanceError`].
-    pub async fn register(&self) -> Result<(), InstanceError> {
-        let InstanceParts { database, place, outliving, shared, .. } = &self.parts;
-        if database.epoch().await? == 0 && self.orders.committed(DRAIN_GROUP).await?.is_some() {
-            return Err(self.parts.foreign(Mismatch::Everything));
-        }
-        let was_registered = self.registered().await?.0;
-        database.register_instance(self.owner.0, place, crate::database::ENGINE_DISK, true).await?;
-        if *outliving || !*shared {
-            return Ok(());
-        }
-        // Registered first, looked second: of two that start at once at least one sees the other.
-        let Some(other) = self.registered().await?.1 else { return Ok(()) };
-        if !was_registered {
-            // It has promised nothing; staying would keep the other one from its next start.
-            database.deregister_instance(self.owner.0).await?;
-        }
-        let database = self.parts.database_shown.clone();
-        Err(InstanceError::SecondLedger { database, other: other.owner, place: other.place })
-    }
-
-    /// Whether this instance is in the registry, and one of the others that may hold promises.
-    async fn registered(&self) -> Result<(bool, Option<database::Instance>), InstanceError> {
-        let instances = self.parts.database.instances().await?;
-        let (own, others): (Vec<_>, Vec<_>) =
-            instances.into_iter().partition(|instance| instance.owner == self.owner);
-        Ok((!own.is_empty(), others.into_iter().find(|other| other.holds_promises)))
-    }
-
     /// Its part among those on its ledger, and its row in the registry.
     #[must_use]
     pub fn member(&self) -> (Option<OwnLog>, MemberRow) {
@@ -199,6 +211,7 @@ impl Instance {
         OwnLog {
             topic: self.orders.clone(),
             owner: self.owner,
+            opening: self.opening,
             place: self.parts.place.clone(),
             seat: self.seat.clone(),
         }
@@ -250,11 +263,49 @@ impl Instance {
 }
 
 impl InstanceParts {
-    fn foreign(&self, mismatch: Mismatch) -> InstanceError {
-        InstanceError::ForeignDatabase {
-            database: self.database_shown.clone(),
-            queue: self.place.clone(),
-            mismatch,
+    /// Whether the log may be opened: by what log and registry say of its openings, and by its newest records.
+    async fn check(&self, queue: &Queue) -> Result<(), InstanceError> {
+        let log = Owner(queue.instance());
+        match tie::check(queue, &self.database, self.deployment).await {
+            // The open tells.
+            Err(TieError::Queue(_)) => return Ok(()),
+            checked => checked.map_err(|error| self.refusal(log, error))?,
         }
+        let Some(order) = lacks_order(queue, &self.database).await? else { return Ok(()) };
+        let (database, queue) = (self.database_shown.clone(), self.place.clone());
+        Err(InstanceError::LacksOrder { database, queue, log, order })
+    }
+
+    fn refusal(&self, log: Owner, error: TieError) -> InstanceError {
+        match error {
+            TieError::Database(error) => error.into(),
+            TieError::Queue(error) => error.into(),
+            TieError::Misfit(misfit) => {
+                let (database, queue) = (self.database_shown.clone(), self.place.clone());
+                InstanceError::Misfit { database, queue, log, misfit }
+            }
+        }
+    }
+
+    /// Registered first, looked second: of two that start at once at least one sees the other.
+    async fn refuse_second_ledger(&self, owner: Owner, was_registered: bool) -> Result<(), InstanceError> {
+        if self.outliving || !self.shared {
+            return Ok(());
+        }
+        let Some(other) = self.registered(owner).await?.1 else { return Ok(()) };
+        if !was_registered {
+            // It has promised nothing; staying would keep the other one from its next start.
+            self.database.deregister_instance(owner.0).await?;
+        }
+        let database = self.database_shown.clone();
+        Err(InstanceError::SecondLedger { database, other: other.owner, place: other.place })
+    }
+
+    /// Whether this instance is in the registry, and one of the others that may hold promises.
+    async fn registered(&self, owner: Owner) -> Result<(bool, Option<database::Instance>), InstanceError> {
+        let instances = self.database.instances().await?;
+        let (own, others): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(|instance| instance.owner == owner);
+        Ok((!own.is_empty(), others.into_iter().find(database::Instance::takes_part)))
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::OwnLog;
 use super::merge::RebuildError;
-use crate::database::Database;
+use crate::database::{Database, Instance};
 use crate::metrics::MembershipMetrics;
 
 /// How long a lease lasts by the ledger's clock.
@@ -67,7 +67,7 @@ fn note_outcome(
     own.seat.note_lease(!*is_failing);
 }
 
-/// Renews, and answers whose reservations are ours to look after; `None`: the registry lacks our log.
+/// Renews, and answers whose reservations are ours to look after; `None`: the registry lacks our log, or has another opening of it.
 async fn look(
     database: &Database,
     stock: &Stock,
@@ -77,10 +77,13 @@ async fn look(
     stock.renew_lease(own.owner, LEASE_MS).await?;
     let (_, leases) = stock.leases().await?;
     let is_leased = |owner: Owner| leases.iter().any(|(leased, _)| *leased == owner);
-    // A log without promises belongs to nobody who reserves: it has no lease, and nothing of it is to be looked after.
-    let registered = database.instances().await?.into_iter().filter(|instance| instance.holds_promises);
-    let registered: Vec<Owner> = registered.map(|instance| instance.owner).collect();
-    if !registered.contains(&own.owner) {
+    // A log without promises belongs to nobody who reserves, one that was left out to nobody who is waited for: neither has a lease, and
+    // nothing of it is to be looked after.
+    let registered = database.instances().await?.into_iter().filter(Instance::takes_part);
+    let (registered, openings): (Vec<Owner>, Vec<_>) =
+        registered.map(|instance| (instance.owner, instance.opening)).unzip();
+    let ours = registered.iter().position(|owner| *owner == own.owner).and_then(|at| openings[at]);
+    if ours != Some(own.opening) {
         return Ok(None);
     }
     // A ledger that forgot everything forgot all leases: whoever lives renews long before this.

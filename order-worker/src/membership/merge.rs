@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use queue::{Message, Position, QueueError, Topic, TopicState, operator};
+use queue::{Message, Opening, Position, QueueError, Topic, TopicState, operator};
 use stock::ledger::{BATCH_MAX, Settlement};
 use stock::reservation::DecodeError;
 use stock::{LedgerError, LedgerIdentity, Owner, Reservation, SaleId, Stock};
 
+use super::tie::Misfit;
 use crate::database::{Database, DatabaseError, Instance, SaleRow};
 use crate::topics::DRAIN_GROUP;
 
@@ -68,6 +69,25 @@ pub enum RebuildError {
          answers; a ledger that lost its memory will do"
     )]
     LeaseUnknown(Owner, LedgerError),
+    /// The registry has another opening of our log than ours. Nothing is promised here any more.
+    #[error("the log of instance {owner} {}; nothing is promised here any more", opening_words(.ours, .row))]
+    OtherOpening {
+        /// Ours.
+        owner: Owner,
+        /// As this process opened it.
+        ours: Opening,
+        /// As the registry has it.
+        row: Opening,
+    },
+    /// What is at an instance's place is not its newest log.
+    #[error(
+        "the log at the place of instance {0} {1}: the stock ledger waits for the newest one; put it back, or give up what it promised \
+         with `floodgate ledger rebuild --without {0}`"
+    )]
+    NotTheLog(Owner, Misfit),
+    /// It is left out already.
+    #[error("instance {0} is left out already; it takes part again once its process starts with its log")]
+    LeftOut(Owner),
     /// It sells on the ledger that is to be taken over, or sold a moment ago.
     #[error(
         "instance {0} of another orders database is alive on this ledger, its lease has not ended: stop that deployment first, or \
@@ -89,10 +109,27 @@ impl RebuildError {
             Self::Ledger(LedgerError::Invalid(_) | LedgerError::Foreign { .. }) => false,
             Self::Ledger(_) | Self::LeaseUnknown(..) | Self::Waiting(_) | Self::OtherLedger { .. } => true,
             Self::Queue(error) => error.is_retryable(),
-            Self::UnknownVersion { .. } | Self::Alive(_) | Self::OtherAlive(_) | Self::UnknownInstance(_) => {
-                false
-            }
+            Self::UnknownVersion { .. }
+            | Self::Alive(_)
+            | Self::OtherOpening { .. }
+            | Self::NotTheLog(..)
+            | Self::LeftOut(_)
+            | Self::OtherAlive(_)
+            | Self::UnknownInstance(_) => false,
         }
+    }
+}
+
+fn opening_words(ours: &Opening, row: &Opening) -> String {
+    match ours.generation > row.generation {
+        true => format!(
+            "was opened here as {ours}, and the registry knows {row}: the orders database was put back to an older state; restart this \
+             process, its start says what to do"
+        ),
+        false => format!(
+            "was opened here as {ours}, and as {row} after that, from a copy of its directory: find out which of the two processes is to \
+             go on, stop the other one, and restart this one"
+        ),
     }
 }
 

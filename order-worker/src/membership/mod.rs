@@ -22,8 +22,8 @@
 //!   for what is under way; what was not durable when its process died is not in the log, or the next start finds and merges
 //!   it. Purchases of the new epoch begin only when it is open.
 //! - *Rows last.* An order that the drain moved meanwhile from log to row was in one of them; rows win.
-//! - *Everybody registered.* A log is registered before its first promise. One that comes back after it was forgotten registers
-//!   anew; should it hold promises that an open ledger was built without, it begins a new epoch.
+//! - *Everybody registered.* A log is tied to its deployment and registered before its first promise (`tie.rs`). One that comes back
+//!   after it was left out takes part again; should it hold promises that an open ledger was built without, it begins a new epoch.
 //! - *The row is read after the state was seen* where "never opened" is believed: then it was so when that state was made, and an
 //!   older one can no longer be opened.
 //! - *Never ahead of the database.* A life begins there first. A ledger that has had more lives than the database knows of tells that
@@ -47,7 +47,8 @@ mod logs;
 pub mod merge;
 pub mod operator;
 mod round;
-pub mod same_database;
+mod same_database;
+pub mod tie;
 mod witness;
 
 use std::pin::Pin;
@@ -55,7 +56,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use queue::{Queue, Topic};
+use queue::{Opening, Queue, Topic};
 use stock::{Owner, Seat, Stock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -111,6 +112,8 @@ pub struct OwnLog {
     pub topic: Topic,
     /// The log's id.
     pub owner: Owner,
+    /// The one that log and registry agreed on when this process opened it.
+    pub opening: Opening,
     /// Where it is: see [`place_of`].
     pub place: String,
     /// The seat of its purchase path.
@@ -194,8 +197,7 @@ impl Member {
     async fn join_and_go(&mut self, is_joined: &mut bool) -> Result<Standing, RebuildError> {
         if !*is_joined {
             if let Some(own) = &self.own {
-                // Before its first promise; a crash after it leaves an instance whose log is empty or drained.
-                self.database.register_instance(own.owner.0, &own.place, ENGINE_DISK, true).await?;
+                take_part(&self.database, own).await?;
             }
             if !self.outliving {
                 // Nothing of it can have survived, not even a sale that was installed and never opened.
@@ -282,4 +284,16 @@ impl Member {
             }
         }
     }
+}
+
+/// Registers our log as it was opened, where the registry lacks it or an operator has left it out: from here on a rebuild waits for us.
+/// A crash after it leaves an instance whose log is known.
+async fn take_part(database: &Database, own: &OwnLog) -> Result<(), RebuildError> {
+    let (owner, ours) = (own.owner, own.opening);
+    if database.register_opening(owner, (&own.place, ENGINE_DISK), Some(ours), ours).await? {
+        return Ok(());
+    }
+    let rows = database.instances().await?;
+    let row = rows.iter().find(|row| row.owner == owner).and_then(|row| row.opening);
+    Err(RebuildError::OtherOpening { owner, ours, row: row.unwrap_or(Opening { generation: 0, nonce: 0 }) })
 }

@@ -48,6 +48,8 @@ pub struct InstanceStatus {
     pub merged_epoch: u64,
     /// Whether it may hold promises. A log that never does is never waited for.
     pub holds_promises: bool,
+    /// Whether an operator went on without it, and it has not been back since.
+    pub left_out: bool,
     /// Until its lease ends; `None`: it has none, or the ledger cannot be asked.
     pub lease_left_ms: Option<u64>,
 }
@@ -92,6 +94,7 @@ pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status
         place: instance.place,
         merged_epoch: instance.merged_epoch,
         holds_promises: instance.holds_promises,
+        left_out: instance.left_out,
     });
     let instances = instances.collect();
     Ok(Status { epoch, sales, instances, waiting_for })
@@ -151,15 +154,16 @@ pub async fn at_risk(
     Ok(AtRisk { orders: Some(orders), units: Some(units) })
 }
 
-/// Forgets an instance whose log is out of reach, and begins a new life of the ledger without it. What its log promised and
-/// nobody drained may be sold again; should it come back, it is merged like any other. One that holds no promises leaves the
-/// registry, and the ledger lives on: nothing is at risk. `stock` is none where the ledger is in a process that does not run.
+/// Leaves out an instance whose log is out of reach, and begins a new life of the ledger without it. What its log promised and
+/// nobody drained may be sold again. Its row stays, marked, so that the log is known should it come back: the newest is then merged like
+/// any other, an older copy is refused. One that holds no promises leaves the registry, and the ledger lives on: nothing is at risk. `stock` is
+/// none where the ledger is in a process that does not run.
 ///
-/// The new epoch, the instance's end and the journal's row are one transaction: a crash leaves all of them or none.
+/// The new epoch, the mark and the journal's row are one transaction: a crash leaves all of them or none.
 ///
 /// # Errors
 /// [`RebuildError::Alive`] while its lease lasts, [`RebuildError::LeaseUnknown`] while the ledger cannot be asked for it;
-/// [`RebuildError::UnknownInstance`]; the database's.
+/// [`RebuildError::LeftOut`]; [`RebuildError::UnknownInstance`]; the database's.
 pub async fn forget_instance(
     database: &Database,
     stock: Option<&Stock>,
@@ -181,6 +185,9 @@ pub async fn forget_instance(
     if !instance.holds_promises {
         database.forget_log(owner, author).await?;
         return Ok(AtRisk { orders: Some(0), units: Some(0) });
+    }
+    if instance.left_out {
+        return Err(RebuildError::LeftOut(owner));
     }
     let at_risk = at_risk(database, stock, owner).await?;
     let epoch = database.epoch().await?;

@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use queue::Queue;
 use queue::failpoint::hit;
+use stock::ledger::Snapshot;
 use stock::{LedgerError, LedgerIdentity, Owner, SaleId};
 use tokio::time::{Instant, timeout};
 
-use super::Member;
 use super::merge::{RebuildError, merge_log, merge_rows, owes_nothing};
-use crate::database::{Begun, ENGINE_DISK, Instance, SaleRow, Sight, WITNESS_MAX_MS, Witness};
+use super::tie::{self, TieError};
+use super::{Member, take_part};
+use crate::database::{Begun, Instance, SaleRow, Sight, WITNESS_MAX_MS, Witness};
 use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
@@ -214,11 +217,16 @@ impl Member {
 
     // ## any epoch => the next one
     pub(super) async fn begin_after(&mut self, epoch: u64) -> Result<u64, RebuildError> {
+        self.begin_above(epoch, &[]).await
+    }
+
+    /// The same, with the versions of these sales above those given.
+    async fn begin_above(&mut self, epoch: u64, above: &[(SaleId, u64)]) -> Result<u64, RebuildError> {
         let sight = Sight { member: self.row.get(), ledger: self.stock.ledger().sight()? };
         let seen = sight.ledger.as_ref().map(|sight| sight.ledger.clone());
         // A crash before the write leaves the loss to be noticed again; one after it leaves an epoch that nobody has begun to
         // install, which is the next round's first step, whoever's.
-        match self.database.next_epoch_after(epoch, sight).await? {
+        match self.database.next_epoch_after(epoch, above, sight).await? {
             Begun::Epoch(next) => {
                 hit("rebuild.epoch");
                 self.look_at(next, true);
@@ -273,17 +281,46 @@ impl Member {
         }
     }
 
+    // ## any epoch of a database that was put back => the next one, above what the ledger has of every sale
+    /// The ledger knows more than the database: more lives, or newer versions of a sale, which it would keep against the rows. Those rows
+    /// are the truth that is left, so their versions go above the ledger's in the step that begins the life.
+    async fn overtake(&mut self, epoch: u64) -> Result<(), RebuildError> {
+        let mut above = Vec::new();
+        for row in self.database.unsettled_sales().await? {
+            match self.stock.snapshot(&row.definition.id).await {
+                Ok(snapshot) => {
+                    self.behind = self.behind.max(snapshot.epoch);
+                    above.push((row.definition.id, snapshot.version));
+                }
+                Err(LedgerError::UnknownSale(_) | LedgerError::Amnesia | LedgerError::Foreign { .. }) => {}
+                // What it has is not known yet: the next round begins anew.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.begin_above(epoch, &above).await.map(drop)
+    }
+
+    /// Whether the ledger has a version of the sale that the database has not, though a version is a row first.
+    async fn is_newer(&self, row: &SaleRow, snapshot: &Snapshot) -> Result<bool, RebuildError> {
+        let is_newer = |row: &SaleRow| {
+            let is_other = snapshot.total != row.total || snapshot.paused != row.paused_by.is_some();
+            snapshot.version > row.version || snapshot.version == row.version && is_other
+        };
+        // `row` was read before the ledger was asked: a change may have come between, and is a row by now.
+        Ok(is_newer(row) && self.database.sale(&row.definition.id).await?.is_some_and(|row| is_newer(&row)))
+    }
+
     /// `row` was read before the ledger is asked here.
     async fn place(&mut self, row: &SaleRow) -> Result<Place, RebuildError> {
         let (sale, epoch) = (&row.definition.id, self.view.epoch);
         match self.stock.snapshot(sale).await {
-            Ok(snapshot) if snapshot.epoch > epoch => {
+            Ok(snapshot) if snapshot.epoch > epoch || self.is_newer(row, &snapshot).await? => {
                 // A newer life, of which the next round reads. Or the database was put back to an older state: what the ledger
                 // holds is not what the rows say, and a life that neither has had begins.
                 if self.database.epoch().await? == epoch {
-                    tracing::warn!(%sale, epoch, ledger = snapshot.epoch, "the stock ledger is ahead of the database, which was put back: it is rebuilt from the rows");
-                    self.behind = snapshot.epoch;
-                    self.begin_after(epoch).await?;
+                    let (ledger, version) = (snapshot.epoch, snapshot.version);
+                    tracing::warn!(%sale, epoch, ledger, version, "the stock ledger is ahead of the database, which was put back: it is rebuilt from the rows");
+                    self.overtake(epoch).await?;
                 }
                 Ok(Place::Again)
             }
@@ -343,10 +380,15 @@ impl Member {
         let epoch = self.view.epoch;
         let instances = self.database.instances().await?;
         let is_merged = match instances.iter().find(|instance| instance.owner == own.owner) {
-            Some(instance) => instance.merged_epoch >= epoch,
-            None => {
-                // Forgotten, but alive: from here on a rebuild waits for us again.
-                self.database.register_instance(own.owner.0, &own.place, ENGINE_DISK, true).await?;
+            Some(row) if !row.left_out && row.opening == Some(own.opening) => row.merged_epoch >= epoch,
+            // Left out, or forgotten, but alive.
+            _ => {
+                take_part(&self.database, &own).await.inspect_err(|error| {
+                    if matches!(error, RebuildError::OtherOpening { .. }) {
+                        // No life of the ledger is ours any more.
+                        own.seat.raise(u64::MAX);
+                    }
+                })?;
                 false
             }
         };
@@ -401,10 +443,7 @@ impl Member {
         self.view.tried.insert(instance.owner, Instant::now());
         // With its lock nobody appends to it, and what its process had not made durable is gone.
         let Some(queue) = (self.logs)(instance.clone()).await else { return Ok(false) };
-        let merged = match queue.topic(ORDERS_TOPIC).await {
-            Ok(topic) => merge_log(&self.database, &self.stock, &topic, instance.owner, epoch).await,
-            Err(error) => Err(error.into()),
-        };
+        let merged = self.merge_log_of(&queue, instance).await;
         hit("rebuild.neighbour");
         let reported = match merged {
             Ok(promised) => {
@@ -423,6 +462,17 @@ impl Member {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn merge_log_of(&self, queue: &Queue, instance: &Instance) -> Result<usize, RebuildError> {
+        // A copy that is not the newest lacks what that may hold: the rebuild waits for the newest.
+        tie::check_row(queue, instance, &self.database).await.map_err(|error| match error {
+            TieError::Database(error) => error.into(),
+            TieError::Queue(error) => error.into(),
+            TieError::Misfit(misfit) => RebuildError::NotTheLog(instance.owner, misfit),
+        })?;
+        let topic = queue.topic(ORDERS_TOPIC).await?;
+        merge_log(&self.database, &self.stock, &topic, instance.owner, self.view.epoch).await
     }
 
     // ## Closed and complete => Open

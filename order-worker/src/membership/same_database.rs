@@ -1,32 +1,18 @@
-//! Whether an orders database is the one that a log was drained into: what the log has handed over must have a row there. Tells
-//! another deployment's database and an older copy, as far as the log still keeps what tells; changes nothing.
+//! Whether an orders database still has what a log has handed over to it: tells an older state of the right one, where log and registry
+//! agree on the log's last opening (`tie.rs`), as far as the log still keeps what tells. Changes nothing.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use queue::{Position, Queue, QueueError, Topic, operator};
-use stock::{OrderId, Owner, Reservation, SaleId};
+use stock::{OrderId, Reservation};
 
 use crate::database::{Database, DatabaseError};
 use crate::topics::{DRAIN_GROUP, ORDERS_TOPIC};
 
 /// Finished records that are looked for: the newest, since they are what an older copy lacks first.
 const FINISHED_MAX: usize = 512;
-/// Records behind the offset that are looked at.
-const WAITING_MAX: usize = 512;
 /// Dead letters read at once.
 const LETTERS_MAX: usize = 8_192;
-
-/// What a database lacks that the log's own has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mismatch {
-    /// It is new, and the log has handed over something.
-    Everything,
-    /// The log has handed it over.
-    Order(OrderId),
-    /// The log holds orders of it that are no rows yet.
-    Sale(SaleId),
-}
 
 /// Which of the two could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,52 +23,19 @@ enum Unread {
     Queue(#[from] QueueError),
 }
 
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Everything => f.write_str("is new"),
-            Self::Order(order) => write!(f, "lacks order {order}, which was written before"),
-            Self::Sale(sale) => write!(f, "lacks sale {sale}, of which orders were promised"),
-        }
-    }
-}
-
-/// What tells that `database` is not the log's own. To be asked before the log is opened: its owner soon makes room of what is
-/// finished, which is what could be written again.
-pub(super) async fn mismatch(queue: &Queue, database: &Database) -> Result<Option<Mismatch>, DatabaseError> {
+/// An order that the log has handed over and the database lacks. To be asked before the log is opened: its owner soon makes room of what
+/// is finished, which is what could be written again.
+pub(super) async fn lacks_order(
+    queue: &Queue,
+    database: &Database,
+) -> Result<Option<OrderId>, DatabaseError> {
     // A log in which something is wrong: the open tells.
     let Ok(orders) = queue.topic(ORDERS_TOPIC).await else { return Ok(None) };
-    match of_orders(queue, &orders, database).await {
+    match finished_without_row(&orders, database).await {
         Ok(found) => Ok(found),
         Err(Unread::Queue(_)) => Ok(None),
         Err(Unread::Database(error)) => Err(error),
     }
-}
-
-async fn of_orders(queue: &Queue, orders: &Topic, database: &Database) -> Result<Option<Mismatch>, Unread> {
-    let committed = match orders.committed(DRAIN_GROUP).await {
-        Err(QueueError::UnknownGroup { .. }) => None,
-        committed => committed?,
-    };
-    if committed.is_some() {
-        if database.epoch().await? == 0 {
-            return Ok(Some(Mismatch::Everything));
-        }
-        if let Some(order) = finished_without_row(orders, database).await? {
-            return Ok(Some(Mismatch::Order(order)));
-        }
-    }
-    // A sale is published before its first promise: a database that knows this log and not the sale lost it to an operator.
-    let owner = Owner(queue.instance());
-    if database.instances().await?.iter().any(|instance| instance.owner == owner) {
-        return Ok(None);
-    }
-    let waiting = orders.read(committed, WAITING_MAX).await?;
-    let waiting = waiting.iter().filter_map(|message| Reservation::decode(&message.payload).ok());
-    let promised: BTreeSet<SaleId> = waiting.map(|order| order.sale).collect();
-    let sales = database.sales().await?;
-    let is_unknown = |sale: &SaleId| sales.iter().all(|row| row.definition.id != *sale);
-    Ok(promised.into_iter().find(is_unknown).map(Mismatch::Sale))
 }
 
 /// A finished order that is no row, though it should be: no dead letter, nor of a sale that is over, whose rows may be archived.

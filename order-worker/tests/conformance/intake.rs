@@ -1,6 +1,6 @@
 //! Promised orders become rows.
 
-use order_worker::database::{By, Outcome, RejectReason};
+use order_worker::database::{By, DatabaseError, Outcome, RejectReason};
 use stock::{OrderStatus, Timestamp};
 
 use super::*;
@@ -34,7 +34,7 @@ pub(crate) async fn rows_of_a_rehearsal_are_marked(fixture: Fixture) {
     // Too many, and what could not be written: rejected ones are marked as well.
     fixture.database.settle(vec![one(3, "r"), one(4, "s")]).await.unwrap();
     fixture.database.reject(&one(5, "r"), RejectReason::Unwritable).await.unwrap();
-    fixture.database.reject(&one(6, "nowhere"), RejectReason::UnknownSale).await.unwrap();
+    fixture.database.reject(&one(6, "nowhere"), RejectReason::Unwritable).await.unwrap();
     for (n, is_marked) in [(1, true), (2, false), (3, true), (4, false), (5, true), (6, false)] {
         assert_eq!(fixture.database.order(order_id(n)).await.unwrap().unwrap().rehearsal, is_marked, "{n}");
     }
@@ -95,12 +95,23 @@ pub(crate) async fn settle_keeps_the_per_user_limit_over_batches(fixture: Fixtur
     assert_eq!(again.outcome, Outcome::Inserted, "only units held count");
 }
 
-pub(crate) async fn settle_rejects_an_unknown_sale(fixture: Fixture) {
-    let settled = fixture.settle_one(reservation("nowhere", 1, "u", 1)).await;
-    assert_eq!(settled.outcome, Outcome::Rejected(RejectReason::UnknownSale));
-    let row = fixture.database.order(order_id(1)).await.unwrap().unwrap();
+pub(crate) async fn settle_writes_nothing_of_an_unknown_sale(fixture: Fixture) {
+    fixture.publish("s", 10, 5).await;
+    let unknown = Err(DatabaseError::UnknownSale(sale_id("nowhere")));
+    let batch =
+        vec![reservation("s", 1, "u", 1), reservation("nowhere", 2, "u", 1), reservation("s", 3, "u", 1)];
+    assert_eq!(fixture.database.settle(batch.clone()).await, unknown);
+    for n in 1..=3 {
+        assert_eq!(fixture.database.order(order_id(n)).await.unwrap(), None, "{n}");
+    }
+    assert_eq!(fixture.database.releases(None, 10).await.unwrap(), []);
+    // An order that has a row is settled, whatever became of its sale.
+    fixture.database.reject(&batch[1], RejectReason::Unwritable).await.unwrap();
+    let settled = fixture.database.settle(batch).await.unwrap();
+    let outcomes: Vec<_> = settled.iter().map(|settled| settled.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Inserted, Outcome::Duplicate, Outcome::Inserted]);
+    let row = fixture.database.order(order_id(2)).await.unwrap().unwrap();
     assert_eq!((row.amount, row.currency.as_str(), row.units_held), (0, "XXX", 0));
-    assert_eq!(fixture.database.releases(None, &[], 10).await.unwrap().len(), 1);
 }
 
 pub(crate) async fn settle_writes_the_largest_amount(fixture: Fixture) {

@@ -151,13 +151,10 @@ pub(crate) async fn a_written_release_wakes_the_relay(fixture: Fixture) {
 pub(crate) async fn books_sum_the_orders(fixture: Fixture) {
     fixture.publish("s", 4, 2).await;
     fixture.publish("t", 4, 2).await;
-    let batch = vec![
-        reservation("s", 1, "a", 2),
-        reservation("s", 2, "b", 1),
-        reservation("s", 3, "c", 2),
-        reservation("nowhere", 4, "c", 1),
-    ];
+    let batch = vec![reservation("s", 1, "a", 2), reservation("s", 2, "b", 1), reservation("s", 3, "c", 2)];
     fixture.database.settle(batch).await.unwrap();
+    // An order whose sale somebody has deleted since.
+    fixture.database.reject(&reservation("nowhere", 4, "c", 1), RejectReason::Unwritable).await.unwrap();
     fixture.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
     let empty = SaleBooks {
         version: Some(1),

@@ -20,7 +20,7 @@ const TABLES: &[Table] = &[
     ),
     (
         "instances",
-        "instance_id place registered_at merged_epoch engine holds_promises generation nonce seen_ledger? seen_at?",
+        "instance_id place registered_at merged_epoch engine holds_promises generation nonce left_out_at? seen_ledger? seen_at?",
         &["!primary(instance_id)"],
     ),
     (

@@ -24,7 +24,7 @@ async fn first_life(fixture: &Fixture) {
         let place = format!("host-{member}:/queue");
         fixture.database.register_instance(member, &place, "disk", member < 9).await.unwrap();
     }
-    assert_eq!(fixture.database.next_epoch_after(0, sees(7, "one")).await.unwrap(), Begun::Epoch(1));
+    assert_eq!(fixture.database.next_epoch_after(0, &[], sees(7, "one")).await.unwrap(), Begun::Epoch(1));
 }
 
 async fn life(fixture: &Fixture) -> (u64, String) {
@@ -37,20 +37,20 @@ pub(crate) async fn a_life_is_recorded_with_its_ledger(fixture: Fixture) {
     first_life(&fixture).await;
     assert_eq!(life(&fixture).await, (1, "one".into()));
     // A repeat of what somebody else has carried out meanwhile records nothing.
-    let late = fixture.database.next_epoch_after(0, sees(8, "two")).await.unwrap();
+    let late = fixture.database.next_epoch_after(0, &[], sees(8, "two")).await.unwrap();
     assert_eq!((late, life(&fixture).await), (Begun::Epoch(1), (1, "one".into())));
     let operators = order_worker::database::LedgerChange::Rebuild;
     assert_eq!(fixture.database.change_ledger(1, operators, &author()).await.unwrap(), 2);
     assert_eq!(life(&fixture).await, (2, "one".into()), "an operator's word moves it to no other ledger");
     fixture.advance(WITNESS_MAX_MS);
-    fixture.database.next_epoch_after(2, UNSEEN).await.unwrap();
+    fixture.database.next_epoch_after(2, &[], UNSEEN).await.unwrap();
     assert_eq!(life(&fixture).await, (3, String::new()), "one in a process's memory has no name");
 }
 
 pub(crate) async fn another_ledger_waits_for_those_that_see_the_recorded_one(fixture: Fixture) {
     first_life(&fixture).await;
     let database = &fixture.database;
-    let begin = async |current, sight| database.next_epoch_after(current, sight).await.unwrap();
+    let begin = async |current, sight| database.next_epoch_after(current, &[], sight).await.unwrap();
     assert_eq!(begin(1, sees(8, "two")).await, refused(7, "one"));
     assert_eq!(begin(1, UNSEEN).await, refused(7, "one"), "nor does one in a process's memory take over");
     assert_eq!(life(&fixture).await, (1, "one".into()));
@@ -74,7 +74,7 @@ pub(crate) async fn another_ledger_waits_for_those_that_see_the_recorded_one(fix
 pub(crate) async fn words_that_do_not_count(fixture: Fixture) {
     first_life(&fixture).await;
     let database = &fixture.database;
-    let begin = async |current, sight| database.next_epoch_after(current, sight).await.unwrap();
+    let begin = async |current, sight| database.next_epoch_after(current, &[], sight).await.unwrap();
     // Its own: the server behind its address was exchanged.
     assert_eq!(begin(1, sees(7, "two")).await, Begun::Epoch(2));
     // Of one that cannot tell whether there are two primaries.
@@ -101,13 +101,16 @@ pub(crate) async fn of_several_ledgers_one_takes_over(fixture: Fixture) {
     fixture.advance(WITNESS_MAX_MS);
     let database = &fixture.database;
     let (two, three) = tokio::join!(
-        database.next_epoch_after(1, sees(8, "two")),
-        database.next_epoch_after(1, sees(9, "three"))
+        database.next_epoch_after(1, &[], sees(8, "two")),
+        database.next_epoch_after(1, &[], sees(9, "three"))
     );
     assert_eq!((two.unwrap(), three.unwrap()), (Begun::Epoch(2), Begun::Epoch(2)));
     let (epoch, recorded) = life(&fixture).await;
     assert_eq!(epoch, 2, "one of them began it");
     // Each has said what it sees: the other one is refused.
     let (loser, winner, its) = if recorded == "two" { (9, 8, "three") } else { (8, 9, "two") };
-    assert_eq!(database.next_epoch_after(2, sees(loser, its)).await.unwrap(), refused(winner, &recorded));
+    assert_eq!(
+        database.next_epoch_after(2, &[], sees(loser, its)).await.unwrap(),
+        refused(winner, &recorded)
+    );
 }

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use order_worker::membership::tie::tie;
 use order_worker::{
     Audit, DRAIN_GROUP, DrainConfig, DrainError, DrainStats, Member, MemberParts, MemberRow,
-    MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, RebuildError, Timeouts, Worker, WorkerParts, audit,
+    MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, RebuildError, Timeouts, Worker, WorkerParts,
+    audit,
 };
 use prometheus_client::registry::Registry;
-use queue::{Append, DiskOptions, NewRecord, Queue, StartAt, Topic};
+use queue::{Append, DiskOptions, NewRecord, Opening, Queue, StartAt, Topic};
 use stock::ledger::ReserveOutcome;
-use stock::{OrderStatus, Owner, SaleId, Seat};
+use stock::{DeploymentId, OrderStatus, Owner, SaleId, Seat};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -22,6 +24,7 @@ pub(crate) struct Process {
     pub(crate) world: World,
     pub(crate) queue: Queue,
     pub(crate) topic: Topic,
+    pub(crate) opening: Opening,
     pub(crate) stats: Arc<DrainStats>,
     pub(crate) shutdown: watch::Sender<bool>,
 }
@@ -43,10 +46,13 @@ impl Process {
         let mut options = DiskOptions::new(directory.join("queue"), world.now());
         options.backlog_max = backlog_max;
         options.segment_bytes = 256 << 10;
+        options.tied = true;
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let deployment = world.database.deployment(DeploymentId(1)).await.unwrap();
+        let opening = tie(&queue, &world.database, deployment, "here").await.unwrap();
         let topic = queue.topic(ORDERS_TOPIC).await.unwrap();
         let stats = Arc::new(DrainStats::new(2_000));
-        Self { world, queue, topic, stats, shutdown: watch::Sender::new(false) }
+        Self { world, queue, topic, opening, stats, shutdown: watch::Sender::new(false) }
     }
 
     pub(crate) async fn rebuild(&self) -> Result<u64, RebuildError> {
@@ -59,9 +65,15 @@ impl Process {
     }
 
     pub(crate) fn member_on(&self, seat: Arc<Seat>, outliving: bool) -> Member {
+        self.member_beside(seat, outliving, Arc::new(|_| Box::pin(async { None })))
+    }
+
+    /// The same, taking dead neighbours' logs so.
+    pub(crate) fn member_beside(&self, seat: Arc<Seat>, outliving: bool, logs: OpenLog) -> Member {
         let own = OwnLog {
             topic: self.topic.clone(),
             owner: Owner(self.queue.instance()),
+            opening: self.opening,
             place: "here".into(),
             seat,
         };
@@ -70,7 +82,7 @@ impl Process {
             stock: self.world.stock.clone(),
             row: MemberRow::of(own.owner),
             own: Some(own),
-            logs: Arc::new(|_| Box::pin(async { None })),
+            logs,
             outliving,
             metrics: MembershipMetrics::new(&mut Registry::default()),
         })

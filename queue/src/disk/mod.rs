@@ -51,11 +51,11 @@ use tokio::sync::Notify;
 use self::bell::Bell;
 use self::committer::{Committer, Step};
 use self::files::io;
-use self::identity::{Identity, identify_foreign, identify_queue};
+use self::identity::{Identity, identify_foreign, identify_queue, read_tie, write_tie};
 use self::names::valid_name;
 use self::shared::TopicShared;
 use crate::metrics::QueueMetrics;
-use crate::port::QueueError;
+use crate::port::{Opening, QueueError, Tie};
 use crate::storage::{BELL_WAIT_MAX, Lock, SyncMethod};
 
 pub(crate) use self::bell::block_on;
@@ -92,6 +92,8 @@ struct Inner {
     /// Committers that `run` has not taken yet.
     committers: Mutex<Vec<Committer>>,
     closing: Arc<AtomicBool>,
+    /// See `OwnTopic::tied`.
+    tied: Arc<AtomicBool>,
     lock: Mutex<Option<Arc<Lock>>>,
     /// The upkeep thread, which must be gone before the lock is.
     upkeep_thread: Arc<UpkeepThread>,
@@ -116,9 +118,7 @@ impl DiskQueue {
         options.segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN).next_multiple_of(4096);
         let (storage, directory) = (&options.storage, &options.directory);
         storage.create_directory(directory).map_err(io("create", directory))?;
-        let lock_path = directory.join("lock");
-        let lock = storage.lock(&lock_path).map_err(io("lock", &lock_path))?;
-        let lock = lock.ok_or_else(|| QueueError::InUse { directory: directory.clone() })?;
+        let lock = Self::lock(&options)?;
         let identity = identify_queue(&options)?;
         let queue = Self::build(options, identity, QueueMetrics::register(registry), Some(lock));
         for name in queue.topics()? {
@@ -136,6 +136,7 @@ impl DiskQueue {
     fn build(options: DiskOptions, identity: Identity, metrics: QueueMetrics, lock: Option<Lock>) -> Self {
         let inner = Inner {
             foreign: lock.is_none(),
+            tied: Arc::new(AtomicBool::new(!options.tied)),
             options,
             instance: identity.id,
             method: identity.method,
@@ -176,6 +177,35 @@ impl DiskQueue {
         self.inner.instance
     }
 
+    pub(crate) fn tie(&self) -> Result<Option<Tie>, QueueError> {
+        read_tie(&self.inner.options)
+    }
+
+    pub(crate) fn tie_to(&self, deployment: u128, generation: u64) -> Result<Opening, QueueError> {
+        let inner = &self.inner;
+        // Held until it is written: a shutdown gives the lock to the next owner, who ties the log anew.
+        let lock = inner.lock.lock();
+        if lock.is_none() {
+            return Err(if inner.foreign { QueueError::NotOwner } else { QueueError::Closed });
+        }
+        let opening = Opening { generation, nonce: (inner.options.random)() };
+        write_tie(&inner.options, Tie { deployment, opening })?;
+        inner.tied.store(true, Ordering::Release);
+        Ok(opening)
+    }
+
+    /// See [`crate::operator::accept`].
+    pub(crate) fn accept(options: &DiskOptions, tie: Tie) -> Result<(), QueueError> {
+        let _lock = Self::lock(options)?;
+        write_tie(options, tie)
+    }
+
+    fn lock(options: &DiskOptions) -> Result<Lock, QueueError> {
+        let path = options.directory.join("lock");
+        let lock = options.storage.lock(&path).map_err(io("lock", &path))?;
+        lock.ok_or_else(|| QueueError::InUse { directory: options.directory.clone() })
+    }
+
     pub(crate) fn topics(&self) -> Result<Vec<String>, QueueError> {
         let (storage, directory) = (&self.inner.options.storage, &self.inner.options.directory);
         let mut names = storage.list(directory).map_err(io("list", directory))?;
@@ -203,7 +233,7 @@ impl DiskQueue {
                 name,
                 inner.method,
                 &inner.metrics,
-                &inner.upkeep,
+                (&inner.upkeep, &inner.tied),
                 inner.lock.lock().clone(),
             )?;
             match inner.options.driver {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! directory/
-//!   floodgate-queue      identity: magic, version, sync method, CRC32C, instance
+//!   floodgate-queue      identity: magic, version, sync method, CRC32C, instance; deployment and opening, once it is tied
 //!   lock                 held by the owner
 //!   TOPIC/
 //!     topic              identity: magic, version, CRC32C, log id
@@ -62,7 +62,7 @@ pub(super) fn open_topic(
     name: &str,
     method: SyncMethod,
     metrics: &QueueMetrics,
-    upkeep: &Arc<Bell>,
+    (upkeep, tied): (&Arc<Bell>, &Arc<AtomicBool>),
     lock: Option<Arc<Lock>>,
 ) -> Result<(Arc<TopicShared>, Committer), QueueError> {
     let storage = &options.storage;
@@ -75,7 +75,7 @@ pub(super) fn open_topic(
     let log_id = match read_identity(storage, &identity_path, TOPIC_MAGIC)? {
         Some(identity) => identity.id,
         None => {
-            let identity = Identity { id: (options.random)(), method };
+            let identity = Identity { id: (options.random)(), method, tie: None };
             write_identity(storage, &identity_path, TOPIC_MAGIC, &identity)?;
             storage.sync_directory(&options.directory).map_err(io("sync", &options.directory))?;
             identity.id
@@ -131,6 +131,7 @@ pub(super) fn open_topic(
             watermark: Watermark::new(durable, records_max),
             base: recovered.next_sequence,
             closed: AtomicBool::new(false),
+            tied: Arc::clone(tied),
             disk_full: AtomicBool::new(false),
             opened: Instant::now(),
             batch_since_ms: AtomicU64::new(0),

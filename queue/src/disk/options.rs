@@ -55,6 +55,9 @@ pub struct DiskOptions {
     pub keep_drained: Duration,
     /// Bytes of segments that stay for it at most, a topic; then the oldest go earlier. On a full disk they do so too.
     pub keep_drained_bytes_max: u64,
+    /// Whether permits are refused until [`crate::Queue::tie_to`] has written this opening into the log: nothing is then promised
+    /// by a log of which nobody knows to whom it belongs.
+    pub tied: bool,
     /// Told of every batch.
     pub trace: Option<Trace>,
     pub(crate) sync: Option<SyncMethod>,
@@ -78,6 +81,7 @@ impl DiskOptions {
             delayed: BTreeSet::new(),
             keep_drained: Duration::ZERO,
             keep_drained_bytes_max: 1 << 30,
+            tied: false,
             trace: None,
             sync: None,
         }

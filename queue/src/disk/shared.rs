@@ -67,6 +67,8 @@ pub(crate) struct OwnTopic {
     pub(crate) base: u64,
     /// Set once by shutdown, `Release`; `try_permit` loads `Acquire`. The ring's own flag decides about appends.
     pub(crate) closed: AtomicBool,
+    /// One for all topics of the queue: whether it may append. Set once, `Release`, when its tie is durable; `try_permit` loads `Acquire`.
+    pub(crate) tied: Arc<AtomicBool>,
     /// Set by the upkeep when it could not make a segment, cleared when it could; `Relaxed`, a display.
     pub(crate) disk_full: AtomicBool,
     pub(crate) opened: Instant,

@@ -221,6 +221,9 @@ impl OwnTopic {
         if self.closed.load(Ordering::Acquire) {
             return Err(Refused::Closed);
         }
+        if !self.tied.load(Ordering::Acquire) {
+            return Err(Refused::Untied);
+        }
         if self.gone.load(Ordering::Relaxed) {
             return Err(Refused::Gone);
         }

@@ -19,6 +19,9 @@ pub enum Refused {
     /// Its files were moved, removed or exchanged behind the process's back.
     #[error("the queue's files are no longer where they were; put them back, or restart the process")]
     Gone,
+    /// The log is not tied yet by this opening of it.
+    #[error("the log is not tied to a deployment yet; its owner does so at its start")]
+    Untied,
     /// A payload of no bytes or of more than the topic takes.
     #[error("a payload has between 1 byte and the topic's maximum")]
     PayloadSize,

@@ -57,6 +57,9 @@ macro_rules! conformance {
         after_shutdown_nothing_is_taken,
         names_are_checked,
         a_second_owner_is_refused,
+        a_log_says_to_whom_it_belongs,
+        nothing_is_promised_before_the_log_is_tied,
+        a_log_is_taken_on_an_operators_word,
         a_clock_that_jumps_back_loses_nothing,
         a_clock_that_is_put_back_delivers_nothing_early,
     ); )* };

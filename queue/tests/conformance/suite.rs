@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use queue::{AppendError, Group, Message, NewRecord, Permit, QueueError, Refused, StartAt, TopicState};
+use queue::{
+    AppendError, Group, LogAddress, Message, NewRecord, Opening, Permit, Queue, QueueError, Refused, StartAt,
+    Tie, TopicState,
+};
 
 mod consuming;
 mod keeping;
@@ -298,4 +301,59 @@ pub(crate) async fn a_clock_that_is_put_back_delivers_nothing_early(fixture: Fix
     assert!(pull(&mut group, 2).await.is_empty(), "early");
     fixture.advance(1);
     assert_eq!(pull(&mut group, 2).await, ["delayed"]);
+}
+
+pub(crate) async fn a_log_says_to_whom_it_belongs(fixture: Fixture) {
+    let queue = fixture.open();
+    assert_eq!(queue.tie().await.unwrap(), None, "nobody has tied it");
+    let beside = Queue::attach_disk(fixture.options()).unwrap();
+    assert!(matches!(beside.tie_to(7, 1).await, Err(QueueError::NotOwner)));
+    let first = queue.tie_to(7, 1).await.unwrap();
+    assert_eq!(first.generation, 1);
+    let tie = Some(Tie { deployment: 7, opening: first });
+    assert_eq!((queue.tie().await.unwrap(), beside.tie().await.unwrap()), (tie, tie));
+    append(&queue.topic("orders").await.unwrap(), "one").await;
+    let instance = queue.instance();
+    queue.shutdown().await;
+    assert!(matches!(queue.tie_to(7, 2).await, Err(QueueError::Closed)));
+
+    let queue = fixture.open();
+    assert_eq!((queue.instance(), queue.tie().await.unwrap()), (instance, tie), "it outlives the process");
+    let second = queue.tie_to(u128::MAX - 5, u64::MAX).await.unwrap();
+    assert_ne!(first.nonce, second.nonce);
+    let tie = Some(Tie { deployment: u128::MAX - 5, opening: second });
+    assert_eq!((queue.tie().await.unwrap(), beside.tie().await.unwrap()), (tie, tie));
+    assert_eq!(texts(&queue.topic("orders").await.unwrap().read(None, 9).await.unwrap()), ["one"]);
+}
+
+pub(crate) async fn nothing_is_promised_before_the_log_is_tied(fixture: Fixture) {
+    for generation in 1..=2 {
+        let mut options = fixture.options();
+        options.tied = true;
+        let queue = Queue::open_disk(options, &mut prometheus_client::registry::Registry::default()).unwrap();
+        tokio::spawn(queue.run());
+        let topic = queue.topic("orders").await.unwrap();
+        let refused = topic.try_permit(1).unwrap_err();
+        assert_eq!((refused, refused.is_retryable()), (Refused::Untied, false));
+        queue.tie_to(7, generation).await.unwrap();
+        append(&topic, "one").await;
+        append(&queue.topic("events").await.unwrap(), "another").await;
+        queue.shutdown().await;
+    }
+}
+
+pub(crate) async fn a_log_is_taken_on_an_operators_word(fixture: Fixture) {
+    if fixture.kind == crate::fixture::Kind::Simulated {
+        // The command line's: it knows real directories alone.
+        return;
+    }
+    let options = fixture.options();
+    let (log, now) = (LogAddress::Disk(options.directory.clone()), options.now.clone());
+    let tie = Tie { deployment: 3, opening: Opening { generation: 4, nonce: 5 } };
+    let queue = fixture.open();
+    let taken = queue::operator::accept(&log, tie, now.clone()).await;
+    assert!(matches!(taken, Err(QueueError::InUse { .. })), "its owner runs: {taken:?}");
+    queue.shutdown().await;
+    queue::operator::accept(&log, tie, now).await.unwrap();
+    assert_eq!(fixture.open().tie().await.unwrap(), Some(tie));
 }

@@ -1,7 +1,6 @@
 //! `queue dead-letters`: what a consumer group has given up.
 
 use clap::Args;
-use prometheus_client::registry::Registry;
 use queue::operator::{self, DeadLetter};
 use queue::{Position, QueueError, Topic};
 use serde::Serialize;
@@ -10,7 +9,7 @@ use stock::Timestamp;
 use super::super::{Failure, Json, output};
 use super::records::Record;
 use crate::config::Config;
-use crate::{clock, engines, stdout};
+use crate::{engines, stdout};
 
 /// Whose letters, and whether one is put back.
 #[derive(Debug, Args)]
@@ -81,16 +80,12 @@ impl DeadLetters {
         // Only looks at first, so that a typing error makes no queue.
         let found =
             self.find(&super::topic(&super::attach(config).await?, &self.topic).await?, letter).await?;
-        let queue =
-            engines::open_queue(config, clock::system(), &mut Registry::default()).map_err(|error| {
-                match error {
-                    QueueError::InUse { .. } => Failure::Failed(
-                        "floodgate is running and owns the log: stop it, put the letter back, start it again"
-                            .into(),
-                    ),
-                    error => error.into(),
-                }
-            })?;
+        let queue = engines::open_queue_aside(config).map_err(|error| match error {
+            QueueError::InUse { .. } => Failure::Failed(
+                "floodgate is running and owns the log: stop it, put the letter back, start it again".into(),
+            ),
+            error => error.into(),
+        })?;
         let replayed = match queue.topic(&self.topic).await {
             Ok(topic) => operator::replay_dead_letter(&topic, &found).await,
             Err(error) => Err(error),

@@ -87,6 +87,8 @@ struct Plan<'b> {
     releases: String,
     /// Where it changes.
     sold: BTreeMap<&'b SaleId, u32>,
+    /// A sale that has no row, though an order of it has none either.
+    unknown: Option<&'b SaleId>,
     /// Units that users get by this batch.
     taken: HashMap<(&'b SaleId, &'b UserId), u64>,
 }
@@ -124,16 +126,21 @@ async fn look_first(
     // 2. Judge and write as if no order had a row. If that is so, nothing else is asked. A crash before COMMIT leaves nothing, one
     // after it everything, and the repetition finds its rows.
     let plan = Plan::of(batch, &drafts, &found, &HashMap::new(), reject);
-    match session.commit(plan.statements(&found.now)).await {
-        Ok(()) => return Ok(plan.settled),
-        Err(Fault::Duplicate(_)) => {}
-        Err(fault) => return Err(fault),
+    if plan.unknown.is_none() {
+        match session.commit(plan.statements(&found.now)).await {
+            Ok(()) => return Ok(plan.settled),
+            Err(Fault::Duplicate(_)) => {}
+            Err(fault) => return Err(fault),
+        }
     }
 
     // 3. Some have rows. The locks are still ours: what was found still holds. Only an order that names two sales can come in
     // between; then the key says so once more, and all begins anew.
     let rows = existing(session, batch).await?;
     let plan = Plan::of(batch, &drafts, &found, &rows, reject);
+    if let Some(sale) = plan.unknown {
+        return Err(DatabaseError::UnknownSale(sale.clone()).into());
+    }
     if plan.orders.is_empty() {
         session.commit_found().await?;
     } else {
@@ -183,7 +190,7 @@ impl Found {
 }
 
 impl<'b> Plan<'b> {
-    /// First fit in the order given. `rows` are the orders that have rows.
+    /// First fit in the order given, up to the first order of an unknown sale. `rows` are the orders that have rows.
     fn of(
         batch: &'b [Reservation],
         drafts: &[Draft],
@@ -201,9 +208,13 @@ impl<'b> Plan<'b> {
             }
             seen.insert(reservation.order_id, plan.settled.len());
             let sale = found.sales.get(&reservation.sale);
-            let verdict = match reject {
-                Some(reason) => Err(reason),
-                None => plan.judge(reservation, sale),
+            let verdict = match (reject, sale) {
+                (Some(reason), _) => Err(reason),
+                (None, Some(sale)) => plan.judge(reservation, sale),
+                (None, None) => {
+                    plan.unknown = Some(&reservation.sale);
+                    return plan;
+                }
             };
             plan.write(reservation, draft, sale, verdict, &found.now);
         }
@@ -211,8 +222,7 @@ impl<'b> Plan<'b> {
     }
 
     /// Whether it fits what is left behind those before it; then it takes its part.
-    fn judge(&mut self, reservation: &'b Reservation, sale: Option<&OpenSale>) -> Result<(), RejectReason> {
-        let sale = sale.ok_or(RejectReason::UnknownSale)?;
+    fn judge(&mut self, reservation: &'b Reservation, sale: &OpenSale) -> Result<(), RejectReason> {
         let sold = self.sold.get(&reservation.sale).copied().unwrap_or(sale.row.sold);
         if reservation.quantity > sale.row.total.saturating_sub(sold) {
             return Err(RejectReason::NotEnough);

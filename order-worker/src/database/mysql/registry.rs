@@ -1,12 +1,15 @@
 //! `floodgate_meta` (deployment, epoch) and `floodgate_instances`.
 
-use stock::{DeploymentId, Owner};
+use std::collections::BTreeMap;
+
+use queue::Opening;
+use stock::{DeploymentId, Owner, SaleId};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, get, parsed};
 use super::{MysqlDatabase, journal};
-use crate::database::registry::log_forgotten;
+use crate::database::registry::{log_forgotten, nonce, opening};
 use crate::database::{DatabaseError, Instance, LedgerChange};
 use crate::journal::Author;
 
@@ -63,10 +66,11 @@ impl MysqlDatabase {
             let next = present.max(beyond + 1);
             let (mut place, mut statements) = (None, begin_statement(next));
             if let LedgerChange::Forget(owner) = &change {
-                let row = format!("FROM floodgate_instances WHERE instance_id = '{owner}'");
-                let found = session.transact(&format!("SELECT place {row} FOR UPDATE;")).await?.row();
+                let row = format!("WHERE instance_id = '{owner}' AND left_out_at IS NULL");
+                let find = format!("SELECT place FROM floodgate_instances {row} FOR UPDATE;");
+                let found = session.transact(&find).await?.row();
                 place = found.map(|mut row| get::<String>(&mut row, 0)).transpose()?;
-                statements += &format!("DELETE {row};");
+                statements += &format!("UPDATE floodgate_instances SET left_out_at = '{now}' {row};");
             }
             if next == present && place.is_none() {
                 session.commit_found().await?;
@@ -116,6 +120,53 @@ impl MysqlDatabase {
         .await
     }
 
+    pub(in crate::database) async fn register_opening(
+        &self,
+        owner: Owner,
+        place: String,
+        engine: String,
+        before: Option<Opening>,
+        new: Opening,
+    ) -> Result<bool, DatabaseError> {
+        self.write(async move |session| {
+            let find = format!(
+                "SELECT generation, nonce, left_out_at IS NOT NULL FROM floodgate_instances
+                 WHERE instance_id = '{owner}' FOR UPDATE;"
+            );
+            let mut answers = session.transact(&(find + NOW)).await?;
+            let row = answers.row();
+            let now = now(&mut answers)?;
+            let (place, engine) = (Text(&place), Text(&engine));
+            let (generation, nonce) = (new.generation, nonce(new));
+            let Some(mut row) = row else {
+                // An absent row cannot be locked: of two that register at once one meets the other's row, and begins anew.
+                let register = format!(
+                    "INSERT INTO floodgate_instances
+                     (instance_id, place, registered_at, engine, holds_promises, generation, nonce)
+                     VALUES ('{owner}', {place}, '{now}', {engine}, 1, {generation}, '{nonce}');"
+                );
+                session.commit(register).await?;
+                return Ok(true);
+            };
+            let (found, was_left_out): (_, bool) =
+                (opening(get(&mut row, 0)?, &get::<String>(&mut row, 1)?)?, get(&mut row, 2)?);
+            if found != before && found != Some(new) {
+                session.commit_found().await?;
+                return Ok(false);
+            }
+            let merged = if was_left_out { "merged_epoch = 0, " } else { "" };
+            let register = format!(
+                "UPDATE floodgate_instances
+                 SET {merged}place = {place}, registered_at = '{now}', engine = {engine}, holds_promises = 1,
+                     generation = {generation}, nonce = '{nonce}', left_out_at = NULL
+                 WHERE instance_id = '{owner}';"
+            );
+            session.commit(register).await?;
+            Ok(true)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn deregister_instance(&self, owner: Owner) -> Result<(), DatabaseError> {
         self.write(async move |session| {
             let forget = format!("DELETE FROM floodgate_instances WHERE instance_id = '{owner}';");
@@ -148,7 +199,8 @@ impl MysqlDatabase {
 
     pub(in crate::database) async fn instances(&self) -> Result<Vec<Instance>, DatabaseError> {
         self.read(async |session| {
-            let all = "SELECT instance_id, place, registered_at, merged_epoch, engine, holds_promises
+            let all = "SELECT instance_id, place, registered_at, merged_epoch, engine, holds_promises, generation, nonce,
+                              left_out_at IS NOT NULL
                        FROM floodgate_instances ORDER BY instance_id;";
             let instances = session.ask(all).await?.rest().map(|mut row| {
                 let row = &mut row;
@@ -162,6 +214,8 @@ impl MysqlDatabase {
                     merged_epoch: get(row, 3)?,
                     engine: get(row, 4)?,
                     holds_promises: get(row, 5)?,
+                    opening: opening(get(row, 6)?, &get::<String>(row, 7)?)?,
+                    left_out: get(row, 8)?,
                 })
             });
             instances.collect()

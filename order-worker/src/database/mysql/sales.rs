@@ -1,5 +1,7 @@
 //! `floodgate_sales`, `floodgate_sale_versions` and `floodgate_restocks`.
 
+use std::collections::BTreeMap;
+
 use mysql_async::Row;
 use serde_json::{Value, json};
 use stock::{SaleDefinition, SaleId, Timestamp};
@@ -9,7 +11,9 @@ use super::session::{NOW, Session, now};
 use super::sql::{Text, TextOrNull, get, parsed};
 use super::{MysqlDatabase, journal};
 pub(super) use crate::database::sales::broken;
-use crate::database::sales::{changed, difference, offered, published, read_offered, restocked_total};
+use crate::database::sales::{
+    RAISED_BY, RAISED_FOR, changed, difference, offered, published, read_offered, restocked_total,
+};
 use crate::database::{DatabaseError, Published, SaleRow, SaleVersionRow};
 use crate::journal::{Action, Author};
 
@@ -260,16 +264,43 @@ async fn bump(
     Ok(row)
 }
 
+/// See [`Database::next_epoch_after`](crate::Database::next_epoch_after). No operator changed anything: the journal has no row of it.
+pub(super) async fn raise_versions(
+    session: &mut Session,
+    above: &BTreeMap<SaleId, u64>,
+) -> Result<(), Fault> {
+    for (sale, above) in above {
+        let mut answers = session.transact(&(lock(sale) + NOW)).await?;
+        let Some(row) = answers.row().map(sale_row).transpose()?.filter(|row| row.version <= *above) else {
+            continue;
+        };
+        let now = now(&mut answers)?;
+        let row = SaleRow { version: above + 1, ..row };
+        let raise = update(sale, &now.to_string(), &format!("version = {}", row.version));
+        let version = version_by(&row, (RAISED_BY, Some(RAISED_FOR)), now)?;
+        session.transact(&(raise + &version)).await?;
+    }
+    Ok(())
+}
+
 /// The row of the sale's version. One that is there is left of a sale that somebody has deleted: the journal remembers it.
 fn version(row: &SaleRow, author: &Author, now: Timestamp) -> Result<String, DatabaseError> {
+    version_by(row, (author.operator(), author.reason()), now)
+}
+
+fn version_by(
+    row: &SaleRow,
+    (by_whom, reason): (&str, Option<&str>),
+    now: Timestamp,
+) -> Result<String, DatabaseError> {
     Ok(format!(
         "REPLACE INTO floodgate_sale_versions (sale_id, version, definition, by_whom, at, reason)
          VALUES ({}, {}, {}, {}, '{now}', {});",
         Text(row.definition.id.as_str()),
         row.version,
         Text(&offered(row)?.to_string()),
-        Text(author.operator()),
-        TextOrNull(author.reason()),
+        Text(by_whom),
+        TextOrNull(reason),
     ))
 }
 

@@ -1,10 +1,13 @@
 //! The ledger of the present life in `floodgate_meta`, and what members see in `floodgate_instances`.
 
-use stock::{LedgerIdentity, Owner};
+use std::collections::BTreeMap;
+
+use stock::{LedgerIdentity, Owner, SaleId};
 
 use super::MysqlDatabase;
 use super::fault::Fault;
 use super::registry::{begin_statement, locked_epoch};
+use super::sales::raise_versions;
 use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, get, parsed};
 use crate::database::witness::fresh;
@@ -38,6 +41,7 @@ impl MysqlDatabase {
     pub(in crate::database) async fn next_epoch_after(
         &self,
         current: u64,
+        above: BTreeMap<SaleId, u64>,
         sight: Sight,
     ) -> Result<Begun, DatabaseError> {
         self.write(async move |session| {
@@ -54,6 +58,7 @@ impl MysqlDatabase {
             {
                 return end(session, word, Begun::Refused(witness)).await;
             }
+            raise_versions(session, &above).await?;
             let next = current + 1;
             session.commit(word + &record(sight.seen()) + &begin_statement(next)).await?;
             Ok(Begun::Epoch(next))

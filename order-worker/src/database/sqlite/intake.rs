@@ -76,10 +76,14 @@ fn settle(
             let found = sales::find(transaction, &reservation.sale)?;
             open.insert(reservation.sale.clone(), found.map(|row| OpenSale::new(row, now)));
         }
-        let sale = open.get_mut(&reservation.sale).and_then(Option::as_mut);
-        let entry = judge(transaction, reservation, sale.as_deref())?;
+        let Some(sale) = open.get_mut(&reservation.sale).and_then(Option::as_mut) else {
+            let settled = existing(transaction, reservation)?;
+            all_settled.push(settled.ok_or_else(|| DatabaseError::UnknownSale(reservation.sale.clone()))?);
+            continue;
+        };
+        let entry = judge(transaction, reservation, sale)?;
         let settled = write(transaction, &now_text, reservation, &entry)?;
-        if let (Outcome::Inserted, Some(sale)) = (settled.outcome, sale) {
+        if settled.outcome == Outcome::Inserted {
             sale.sold += reservation.quantity;
         }
         all_settled.push(settled);
@@ -98,11 +102,8 @@ fn settle(
 fn judge<'a>(
     transaction: &Transaction<'_>,
     reservation: &Reservation,
-    sale: Option<&'a OpenSale>,
+    sale: &'a OpenSale,
 ) -> Result<Entry<'a>, DatabaseError> {
-    let Some(sale) = sale else {
-        return Ok(Entry { amount: None, verdict: Err(RejectReason::UnknownSale), pay_by: None, sale: None });
-    };
     let definition = &sale.row.definition;
     let amount = definition.price.checked_mul(u64::from(reservation.quantity));
     // Always there for what fits: a checked definition's price times its limit does.
@@ -168,7 +169,8 @@ fn write(
             definition.is_some_and(|definition| definition.rehearsal),
         ])?;
     if inserted == 0 {
-        return duplicate(transaction, reservation);
+        return existing(transaction, reservation)?
+            .ok_or_else(|| DatabaseError::Broken("an order conflicts with a row that is not there".into()));
     }
     if entry.verdict.is_err() {
         release(
@@ -192,8 +194,11 @@ fn write(
     })
 }
 
-/// What the row of an order says that was settled before.
-fn duplicate(transaction: &Transaction<'_>, reservation: &Reservation) -> Result<Settled, DatabaseError> {
+/// What the row of an order says that was settled before; none if it has no row.
+fn existing(
+    transaction: &Transaction<'_>,
+    reservation: &Reservation,
+) -> Result<Option<Settled>, DatabaseError> {
     let mut statement = transaction.prepare_cached(
         "SELECT sale_id, user_id, quantity, units_held, status, pay_by FROM floodgate_orders WHERE order_id = ?1",
     )?;
@@ -209,8 +214,7 @@ fn duplicate(transaction: &Transaction<'_>, reservation: &Reservation) -> Result
             outcome: Outcome::Duplicate,
         })
     });
-    row.optional()?
-        .ok_or_else(|| DatabaseError::Broken("an order conflicts with a row that is not there".into()))
+    Ok(row.optional()?)
 }
 
 /// The outbox row of an order that holds no units any more. An order enters such a state once.

@@ -1,10 +1,13 @@
 //! `floodgate_meta` (deployment, epoch) and `floodgate_instances`.
 
+use std::collections::BTreeMap;
+
+use queue::Opening;
 use rusqlite::{OptionalExtension, Transaction, params};
-use stock::{DeploymentId, Owner};
+use stock::{DeploymentId, Owner, SaleId};
 
 use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
-use crate::database::registry::log_forgotten;
+use crate::database::registry::{log_forgotten, nonce, opening};
 use crate::database::{Instance, LedgerChange};
 use crate::journal::Author;
 
@@ -51,8 +54,9 @@ impl SqliteDatabase {
             let place = match change {
                 LedgerChange::Forget(owner) => transaction
                     .query_row(
-                        "DELETE FROM floodgate_instances WHERE instance_id = ?1 RETURNING place",
-                        params![owner.to_string()],
+                        "UPDATE floodgate_instances SET left_out_at = ?2 WHERE instance_id = ?1 AND left_out_at IS NULL
+                         RETURNING place",
+                        params![owner.to_string(), now.to_string()],
                         |row| row.get(0),
                     )
                     .optional()?,
@@ -104,6 +108,43 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(in crate::database) async fn register_opening(
+        &self,
+        owner: Owner,
+        place: String,
+        engine: String,
+        before: Option<Opening>,
+        opening: Opening,
+    ) -> Result<bool, DatabaseError> {
+        self.write(move |transaction, now| {
+            let (was_generation, was_nonce) =
+                before.map_or_else(Default::default, |before| (signed(before.generation), nonce(before)));
+            let written = transaction.execute(
+                "INSERT INTO floodgate_instances
+                 (instance_id, place, registered_at, engine, holds_promises, generation, nonce)
+                 VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6)
+                 ON CONFLICT (instance_id)
+                 DO UPDATE SET place = excluded.place, registered_at = excluded.registered_at, engine = excluded.engine,
+                               holds_promises = 1, generation = excluded.generation, nonce = excluded.nonce,
+                               merged_epoch = iif(left_out_at IS NULL, merged_epoch, 0), left_out_at = NULL
+                 WHERE (nonce = ?8 AND (generation = ?7 OR ?8 = ''))
+                    OR (nonce = excluded.nonce AND generation = excluded.generation)",
+                params![
+                    owner.to_string(),
+                    place,
+                    now.to_string(),
+                    engine,
+                    signed(opening.generation),
+                    nonce(opening),
+                    was_generation,
+                    was_nonce,
+                ],
+            )?;
+            Ok(written == 1)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn deregister_instance(&self, owner: Owner) -> Result<(), DatabaseError> {
         self.write(move |transaction, _| {
             let forget = "DELETE FROM floodgate_instances WHERE instance_id = ?1";
@@ -135,7 +176,8 @@ impl SqliteDatabase {
     pub(in crate::database) async fn instances(&self) -> Result<Vec<Instance>, DatabaseError> {
         self.read(|transaction| {
             let mut statement = transaction.prepare_cached(
-                "SELECT instance_id, place, registered_at, merged_epoch, engine, holds_promises
+                "SELECT instance_id, place, registered_at, merged_epoch, engine, holds_promises, generation, nonce,
+                        left_out_at IS NOT NULL
                  FROM floodgate_instances ORDER BY instance_id",
             )?;
             let rows = statement.query_map([], |row| {
@@ -143,7 +185,12 @@ impl SqliteDatabase {
                 let owner = u64::from_str_radix(&id, 16).map_err(|error| {
                     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
                 })?;
+                let opening = opening(unsigned(row, 6)?, &row.get::<_, String>(7)?).map_err(|error| {
+                    rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, Box::new(error))
+                })?;
                 Ok(Instance {
+                    opening,
+                    left_out: row.get(8)?,
                     owner: Owner(owner),
                     place: row.get(1)?,
                     registered_at: parsed(row, 2)?,

@@ -1,5 +1,7 @@
 //! `floodgate_sales`, `floodgate_sale_versions` and `floodgate_restocks`.
 
+use std::collections::BTreeMap;
+
 use rusqlite::types::Null;
 use rusqlite::{OptionalExtension, Row, ToSql, Transaction, params};
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use stock::{SaleDefinition, SaleId, Timestamp};
 
 use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
 use crate::database::sales::{
-    broken, changed, difference, offered, published, read_offered, restocked_total,
+    RAISED_BY, RAISED_FOR, broken, changed, difference, offered, published, read_offered, restocked_total,
 };
 use crate::database::{Published, SaleRow, SaleVersionRow};
 use crate::journal::{Action, Author};
@@ -257,6 +259,32 @@ fn record(
     row: &SaleRow,
     with: &[(&str, Value)],
 ) -> Result<(), DatabaseError> {
+    record_version(transaction, now, (author.operator(), author.reason()), row)?;
+    journal::append(transaction, author, now, changed(action, before, row, with)?)
+}
+
+/// See [`Database::next_epoch_after`](crate::Database::next_epoch_after). No operator changed anything: the journal has no row of it.
+pub(super) fn raise_versions(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    above: &BTreeMap<SaleId, u64>,
+) -> Result<(), DatabaseError> {
+    for (sale, above) in above {
+        if find(transaction, sale)?.is_some_and(|row| row.version <= *above) {
+            let row = update(transaction, sale, now, "version = ?3", &signed(above + 1))?;
+            record_version(transaction, now, (RAISED_BY, Some(RAISED_FOR)), &row)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the sale offers from this version of it on.
+fn record_version(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    (by_whom, reason): (&str, Option<&str>),
+    row: &SaleRow,
+) -> Result<(), DatabaseError> {
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO floodgate_sale_versions (sale_id, version, definition, by_whom, at, reason)
@@ -266,11 +294,11 @@ fn record(
             row.definition.id.as_str(),
             signed(row.version),
             offered(row)?.to_string(),
-            author.operator(),
+            by_whom,
             now.to_string(),
-            author.reason(),
+            reason,
         ])?;
-    journal::append(transaction, author, now, changed(action, before, row, with)?)
+    Ok(())
 }
 
 /// Changes the sale's row by `change`, in which `?3` is `value`, and answers with the new row.

@@ -1,9 +1,12 @@
 //! The ledger of the present life in `floodgate_meta`, and what members see in `floodgate_instances`.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, Transaction, params};
-use stock::{LedgerIdentity, Owner, Timestamp};
+use stock::{LedgerIdentity, Owner, SaleId, Timestamp};
 
 use super::registry::{begin, epoch};
+use super::sales::raise_versions;
 use super::{DatabaseError, SqliteDatabase, parsed};
 use crate::database::witness::fresh;
 use crate::database::{Begun, Life, Sight, Witness};
@@ -24,6 +27,7 @@ impl SqliteDatabase {
     pub(in crate::database) async fn next_epoch_after(
         &self,
         current: u64,
+        above: BTreeMap<SaleId, u64>,
         sight: Sight,
     ) -> Result<Begun, DatabaseError> {
         self.write(move |transaction, now| {
@@ -40,6 +44,7 @@ impl SqliteDatabase {
             {
                 return Ok(Begun::Refused(witness));
             }
+            raise_versions(transaction, now, &above)?;
             record(transaction, sight.seen())?;
             begin(transaction, current + 1).map(Begun::Epoch)
         })

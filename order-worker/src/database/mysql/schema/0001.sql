@@ -243,6 +243,7 @@ CREATE TABLE IF NOT EXISTS floodgate_instances (
     holds_promises TINYINT UNSIGNED NOT NULL DEFAULT 1,       -- a worker's log holds none: no rebuild waits for it
     generation     BIGINT UNSIGNED  NOT NULL DEFAULT 0,       -- with the nonce: the opening that log and row agree on
     nonce          VARCHAR(32)      NOT NULL DEFAULT '',
+    left_out_at    CHAR(24)         NULL,                     -- when an operator went on without it; none once its process is back
     seen_ledger    VARCHAR(255)     NULL,                     -- the ledger's identity as this member last saw it
     seen_at        CHAR(24)         NULL
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;

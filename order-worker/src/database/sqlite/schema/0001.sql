@@ -250,6 +250,7 @@ CREATE TABLE floodgate_instances (
     holds_promises INTEGER NOT NULL DEFAULT 1,      -- a worker's log holds none: no rebuild waits for it
     generation     INTEGER NOT NULL DEFAULT 0,      -- with the nonce: the opening that log and row agree on
     nonce          TEXT    NOT NULL DEFAULT '',
+    left_out_at    TEXT,                            -- when an operator went on without it; none once its process is back
     seen_ledger    TEXT,                            -- the ledger's identity as this member last saw it
     seen_at        TEXT
 ) WITHOUT ROWID;
