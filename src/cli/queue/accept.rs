@@ -47,12 +47,11 @@ impl Accept {
             Ok(misfit) => misfit,
         };
         let shown = &config.orders.database_url;
-        Ok(match misfit {
-            None => stdout::line(format_args!("Log {log} fits {shown} as it is: nothing is changed."))?,
-            Some(misfit) => {
-                stdout::line(format_args!("Log {log} is taken for {shown}. It {misfit}. {}", risk(&misfit)))?
-            }
-        })
+        let words = match misfit {
+            None => format!("Log {log} fits {shown} as it is: nothing is changed."),
+            Some(misfit) => format!("Log {log} is taken for {shown}. It {misfit}. {}", risk(&misfit)),
+        };
+        Ok(stdout::line(words)?)
     }
 }
 
