@@ -66,6 +66,10 @@ pub(crate) async fn hold_late(
 ) -> Result<Group, QueueError> {
     if topic.groups().await?.iter().all(|group| group != "late") {
         model.late_oldest = topic.read(None, 1).await?.first().map(|message| message.position);
+        if model.late_oldest.is_none() {
+            // Nothing that was ever written is kept.
+            model.late_skipped = topic.end().map_or(0, |end| sequence(&end));
+        }
     }
     let mut late = topic.group("late", StartAt::Oldest).await?;
     let age = (random.below(2) == 0).then(|| Duration::from_millis(1 + random.below(500)));
