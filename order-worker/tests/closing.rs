@@ -116,7 +116,7 @@ async fn each_deadline_closes_its_order_at_its_time_and_the_units_are_on_sale_ag
 
     process.world.relay().pass().await.unwrap();
     assert_eq!(process.world.units(&sale).await, (9, 0, 1));
-    assert!(process.audit().await.sales.iter().all(|sale| sale.problems.is_empty()));
+    assert!(process.audit().await.sales.iter().all(|sale| sale.broken.is_empty()));
     process.shutdown.send_replace(true);
     closer.await.unwrap();
     process.stop(drain).await;

@@ -1,7 +1,5 @@
 //! The deployment's id, the ledger's epoch and the registry of instances, each of which is a log.
 
-use std::collections::BTreeMap;
-
 use queue::Opening;
 use serde_json::json;
 use stock::{DeploymentId, Owner, SaleId, Timestamp};

@@ -104,7 +104,7 @@ pub(crate) async fn settle_writes_nothing_of_an_unknown_sale(fixture: Fixture) {
     for n in 1..=3 {
         assert_eq!(fixture.database.order(order_id(n)).await.unwrap(), None, "{n}");
     }
-    assert_eq!(fixture.database.releases(None, 10).await.unwrap(), []);
+    assert_eq!(fixture.database.releases(None, &[], 10).await.unwrap(), []);
     // An order that has a row is settled, whatever became of its sale.
     fixture.database.reject(&batch[1], RejectReason::Unwritable).await.unwrap();
     let settled = fixture.database.settle(batch).await.unwrap();

@@ -1,9 +1,7 @@
 //! `floodgate_meta` (deployment, epoch) and `floodgate_instances`.
 
-use std::collections::BTreeMap;
-
 use queue::Opening;
-use stock::{DeploymentId, Owner, SaleId};
+use stock::{DeploymentId, Owner};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, now};

@@ -1,10 +1,8 @@
 //! `floodgate_meta` (deployment, epoch) and `floodgate_instances`.
 
-use std::collections::BTreeMap;
-
 use queue::Opening;
 use rusqlite::{OptionalExtension, Transaction, params};
-use stock::{DeploymentId, Owner, SaleId};
+use stock::{DeploymentId, Owner};
 
 use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
 use crate::database::registry::{log_forgotten, nonce, opening};
