@@ -13,6 +13,7 @@ use order_worker::membership::operator::{begin_rebuild, forget_instance, status}
 use order_worker::membership::tie::{Misfit, TieError, accept, tie};
 use order_worker::{
     DRAIN_GROUP, DrainConfig, LogBacklogs, ORDERS_TOPIC, OpenLog, SourceState, Sources, SourcesParts,
+    Timeouts,
 };
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, LogAddress, NewRecord, Opening, Queue, QueueError, StartAt};
@@ -31,6 +32,7 @@ fn sources(world: &World, directory: &Path, stopping: watch::Receiver<bool>) -> 
         database: world.database.clone(),
         stock: world.stock.clone(),
         drain: DrainConfig::default(),
+        timeouts: Timeouts::new(Arc::new(|| None), 0, &world.metrics),
         metrics: world.metrics.clone(),
         backlogs: LogBacklogs::default(),
         life: 1,

@@ -8,6 +8,7 @@ mod census;
 mod checks;
 mod claims;
 mod elsewhere;
+mod logs;
 mod machine;
 mod money;
 mod operator;

@@ -21,13 +21,11 @@ use order_worker::life::payments::inbox::PaymentInbox;
 use order_worker::membership::tie::tie;
 use order_worker::{
     Closing, ClosingParts, DRAIN_GROUP, Database, DrainConfig, DrainStats, GetTopic, JournalKey, Member,
-    MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC, OpenLog, OwnLog, Pace, Reconciler, Relay,
-    TIMEOUTS_TOPIC, Timeouts, Worker, WorkerLog, WorkerMetrics, WorkerParts, join_payments,
+    MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, Reconciler, Relay, TIMEOUTS_TOPIC,
+    Timeouts, Worker, WorkerLog, WorkerMetrics, WorkerParts, join_payments,
 };
 use prometheus_client::registry::Registry;
-use queue::{
-    DiskOptions, Driver, GroupWatch, NewRecord, Queue, SimulatedDisk, StartAt, Storage, Topic, TopicState,
-};
+use queue::{GroupWatch, NewRecord, Queue, StartAt, Topic, TopicState};
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger, counts_until_ms};
 use stock::{
     DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId,
@@ -39,6 +37,7 @@ use tokio::time::timeout;
 use crate::census::LETTER_AT_START;
 use crate::elsewhere;
 use crate::gateway_ports::{RootOperator, RootOrders, RootPayments};
+use crate::logs::{neighbours, queue_options, queue_parts};
 use crate::operator::promised_letters;
 use crate::parts::{Parts, lasts, part};
 use crate::slow::slowly;
@@ -148,9 +147,6 @@ pub(crate) fn journal() -> JournalKey {
     JournalKey::new(&[7; 32])
 }
 
-/// Small, so that segments are used up and recycled.
-const SEGMENT_BYTES: u64 = 64 * 1024;
-const RING_BYTES: usize = 64 * 1024;
 /// How long after its deadline an order is closed.
 pub(crate) const GRACE_MS: u64 = 500;
 /// How long a payment waits for its order: longer than any run.
@@ -262,45 +258,6 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let purchases = gateway.purchases();
     let inside = Rc::new(Inside { database, stock, topic, worker_log, seat, gateway, purchases });
     Ok(Process { inside, queue, operator, epoch, worker, closing, member })
-}
-
-/// What a log's directory is opened with.
-type QueueParts = (usize, SimulatedDisk, stock::Now, gateway::Random);
-
-fn queue_parts(world: &World, instance: usize) -> QueueParts {
-    (instance, world.disk(instance), world.now.clone(), world.random.source())
-}
-
-fn queue_options((instance, disk, now, random): &QueueParts) -> DiskOptions {
-    let mut options = DiskOptions::new(format!("/instance-{instance}"), now.clone());
-    options.storage = Storage::Simulated(disk.clone());
-    options.driver = Driver::Driven;
-    options.random = random.clone();
-    options.segment_bytes = SEGMENT_BYTES;
-    options.ring_bytes = RING_BYTES;
-    options.tied = true;
-    options
-}
-
-/// How a process takes the log of a machine that is down, where it can reach it.
-fn neighbours(world: &World, instance: usize) -> OpenLog {
-    if !world.neighbours_in_reach {
-        return Arc::new(|_| Box::pin(async { None }));
-    }
-    let (disks, now, random) = (world.disks.clone(), world.now.clone(), world.random.source());
-    Arc::new(move |registered| {
-        let take = || {
-            let neighbour: usize = registered.place.parse().ok()?;
-            if neighbour == instance {
-                return None;
-            }
-            let disk = disks.lock()[neighbour].clone();
-            let options = queue_options(&(neighbour, disk, now.clone(), random.clone()));
-            let queue = Queue::open_disk(options, &mut Registry::default()).ok()?;
-            (queue.instance() == registered.owner.0).then_some(queue)
-        };
-        Box::pin(std::future::ready(take()))
-    })
 }
 
 fn gateway_parts(

@@ -470,8 +470,8 @@ impl Operator for MapBooks {
         async move {
             self.check()?;
             let Some(view) = self.sales.lock().get(&sale).cloned() else { return Ok(None) };
-            let books = self.stock.snapshot(&sale).await;
-            let books = books.map_err(|error| PortError::Unavailable(error.to_string()))?;
+            let books =
+                self.stock.snapshot(&sale).await.map_err(|e| PortError::Unavailable(e.to_string()))?;
             Ok(Some(Figures {
                 broken: Vec::new(),
                 total: u64::from(view.total_now),
@@ -493,8 +493,8 @@ impl Operator for MapBooks {
         async move {
             self.check()?;
             self.rebuilds.fetch_add(1, Ordering::Relaxed);
-            let at_risk = without.map(|owner| owner.0);
-            Ok(RebuildBegun { epoch: 2, orders_at_risk: at_risk, units_at_risk: at_risk })
+            let risk = without.map(|owner| owner.0);
+            Ok(RebuildBegun { epoch: 2, orders_at_risk: risk, units_at_risk: risk })
         }
         .boxed()
     }

@@ -6,7 +6,8 @@ use redis::Value;
 use serde::Serialize;
 
 use super::scripts::{self, Script};
-use super::server::{Patience, RedisStartError, Target};
+use super::server::{Patience, Target};
+use super::start_error::RedisStartError;
 use super::wire::{KeySet, SaleKeys, leases_key};
 use crate::StockConfig;
 

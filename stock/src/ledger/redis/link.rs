@@ -19,7 +19,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::scripts::Script;
-use super::server::{self, Patience, Primary, RedisStartError, Target};
+use super::server::{self, Patience, Primary, Target};
+use super::start_error::RedisStartError;
 use crate::{LedgerError, LedgerIdentity, LedgerSight};
 
 /// Batches of reservations under way for one calling thread.

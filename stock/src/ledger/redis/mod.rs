@@ -8,6 +8,7 @@ mod deploy;
 mod link;
 mod scripts;
 mod server;
+mod start_error;
 mod wire;
 
 use std::fmt;
@@ -17,7 +18,8 @@ use redis::{Cmd, Value};
 
 pub use audit::{AuditError, Counted, LongPending, RedisAudit, SaleAudit};
 pub use deploy::{Deployed, DeployedScript, deploy_scripts};
-pub use server::{Patience, RedisStartError};
+pub use server::Patience;
+pub use start_error::RedisStartError;
 
 use self::link::{Links, Turn};
 use self::scripts::Script;
