@@ -2,6 +2,7 @@
 //! (`programs.rs`).
 
 mod buyer;
+mod figures;
 mod production;
 mod programs;
 mod round;
@@ -42,6 +43,12 @@ enum Do {
     /// pending or in a log, both in seconds since the strike. About a minute a strike with 50,000 users; the release programs
     /// are built first unless they are named.
     Spike(spike::Spike),
+    /// Figures of this build that once were bad: what a backlog costs, who gets in, what runs when nothing happens
+    ///
+    /// Starts Redis, ZooKeeper and MariaDB and for each figure gateways and workers of its own; prints a line a figure, on standard
+    /// output, and judges none of them. About 20 minutes with the default sizes, on a machine that does nothing else; the release
+    /// program is built first unless --server names one.
+    Figures(figures::Figures),
 }
 
 impl Arguments {
@@ -50,6 +57,7 @@ impl Arguments {
         match &self.command {
             Do::Up(options) => up::run(options).map(|()| true),
             Do::Spike(options) => spike::run(options),
+            Do::Figures(options) => figures::run(options),
         }
     }
 }
@@ -71,8 +79,15 @@ mod tests {
             |line: &str| Arguments::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
         assert_eq!(code("testbed up --restart --gateways 3"), None);
         assert_eq!(code("testbed spike"), None);
+        assert_eq!(code("testbed figures --only idle,epochs --sales 100 --unpaid-sales 0"), None);
         assert_eq!(code("testbed spike --users 300 --units 20 --strike redis,flushall"), None);
-        for wrong in ["up --gateways 0", "spike --users 0", "spike --units 0", "spike --strike everything"] {
+        for wrong in [
+            "up --gateways 0",
+            "spike --users 0",
+            "spike --units 0",
+            "spike --strike everything",
+            "figures --only all",
+        ] {
             assert_eq!(code(&format!("testbed {wrong}")), Some(2), "{wrong}");
         }
     }

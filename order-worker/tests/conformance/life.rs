@@ -132,7 +132,7 @@ pub(crate) async fn releases_come_in_pages_until_done(fixture: Fixture) {
     fixture.database.releases_done(&done).await.unwrap();
     assert_eq!(fixture.database.releases(None, &[], 100).await.unwrap(), behind);
     let (sale, other) = (sale_id("s"), sale_id("other"));
-    assert_eq!(fixture.database.releases(None, &[other.clone()], 100).await.unwrap(), behind);
+    assert_eq!(fixture.database.releases(None, std::slice::from_ref(&other), 100).await.unwrap(), behind);
     assert_eq!(fixture.database.releases(None, &[other, sale], 100).await.unwrap(), []);
 }
 
