@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo};
 
 use super::scripts;
-use super::start_error::RedisStartError;
+use super::start_error::{MAJOR_VERSION_MIN, RedisStartError};
 use super::wire::{KeySet, SaleKeys, leases_key};
 use crate::StockConfig;
 use crate::config::{ConfigError, RedisMode};
@@ -24,8 +24,6 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 const GREETINGS_MAX: usize = 5;
 /// The kernel gives up unacknowledged bytes after this.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Scripts with flags came with this version.
-const MAJOR_VERSION_MIN: u32 = 7;
 
 /// How long callers wait for Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,9 @@
 
 use crate::config::ConfigError;
 
+/// Scripts with flags came with this version.
+pub(super) const MAJOR_VERSION_MIN: u32 = 7;
+
 /// Why Redis cannot hold the ledger, now or at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RedisStartError {
