@@ -24,6 +24,7 @@ pub use drain::{DrainError, Worker, WorkerParts};
 pub use journal::{Author, JournalKey};
 pub use life::closing::{Closing, ClosingParts};
 pub use life::joining::join_payments;
+pub use life::shop::Shop;
 pub use life::timeouts::{GetTopic, Timeouts};
 pub use membership::instance::{Instance, InstanceError, InstanceParts};
 pub use membership::merge::RebuildError;

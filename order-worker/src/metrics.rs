@@ -53,6 +53,8 @@ pub struct WorkerMetrics {
     pub(crate) timeouts_left: Counter,
     /// Orders closed since nobody paid them, by what found them.
     pub(crate) closed_orders: Family<Found, Counter>,
+    /// Tries to send money back, by how they ended.
+    pub(crate) refund_tries: Family<Tried, Counter>,
     /// 1 while nothing is closed since clocks do not agree.
     pub(crate) clocks_apart: Gauge,
 }
@@ -68,6 +70,12 @@ pub(crate) struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Found {
     pub(crate) found: &'static str,
+}
+
+/// Label of `floodgate_refund_tries_total`: `succeeded`, `sent`, `again` or `stuck`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Tried {
+    pub(crate) outcome: &'static str,
 }
 
 /// From a tenth of a millisecond to 6.5 s.
@@ -94,6 +102,7 @@ impl WorkerMetrics {
             without_row: Gauge::default(),
             timeouts_left: Counter::default(),
             closed_orders: Family::default(),
+            refund_tries: Family::default(),
             clocks_apart: Gauge::default(),
         };
         registry.register(
@@ -181,6 +190,11 @@ impl WorkerMetrics {
             "floodgate_closed_orders",
             "Orders closed since nobody paid them in time, by what found them: the deadline's message, or the sweep through the index, which finds none while no log was lost",
             metrics.closed_orders.clone(),
+        );
+        registry.register(
+            "floodgate_refund_tries",
+            "Calls on the shop's service for a refund, by what they came to: succeeded, sent, again or stuck",
+            metrics.refund_tries.clone(),
         );
         registry.register(
             "floodgate_clocks_apart",

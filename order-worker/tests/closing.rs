@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use order_worker::database::{By, Capture, Disposition};
 use order_worker::{
-    Closing, ClosingParts, DrainConfig, GetTopic, TIMEOUTS_TOPIC, Timeouts, Worker, WorkerParts,
+    Closing, ClosingParts, DrainConfig, GetTopic, Shop, TIMEOUTS_TOPIC, Timeouts, Worker, WorkerParts,
     join_payments,
 };
 use queue::{NewRecord, Topic};
@@ -27,6 +27,7 @@ fn closing(world: &World, topic: Option<Topic>, grace_ms: u64) -> (Arc<Closing>,
         database: world.database.clone(),
         stock: world.stock.clone(),
         timeouts: timeouts.clone(),
+        shop: Shop::default(),
         budget: DrainConfig::default(),
         now: world.now(),
         metrics: world.metrics.clone(),
@@ -53,7 +54,7 @@ fn capture(n: u64) -> Capture {
 }
 
 fn closed_by(world: &World, found: &str) -> u64 {
-    world.metric(&format!("floodgate_closed_orders_total{{found=\"{found}\"}}")) as u64
+    world.counted(&format!("floodgate_closed_orders_total{{found=\"{found}\"}}")) as u64
 }
 
 async fn until(mut is_so: impl AsyncFnMut() -> bool) {

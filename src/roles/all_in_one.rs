@@ -45,7 +45,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let pace = Arc::new(Pace::new(&config.drain));
     let topic = instance.timeouts().await?;
     let topic: GetTopic = Arc::new(move || Some(topic.clone()));
-    let (timeouts, closing) = closing::closing(&config, &foundation, topic, &metrics);
+    let (timeouts, closing) = closing::closing(&config, &foundation, topic, &metrics)?;
     let worker = WorkerParts {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
@@ -66,12 +66,13 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
             false => drain.await,
         }
     };
+    let money = closing::money(&config, &foundation, &metrics, stopping.clone())?;
     let mut worker = WorkerThread::start(
         "worker",
         background::follow(
             foundation.clone(),
             (pace, metrics),
-            (closing.clone(), closing::joining(&config, &foundation, stopping.clone())),
+            (closing.clone(), money),
             member,
             drain,
             stopping.clone(),

@@ -1,5 +1,5 @@
 //! What follows promised orders: the drain, and beside it relay and reconciler, which keep ledger and database equal, what closes orders and
-//! joins payments unasked, and the membership, which keeps the ledger complete.
+//! moves money unasked, and the membership, which keeps the ledger complete.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::Foundation;
 pub(super) async fn follow(
     foundation: Foundation,
     (pace, metrics): (Arc<Pace>, WorkerMetrics),
-    (closing, joining): (Arc<Closing>, impl Future<Output = ()>),
+    (closing, money): (Arc<Closing>, impl Future<Output = ()>),
     mut member: Member,
     drain: impl Future<Output = Result<(), DrainError>>,
     stopping: watch::Receiver<bool>,
@@ -29,7 +29,7 @@ pub(super) async fn follow(
     });
     let beside = async {
         let closing = closing.by_index(stopping.clone());
-        tokio::join!(relay.run(stopping.clone()), reconciler.run(stopping), closing, joining);
+        tokio::join!(relay.run(stopping.clone()), reconciler.run(stopping), closing, money);
         std::future::pending().await
     };
     let drained: Result<(), DrainError> = tokio::select! {

@@ -1,13 +1,17 @@
-//! Wires what closes orders that nobody paid, and what joins payments to orders. A thread of its own reads the deadlines: their log's disk may hang.
+//! Wires what closes orders that nobody paid, and what moves money unasked. A thread of its own reads the deadlines: their log's disk may hang.
 
 use std::sync::Arc;
 
-use order_worker::{Closing, ClosingParts, GetTopic, Timeouts, WorkerMetrics, join_payments};
+use order_worker::life::outward::Service;
+use order_worker::life::payments::config::ServiceUrl;
+use order_worker::life::payments::standard_webhooks::StandardWebhooks;
+use order_worker::life::refunds::Refunds;
+use order_worker::{Closing, ClosingParts, GetTopic, Shop, Timeouts, WorkerMetrics, join_payments};
 use tokio::sync::watch;
 
-use super::Foundation;
 use super::worker_thread::WorkerThread;
-use crate::config::Config;
+use super::{Foundation, StartError};
+use crate::config::{Config, ConfigError};
 
 /// Where drains leave deadlines in what `topic` finds, and what closes by them.
 pub(super) fn closing(
@@ -15,26 +19,50 @@ pub(super) fn closing(
     foundation: &Foundation,
     topic: GetTopic,
     metrics: &WorkerMetrics,
-) -> (Timeouts, Arc<Closing>) {
+) -> Result<(Timeouts, Arc<Closing>), StartError> {
+    let service = |url: &Option<ServiceUrl>| url.as_ref().map(|url| service(config, url)).transpose();
+    let shop = Shop::new(service(&config.payment.check_url)?, service(&config.payment.close_url)?);
     let timeouts = Timeouts::new(topic, config.payment.grace_s * 1_000, metrics);
     let closing = Closing::new(ClosingParts {
         database: foundation.database.clone(),
         stock: foundation.stock.clone(),
         timeouts: timeouts.clone(),
+        shop,
         budget: config.drain.clone(),
         now: foundation.now.clone(),
         metrics: metrics.clone(),
     });
-    (timeouts, Arc::new(closing))
+    Ok((timeouts, Arc::new(closing)))
 }
 
-/// Joins payments that came before their order's row, and sends back those whose order never comes.
-pub(super) fn joining(
+/// Joins payments that came before their order's row, sends back those whose order never comes, and asks the shop's service for what
+/// is to be refunded, if there is one.
+pub(super) fn money(
     config: &Config,
     foundation: &Foundation,
+    metrics: &WorkerMetrics,
     stopping: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + Send + use<> {
-    join_payments(foundation.database.clone(), config.payment.unmatched_refund_s * 1_000, stopping)
+) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
+    let (payment, database) = (&config.payment, foundation.database.clone());
+    let joining = join_payments(database.clone(), payment.unmatched_refund_s * 1_000, stopping.clone());
+    let refunds = match &payment.refund_url {
+        Some(url) => Some(Refunds::new(database, service(config, url)?, metrics.clone())),
+        None => None,
+    };
+    let refunding = async move {
+        if let Some(refunds) = refunds {
+            refunds.run(stopping).await;
+        }
+    };
+    Ok(async move {
+        tokio::join!(joining, refunding);
+    })
+}
+
+/// One address of the shop's, which knows our calls by the callback's secrets.
+fn service(config: &Config, url: &ServiceUrl) -> Result<Service, ConfigError> {
+    let webhooks = StandardWebhooks::new(config.payment.secrets().map_err(ConfigError)?);
+    Service::new(url, webhooks).map_err(ConfigError)
 }
 
 /// Starts the thread that closes by the messages of the log.

@@ -45,7 +45,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let log = Arc::new(own_log(&config, &foundation, row.clone(), &mut registry));
     let timeouts = log.clone();
     let topic: GetTopic = Arc::new(move || timeouts.topic(TIMEOUTS_TOPIC));
-    let (timeouts, closing) = closing::closing(&config, &foundation, topic, &metrics);
+    let (timeouts, closing) = closing::closing(&config, &foundation, topic, &metrics)?;
     let backlogs = LogBacklogs::default();
     registry.register_collector(Box::new(backlogs.clone()));
     let parts = SourcesParts {
@@ -63,12 +63,13 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let drains = sources.clone().drain_all();
     // Known to the others by its own log's row, once there is one.
     let member = foundation.member(&config, (None, row), &mut registry);
+    let money = closing::money(&config, &foundation, &metrics, stopping.clone())?;
     let mut worker = WorkerThread::start(
         "worker",
         background::follow(
             foundation.clone(),
             (sources.pace(), metrics),
-            (closing.clone(), closing::joining(&config, &foundation, stopping.clone())),
+            (closing.clone(), money),
             member,
             drains,
             stopping.clone(),

@@ -21,8 +21,8 @@ use order_worker::life::payments::inbox::PaymentInbox;
 use order_worker::membership::tie::tie;
 use order_worker::{
     Closing, ClosingParts, DRAIN_GROUP, Database, DrainConfig, DrainStats, GetTopic, JournalKey, Member,
-    MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, Reconciler, Relay, TIMEOUTS_TOPIC,
-    Timeouts, Worker, WorkerLog, WorkerMetrics, WorkerParts, join_payments,
+    MemberParts, MemberRow, MembershipMetrics, ORDERS_TOPIC, OwnLog, Pace, Reconciler, Relay, Shop,
+    TIMEOUTS_TOPIC, Timeouts, Worker, WorkerLog, WorkerMetrics, WorkerParts, join_payments,
 };
 use prometheus_client::registry::Registry;
 use queue::{GroupWatch, NewRecord, Queue, StartAt, Topic, TopicState};
@@ -235,12 +235,13 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let worker_log = worker_log::own_log(world, instance, &database);
     let metrics = WorkerMetrics::new(&mut registry);
     let of_log = worker_log.clone();
-    let get_topic: GetTopic = Arc::new(move || of_log.topic(TIMEOUTS_TOPIC));
-    let timeouts = Timeouts::new(get_topic, GRACE_MS, &metrics);
+    let deadlines: GetTopic = Arc::new(move || of_log.topic(TIMEOUTS_TOPIC));
+    let timeouts = Timeouts::new(deadlines, GRACE_MS, &metrics);
     let closing = Closing::new(ClosingParts {
         database: database.clone(),
         stock: stock.clone(),
         timeouts: timeouts.clone(),
+        shop: Shop::default(),
         budget: drain.clone(),
         now: world.now.clone(),
         metrics: metrics.clone(),

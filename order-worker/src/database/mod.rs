@@ -1,8 +1,9 @@
 //! The orders database: the final truth of what was sold. Four ports by purpose and the registry beside them.
 //!
 //! [`sales`] what is on offer · [`intake`] promised orders become rows · [`life`] what happens to an order later ·
-//! [`payments`] money that came in and goes back · [`outbox`] what the ledger still has to hear · [`journal`] who changed what · [`registry`] epoch and instances · [`witness`] which ledger
-//! they see · [`shares`] who drains · [`books`] sums for the audit.
+//! [`payments`] money that came in · [`refunds`] money that goes back · [`outbox`] what the ledger still has to hear · [`journal`] who
+//! changed what · [`registry`] epoch and instances · [`witness`] which ledger they see · [`shares`] who drains · [`books`] sums for the
+//! audit.
 //!
 //! Every adapter
 //! - MUST carry out each method as one transaction: all of it or nothing; no transaction handle leaves the method;
@@ -32,6 +33,7 @@ pub mod life;
 pub mod mysql;
 pub mod outbox;
 pub mod payments;
+pub mod refunds;
 pub mod registry;
 pub mod sales;
 mod schema;
@@ -49,9 +51,9 @@ pub use intake::{Outcome, RejectReason, Settled};
 pub use life::{By, CancelOutcome, CloseOutcome, Due, OrderRow, Standing};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
-pub use payments::{
-    Capture, Captured, Disposition, PaymentRow, RefundAsked, RefundBy, RefundHeard, RefundOutcome,
-    RefundReason, RefundRow, RefundState, RefundTold, UnknownRefundState,
+pub use payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
+pub use refunds::{
+    RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundRow, RefundState, RefundTold, UnknownRefundState,
 };
 pub use registry::{ENGINE_DISK, Instance, LedgerChange};
 pub use sales::{Published, SaleRow, SaleVersionRow};

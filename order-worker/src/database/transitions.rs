@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use stock::{OrderStatus, Timestamp};
 
-use super::payments::{Capture, Disposition, RefundReason, RefundRow};
+use super::payments::{Capture, Disposition, RefundReason};
+use super::refunds::RefundRow;
 use super::{DatabaseError, OrderRow};
 
 /// Why an order is closed, in its row and in its event.

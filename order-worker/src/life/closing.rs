@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use queue::{Group, Message, Position, QueueError, StartAt};
-use stock::{Now, Stock};
+use stock::{Now, Stock, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::clocks::Clocks;
+use super::shop::Shop;
 use super::timeouts::{Deadline, Timeouts};
 use crate::backoff::Backoff;
 use crate::config::DrainConfig;
@@ -41,6 +42,8 @@ pub struct ClosingParts {
     pub stock: Arc<Stock>,
     /// Where the drains of this process leave deadlines.
     pub timeouts: Timeouts,
+    /// Who is asked before, and told after.
+    pub shop: Shop,
     /// How fast: a budget of the drain's size beside it.
     pub budget: DrainConfig,
     /// This process's clock.
@@ -54,6 +57,8 @@ pub struct ClosingParts {
 pub struct Closing {
     database: Database,
     timeouts: Timeouts,
+    shop: Shop,
+    now: Now,
     clocks: Clocks,
     pace: Pace,
     metrics: WorkerMetrics,
@@ -80,10 +85,10 @@ impl Closing {
     /// Starts nothing yet.
     #[must_use]
     pub fn new(parts: ClosingParts) -> Self {
-        let ClosingParts { database, stock, timeouts, budget, now, metrics } = parts;
-        let clocks = Clocks::new(database.clone(), stock, now, metrics.clocks_apart.clone());
+        let ClosingParts { database, stock, timeouts, shop, budget, now, metrics } = parts;
+        let clocks = Clocks::new(database.clone(), stock, now.clone(), metrics.clocks_apart.clone());
         let behind_at = Mutex::new(None);
-        Self { database, timeouts, clocks, pace: Pace::new(&budget), metrics, behind_at }
+        Self { database, timeouts, shop, now, clocks, pace: Pace::new(&budget), metrics, behind_at }
     }
 
     /// Closes at each deadline's message, until `shutdown` is true or its sender gone. A log that cannot be used is looked for until
@@ -284,12 +289,19 @@ impl Closing {
         Ok(outcomes)
     }
 
-    /// One transaction.
+    /// One transaction, the shop's word before and behind it.
     async fn close(&self, due: &[Due]) -> Result<Vec<CloseOutcome>, DatabaseError> {
+        self.shop.ask(&self.database, due).await?;
         let begun = Instant::now();
         let closed = self.database.close_due(due, self.timeouts.grace_ms()).await;
         match &closed {
-            Ok(_) => self.pace.committed(begun.elapsed(), due.len()),
+            Ok(outcomes) => {
+                self.pace.committed(begun.elapsed(), due.len());
+                let is_closed = |(_, outcome): &(&Due, &CloseOutcome)| **outcome == CloseOutcome::Closed;
+                let told: Vec<Due> =
+                    due.iter().zip(outcomes).filter(is_closed).map(|(due, _)| due.clone()).collect();
+                self.shop.tell(told, Timestamp((self.now)())).await;
+            }
             Err(_) => self.pace.failed(),
         }
         closed

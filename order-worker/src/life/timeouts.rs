@@ -165,6 +165,12 @@ mod tests {
         let text =
             format!(r#"{{"v":1,"order_id":"{order_id}","sale":"s","pay_by":"2026-11-11T12:00:00.000Z"}}"#);
         assert_eq!(String::from_utf8(message.clone()).unwrap(), text);
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../schema/timeout.v1.json")).unwrap();
+        let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let named: Vec<_> = written.as_object().unwrap().keys().collect();
+        let described: Vec<_> = schema["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(named, described);
         assert_eq!(Deadline::decode(&message).unwrap(), deadline);
         let newer = text.replace("\"v\":1", "\"v\":2");
         assert!(matches!(Deadline::decode(newer.as_bytes()), Err(DecodeError::UnknownVersion(2))));

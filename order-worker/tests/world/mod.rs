@@ -188,6 +188,14 @@ impl World {
     }
 
     /// The value of a metric's line, labels included.
+    /// As [`Self::metric`]; 0 for what has not happened yet.
+    pub(crate) fn counted(&self, line: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        found.map_or(0.0, |found| found.parse().unwrap())
+    }
+
     pub(crate) fn metric(&self, line: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();

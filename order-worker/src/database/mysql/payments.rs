@@ -11,9 +11,8 @@ use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, TextOrNull, get, parsed, parsed_option};
 use super::transitions::apply;
 use super::{MysqlDatabase, life, refunds};
-use crate::database::payments::{
-    BY_FLOODGATE, Capture, Captured, Disposition, NewRefund, PaymentRow, RefundReason, RefundRow,
-};
+use crate::database::payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
+use crate::database::refunds::{BY_FLOODGATE, NewRefund, RefundRow};
 use crate::database::transitions::{self, judge};
 use crate::database::{DatabaseError, OrderRow};
 

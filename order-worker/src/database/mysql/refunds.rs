@@ -9,9 +9,9 @@ use super::sql::{Text, TextOrNull, get, parsed, parsed_option};
 use super::transitions::apply;
 use super::{MysqlDatabase, journal, life, payments, sales};
 use crate::database::DatabaseError;
-use crate::database::payments::{
-    Asker, Disposition, NewRefund, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked,
-    retried,
+use crate::database::payments::Disposition;
+use crate::database::refunds::{
+    Asker, NewRefund, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, retried,
 };
 use crate::database::transitions::{self, Units};
 use crate::journal::Author;

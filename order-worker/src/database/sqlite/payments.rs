@@ -5,9 +5,8 @@ use stock::{OrderId, OrderStatus, Timestamp};
 
 use super::transitions::apply;
 use super::{DatabaseError, SqliteDatabase, life, limit, parsed, parsed_option, refunds, signed, unsigned};
-use crate::database::payments::{
-    BY_FLOODGATE, Capture, Captured, Disposition, NewRefund, PaymentRow, RefundReason, RefundRow,
-};
+use crate::database::payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
+use crate::database::refunds::{BY_FLOODGATE, NewRefund, RefundRow};
 use crate::database::transitions::{self, judge};
 
 const COLUMNS: &str =

@@ -8,9 +8,9 @@ use super::{
     DatabaseError, SqliteDatabase, journal, life, limit, parsed, parsed_option, payments, sales, signed,
     unsigned,
 };
-use crate::database::payments::{
-    Asker, Disposition, NewRefund, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked,
-    retried,
+use crate::database::payments::Disposition;
+use crate::database::refunds::{
+    Asker, NewRefund, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, retried,
 };
 use crate::database::transitions::{self, Units};
 use crate::journal::Author;

@@ -111,7 +111,7 @@ impl StandardWebhooks {
     }
 
     /// The three headers of a call of our own.
-    pub(super) fn sign(&self, id: &str, at_s: u64, body: &[u8]) -> [(&'static str, String); 3] {
+    pub(in crate::life) fn sign(&self, id: &str, at_s: u64, body: &[u8]) -> [(&'static str, String); 3] {
         // One space between two entries and nothing else: the Python library fails on more.
         let entries: Vec<_> = self.0.iter().map(|secret| secret.sign(id, at_s, body)).collect();
         [
