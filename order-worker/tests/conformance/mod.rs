@@ -6,6 +6,7 @@ mod intake;
 mod journal;
 mod life;
 mod payments;
+mod refunds;
 mod sales;
 #[path = "../samples/mod.rs"]
 mod samples;
@@ -25,6 +26,7 @@ pub(crate) use intake::*;
 pub(crate) use journal::*;
 pub(crate) use life::*;
 pub(crate) use payments::*;
+pub(crate) use refunds::*;
 pub(crate) use sales::*;
 pub(crate) use samples::*;
 pub(crate) use shares::*;
