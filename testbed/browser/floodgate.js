@@ -122,8 +122,9 @@ class Floodgate {
       });
     }
     for (const until = Date.now() + READY_MAX_MS; ; await sleep(50)) {
-      const ready = await fetch(`${this.#admin}/readyz`).then((answer) => answer.ok, () => false);
-      if (ready) return;
+      // Nothing to note either: the first questions are drawn.
+      const quiet = (said) => said.ready && said.conditions.length === 0;
+      if (await fetch(`${this.#admin}/readyz`).then((answer) => answer.json()).then(quiet, () => false)) return;
       if (child.exitCode !== null || Date.now() > until) {
         await this.stop();
         throw new Error(`floodgate did not become ready:\n${this.#log.join('')}`);

@@ -68,7 +68,7 @@ pub(crate) fn old_primary_cut_off_with_a_gateway(scene: &Scene) {
 
     // For the Sentinels the primary is gone, and nothing that they tell it is heard. One gateway goes on seeing it, and no Sentinel.
     let deaf = ["-ping", "-replicaof", "-slaveof", "-publish"];
-    primary.command(&[&["ACL", "SETUSER", "default"], &deaf[..]].concat()).unwrap();
+    primary.command(&[&["ACL", "SETUSER", "default"][..], &deaf[..]].concat()).unwrap();
     ways.iter().for_each(|way| way.cut().unwrap());
     sentinel.wait_for_other_primary(primary).unwrap();
     scene.until("the gateway on the old primary is refused", || is_elsewhere(stray));
@@ -83,6 +83,6 @@ pub(crate) fn old_primary_cut_off_with_a_gateway(scene: &Scene) {
     stray.wait_until_ready().unwrap();
     // It must not be left with ways that end with this strike.
     stray.kill().unwrap();
-    stray.set_environment(REDIS_URLS, &list(sentinel.sentinels().iter().map(|sentinel| sentinel.port())));
+    stray.set_environment(REDIS_URLS, &list(sentinel.sentinels().iter().map(Redis::port)));
     stray.start().unwrap();
 }

@@ -204,7 +204,10 @@ fn strike(random: &Random, world: &World, machine: &Machine, machines: &[Machine
             machine.freeze(duration);
         }
         7 => machine.kill_for(Fate::Down),
-        10 if world.stray(machine.instance) => machine.kill(),
+        10 => {
+            world.stray(machine.instance);
+            machine.kill();
+        }
         8 if others_last && world.log_stays_in_reach() => {
             world.trace.say(format_args!("machine {} is gone for good", machine.instance));
             machine.kill_for(Fate::Gone);

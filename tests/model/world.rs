@@ -246,20 +246,18 @@ impl World {
 
     /// The next process of this machine names a server that no other one names, or the right one again. Where the ledger has several
     /// clocks none strays: an other server's time would be one more.
-    pub(crate) fn stray(&self, machine: usize) -> bool {
+    pub(crate) fn stray(&self, machine: usize) {
         if !self.forgetful.get() || self.ahead_ms.is_some() {
-            return false;
+            return;
         }
         let mut astray = self.astray.borrow_mut();
-        let is_back = astray.remove(&machine);
-        if !is_back {
+        let names = if astray.remove(&machine) {
+            "the ledger"
+        } else {
             astray.insert(machine);
-        }
-        self.trace.say(format_args!(
-            "machine {machine} names {}",
-            if is_back { "the ledger" } else { "another ledger" }
-        ));
-        true
+            "another ledger"
+        };
+        self.trace.say(format_args!("machine {machine} names {names}"));
     }
 
     /// Machines that do not name the ledger; all do from now on.
