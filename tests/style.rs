@@ -1,8 +1,9 @@
-//! How this code reads, where a machine can tell: file lengths, headings, names, one-way dependencies.
+//! How this code reads, where a machine can tell: file lengths, headings, names, one-way dependencies, patches that apply.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const LINES_MAX: usize = 500;
 const CRATES: [&str; 5] = ["queue", "stock", "order-worker", "gateway", "loadtest"];
@@ -133,4 +134,31 @@ fn dependencies_point_one_way() {
         }
     }
     complain("root → {gateway, order-worker} → {stock, queue}", &bad);
+}
+
+/// A patch that no longer applies proves nothing; that it is still caught, `testbed/planted` says.
+#[test]
+fn planted_bugs_apply() {
+    let mut patches = Vec::new();
+    for folder in ["queue/planted", "testbed/planted.d"] {
+        files_below(&root().join(folder), "patch", &mut patches);
+    }
+    assert!(patches.len() > 20, "the walk found only {} patches", patches.len());
+    let bad: Vec<_> = patches
+        .iter()
+        .filter_map(|patch| {
+            let mut git = Command::new("git");
+            let output = git
+                .arg("-C")
+                .arg(root())
+                .args(["apply", "--recount", "--check"])
+                .arg(patch)
+                .output()
+                .expect("git");
+            (!output.status.success()).then(|| {
+                format!("{}: {}", patch.display(), String::from_utf8_lossy(&output.stderr).trim_end())
+            })
+        })
+        .collect();
+    complain("a planted bug does not apply to this code: write its patch again", &bad);
 }

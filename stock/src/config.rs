@@ -263,7 +263,8 @@ impl SoldOutConfig {
 
     #[cfg(feature = "zookeeper")]
     fn check_zookeeper(&self) -> Result<(), ConfigError> {
-        crate::flag::zookeeper::check_address(self.zookeeper.reveal())
+        crate::flag::zookeeper::address::Address::parse(self.zookeeper.reveal())
+            .map(|_| ())
             .map_err(|problem| wrong("sold_out.zookeeper", problem))
     }
 

@@ -5,14 +5,13 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 use testbed::{Client, Directory, Error, Instance, Port, Process, ProcessOptions};
 
 use super::buyer::Buyers;
 use super::production::{Challenge, Options, Production};
 use super::programs::Programs;
-use super::spike::Spike;
 
 /// What was killed is started again so long after it is gone.
 const AWAY: Duration = Duration::from_millis(500);
@@ -25,6 +24,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const OPERATOR_WITHIN: Duration = Duration::from_secs(3);
 /// From the crowd's arrival to its first order, and from there to its verdict; passes take 4 s per 10,000 users.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How large the crowd is and how it arrives.
+#[derive(Debug, Args)]
+pub(super) struct CrowdSize {
+    /// People in the crowd.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub(super) users: u32,
+    /// Units on offer.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) units: u32,
+    /// Buttons are pressed within this time after the opening, in milliseconds.
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    spread_ms: u64,
+}
 
 /// What happens to the sale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -91,7 +104,7 @@ pub(super) struct Outcome {
 }
 
 /// Plays it to the end. An error says that there is no verdict, which is as bad as a bad one.
-pub(super) fn play(strike: Strike, options: &Spike, programs: &Programs) -> Result<Outcome, Error> {
+pub(super) fn play(strike: Strike, size: &CrowdSize, programs: &Programs) -> Result<Outcome, Error> {
     let production = Production::start(Options {
         floodgate: programs.floodgate.clone(),
         gateways: 2,
@@ -106,7 +119,7 @@ pub(super) fn play(strike: Strike, options: &Spike, programs: &Programs) -> Resu
     let mut audits = vec![audit(&production, "before", &mut broken)?];
     let buyers = Buyers::admit(&production)?;
 
-    let crowd = Crowd::let_in(&production, options, programs)?;
+    let crowd = Crowd::let_in(&production, size, programs)?;
     let mut gateways: Vec<Watch<'_>> = production.deployment.gateways().iter().map(Watch::new).collect();
     let accepted = crowd.until("has an order accepted", WATCH_EVERY, || {
         let accepted: Vec<u64> = gateways.iter_mut().map(Watch::accepted).collect();
@@ -130,7 +143,7 @@ pub(super) fn play(strike: Strike, options: &Spike, programs: &Programs) -> Resu
     let report = crowd.report()?;
     audits.push(audit(&production, "after", &mut broken)?);
 
-    if strike != Strike::None && struck_at >= u64::from(options.units) {
+    if strike != Strike::None && struck_at >= u64::from(size.units) {
         broken.push("struck when everything was sold: raise --units or --spread-ms".into());
     }
     if sells_again.is_none() {
@@ -203,13 +216,13 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn let_in(production: &Production, options: &Spike, programs: &Programs) -> Result<Self, Error> {
+    fn let_in(production: &Production, size: &CrowdSize, programs: &Programs) -> Result<Self, Error> {
         let directory = Directory::new("loadtest")?;
         let mut arguments = vec!["spike".to_owned()];
         for (option, number) in [
-            ("--users", u64::from(options.users)),
-            ("--units", options.units.into()),
-            ("--spread-ms", options.spread_ms),
+            ("--users", u64::from(size.users)),
+            ("--units", size.units.into()),
+            ("--spread-ms", size.spread_ms),
             ("--drain-limit", ORDERS_PER_SECOND_MAX.into()),
         ] {
             arguments.extend([option.to_owned(), number.to_string()]);

@@ -8,19 +8,12 @@ use serde_json::Value;
 use testbed::Error;
 
 use super::programs::Programs;
-use super::round::{Outcome, Strike, play};
+use super::round::{CrowdSize, Outcome, Strike, play};
 
 #[derive(Debug, Args)]
 pub(super) struct Spike {
-    /// People in the crowd.
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
-    pub(super) users: u32,
-    /// Units on offer.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(super) units: u32,
-    /// Buttons are pressed within this time after the opening, in milliseconds.
-    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
-    pub(super) spread_ms: u64,
+    #[command(flatten)]
+    size: CrowdSize,
     /// What strikes; several with commas between them.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
     strike: Vec<Strike>,
@@ -38,8 +31,8 @@ pub(super) fn run(options: &Spike) -> Result<bool, Error> {
     let mut lines = Vec::new();
     let mut good = true;
     for strike in options.strike.iter().flat_map(|strike| strike.each()) {
-        eprintln!("\n{}: {} users, {} units", strike.name(), options.users, options.units);
-        let line = match play(strike, options, &programs) {
+        eprintln!("\n{}: {} users, {} units", strike.name(), options.size.users, options.size.units);
+        let line = match play(strike, &options.size, &programs) {
             Ok(outcome) => {
                 good &= outcome.broken.is_empty();
                 line(&outcome)
@@ -53,7 +46,10 @@ pub(super) fn run(options: &Spike) -> Result<bool, Error> {
         eprintln!("{line}");
         lines.push(line);
     }
-    println!("{} users, {} units, 2 gateways, 2 workers behind nginx\n", options.users, options.units);
+    println!(
+        "{} users, {} units, 2 gateways, 2 workers behind nginx\n",
+        options.size.users, options.size.units
+    );
     println!("{}", heading());
     for line in lines {
         println!("{line}");

@@ -5,8 +5,8 @@
 //! the cell at once and waits in a bounded outbox for the thread. While the store is out of touch every cell is unknown,
 //! but for what this very process heard from the ledger since.
 
+pub(crate) mod address;
 mod outbox;
-mod place;
 mod session;
 mod znode;
 
@@ -21,8 +21,8 @@ use super::{EdgeFeed, EmbeddedFlag, FlagCell, FlagError, FlagState};
 use crate::SaleId;
 use crate::config::SoldOutConfig;
 use crate::metrics::FlagMetrics;
+use address::Address;
 use outbox::{Intent, Outbox};
-use place::Place;
 
 /// Sales that are followed, and sales that can wait to be written.
 const SALES_MAX: usize = 4_096;
@@ -72,14 +72,6 @@ struct Shared {
     random: AtomicU64,
 }
 
-/// What is wrong with `[user:password@]host:port[,host:port…][/root]`, without the login.
-///
-/// # Errors
-/// A sentence for the operator.
-pub fn check_address(address: &str) -> Result<(), String> {
-    Place::parse(address).map(|_| ())
-}
-
 impl ZooKeeperFlag {
     /// Begins to keep in touch, and waits a moment for the first full read. A store that cannot be reached is no error: the
     /// flags are unknown then, the ledger is asked, and the thread keeps trying. `life` is random, see [`EmbeddedFlag::new`].
@@ -95,7 +87,7 @@ impl ZooKeeperFlag {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_with(config: &SoldOutConfig, life: u64, timing: Timing) -> Result<Self, FlagError> {
-        let place = Place::parse(config.zookeeper.reveal())
+        let address = Address::parse(config.zookeeper.reveal())
             .map_err(|problem| FlagError::Unavailable(format!("sold_out.zookeeper: {problem}")))?;
         let metrics = FlagMetrics::default();
         let shared = Arc::new(Shared {
@@ -109,7 +101,7 @@ impl ZooKeeperFlag {
         let of_thread = shared.clone();
         std::thread::Builder::new()
             .name("zookeeper".into())
-            .spawn(move || serve(&of_thread, place, timing, ending))
+            .spawn(move || serve(&of_thread, address, timing, ending))
             .map_err(|error| FlagError::Unavailable(format!("no thread for its session: {error}")))?;
         let flag = Self { shared, _running: running };
         let mut touch = flag.touch();
@@ -196,7 +188,7 @@ impl Shared {
 }
 
 /// The thread: sessions, one after the other, until nobody holds the flag any more.
-fn serve(shared: &Arc<Shared>, place: Place, timing: Timing, mut ending: watch::Receiver<()>) {
+fn serve(shared: &Arc<Shared>, address: Address, timing: Timing, mut ending: watch::Receiver<()>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -209,19 +201,19 @@ fn serve(shared: &Arc<Shared>, place: Place, timing: Timing, mut ending: watch::
             biased;
             // Nothing is ever sent: it ends with the last sender.
             _ = ending.changed() => {}
-            () = supervise(shared, place, timing) => {}
+            () = supervise(shared, address, timing) => {}
         }
     });
     shared.lose_touch();
 }
 
-async fn supervise(shared: &Arc<Shared>, place: Place, timing: Timing) {
+async fn supervise(shared: &Arc<Shared>, address: Address, timing: Timing) {
     let mut backoff = BACKOFF_MIN;
     let mut told = String::new();
     loop {
         let begun = Instant::now();
         // In a task of its own: a client that panics is a lost session, not a lost thread.
-        let session = tokio::spawn(session::run(shared.clone(), place.clone(), timing)).await;
+        let session = tokio::spawn(session::run(shared.clone(), address.clone(), timing)).await;
         let reason = match &session {
             Ok(ended) => ended.to_string(),
             Err(error) => error.to_string(),

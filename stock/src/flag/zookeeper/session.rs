@@ -16,8 +16,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use zookeeper_client::{Client, Error, EventType, SessionState, Stat};
 
+use super::address::Address;
 use super::outbox::Intent;
-use super::place::Place;
 use super::{SALES_MAX, Shared, Timing, znode};
 use crate::metrics::FlagWrite;
 use crate::{FlagVersion, SaleId};
@@ -49,7 +49,7 @@ pub(super) enum Ended {
 struct Session {
     shared: Arc<Shared>,
     client: Client,
-    place: Place,
+    address: Address,
     /// What stood in each sale's znode when it was last read or written in this session.
     seen: Mutex<BTreeMap<SaleId, Seen>>,
     /// The followed sales may not be all.
@@ -79,21 +79,25 @@ enum Carried {
 }
 
 /// Lives as long as one connection; answers with what ended it.
-pub(super) async fn run(shared: Arc<Shared>, place: Place, timing: Timing) -> Ended {
-    match live(shared, place, timing).await {
+pub(super) async fn run(shared: Arc<Shared>, address: Address, timing: Timing) -> Ended {
+    match live(shared, address, timing).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     }
 }
 
-async fn live(shared: Arc<Shared>, place: Place, timing: Timing) -> Result<std::convert::Infallible, Ended> {
-    let connecting = place.connect(timing.session_timeout);
+async fn live(
+    shared: Arc<Shared>,
+    address: Address,
+    timing: Timing,
+) -> Result<std::convert::Infallible, Ended> {
+    let connecting = address.connect(timing.session_timeout);
     let client = timeout(2 * timing.session_timeout, connecting).await.map_err(|_| Ended::TimedOut)??;
     shared.metrics.sessions.inc();
     let session = Arc::new(Session {
         shared,
         client: client.clone(),
-        place,
+        address,
         seen: Mutex::default(),
         adopt: Notify::new(),
     });
@@ -120,7 +124,7 @@ impl Session {
 
     /// Reads everything once, then follows every sale's znode and the list of them, and reads everything again now and then.
     async fn read(self: &Arc<Self>, timing: Timing) -> Result<std::convert::Infallible, Ended> {
-        self.client.mkdir(self.place.folder(), &self.place.options()).await?;
+        self.client.mkdir(self.address.folder(), &self.address.options()).await?;
         timeout(READ_MAX, self.read_all()).await.map_err(|_| Ended::TimedOut)??;
         self.shared.touch();
         let again = async {
@@ -140,7 +144,7 @@ impl Session {
     async fn read_all(&self) -> Result<(), Ended> {
         let sales = self.sales().await?;
         for sale in &sales {
-            match self.client.get_data(&self.place.znode(sale)).await {
+            match self.client.get_data(&self.address.znode(sale)).await {
                 Ok((data, stat)) => self.heard(sale, &data, &stat),
                 Err(Error::NoNode) => self.vanished(sale),
                 Err(error) => return Err(error.into()),
@@ -149,7 +153,7 @@ impl Session {
         let gone: Vec<_> = self.seen.lock().keys().filter(|sale| !sales.contains(*sale)).cloned().collect();
         for sale in gone {
             // Made after the list was read, or gone for good: its own znode tells.
-            if let Err(Error::NoNode) = self.client.get_data(&self.place.znode(&sale)).await {
+            if let Err(Error::NoNode) = self.client.get_data(&self.address.znode(&sale)).await {
                 self.vanished(&sale);
             }
         }
@@ -157,14 +161,14 @@ impl Session {
     }
 
     async fn sales(&self) -> Result<BTreeSet<SaleId>, Ended> {
-        Ok(known_sales(self.client.list_children(self.place.folder()).await?))
+        Ok(known_sales(self.client.list_children(self.address.folder()).await?))
     }
 
     async fn follow_all(self: &Arc<Self>) -> Result<std::convert::Infallible, Ended> {
         let mut followers = JoinSet::new();
         let mut followed = BTreeSet::new();
         loop {
-            let (names, watcher) = self.client.list_and_watch_children(self.place.folder()).await?;
+            let (names, watcher) = self.client.list_and_watch_children(self.address.folder()).await?;
             let mut sales = known_sales(names);
             let mut changed = pin!(watcher.changed());
             loop {
@@ -193,7 +197,7 @@ impl Session {
 
     /// One-shot watches in a loop, each set by the read that it guards; ends when the znode is gone.
     async fn follow(self: Arc<Self>, sale: SaleId) -> Result<SaleId, Ended> {
-        let path = self.place.znode(&sale);
+        let path = self.address.znode(&sale);
         loop {
             let (data, stat, watcher) = match self.client.get_and_watch_data(&path).await {
                 Ok(read) => read,
@@ -265,7 +269,7 @@ impl Session {
     /// holds a stale "sold out" asks the ledger and publishes what it says. A write whose answer is lost ends the session;
     /// its intent stays, and the next session begins with reading.
     async fn carry_out(&self, sale: &SaleId, intent: Intent) -> Result<Carried, Ended> {
-        let path = self.place.znode(sale);
+        let path = self.address.znode(sale);
         if let Intent::Remove | Intent::Renew(_) = intent {
             match self.client.delete(&path, None).await {
                 Ok(()) | Err(Error::NoNode) => _ = self.seen.lock().remove(sale),
@@ -298,7 +302,7 @@ impl Session {
                         continue;
                     }
                     Err(Error::NoNode) => {
-                        let options = self.place.options();
+                        let options = self.address.options();
                         self.client.create(&path, &znode::encode(state), &options).await.map(|(stat, _)| stat)
                     }
                     Err(error) => return self.refused(sale, error),
@@ -314,7 +318,7 @@ impl Session {
                 // The znode is gone, or the folder with it.
                 Err(Error::NoNode) => {
                     self.seen.lock().remove(sale);
-                    self.client.mkdir(self.place.folder(), &self.place.options()).await?;
+                    self.client.mkdir(self.address.folder(), &self.address.options()).await?;
                 }
                 Err(error) => return self.refused(sale, error),
             }

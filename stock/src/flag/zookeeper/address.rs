@@ -11,17 +11,17 @@ const FOLDER: &str = "sold-out";
 
 /// A checked address.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(crate) struct Address {
     servers: String,
     folder: String,
     /// `user:password` of ZooKeeper's scheme `digest`. Never shown.
     login: Option<String>,
 }
 
-impl Place {
+impl Address {
     /// # Errors
     /// What is wrong with the address, without its login.
-    pub(super) fn parse(address: &str) -> Result<Self, String> {
+    pub(crate) fn parse(address: &str) -> Result<Self, String> {
         // The last `@` ends the login: a password may hold one.
         let (login, rest) = match address.rsplit_once('@') {
             Some((login, rest)) => (Some(login), rest),
@@ -82,18 +82,18 @@ mod tests {
 
     #[test]
     fn addresses_are_taken_apart() {
-        let place = Place::parse("127.0.0.1:2181/floodgate").unwrap();
-        assert_eq!((place.servers.as_str(), place.folder()), ("127.0.0.1:2181", "/floodgate/sold-out"));
-        assert_eq!(place.znode(&"demo".parse().unwrap()), "/floodgate/sold-out/demo");
-        let place = Place::parse("shop:pa@ss:w/rd@a:1,b:2,[::1]:3/shops/cn").unwrap();
-        assert_eq!(place.login.as_deref(), Some("shop:pa@ss:w/rd"));
-        assert_eq!((place.servers.as_str(), place.folder()), ("a:1,b:2,[::1]:3", "/shops/cn/sold-out"));
-        assert_eq!(Place::parse("a:1").unwrap().folder(), "/sold-out");
+        let address = Address::parse("127.0.0.1:2181/floodgate").unwrap();
+        assert_eq!((address.servers.as_str(), address.folder()), ("127.0.0.1:2181", "/floodgate/sold-out"));
+        assert_eq!(address.znode(&"demo".parse().unwrap()), "/floodgate/sold-out/demo");
+        let address = Address::parse("shop:pa@ss:w/rd@a:1,b:2,[::1]:3/shops/cn").unwrap();
+        assert_eq!(address.login.as_deref(), Some("shop:pa@ss:w/rd"));
+        assert_eq!((address.servers.as_str(), address.folder()), ("a:1,b:2,[::1]:3", "/shops/cn/sold-out"));
+        assert_eq!(Address::parse("a:1").unwrap().folder(), "/sold-out");
     }
 
     #[test]
     fn mistakes_are_told_without_the_login() {
-        for address in [
+        for text in [
             "",
             "a",
             "a:0",
@@ -106,7 +106,7 @@ mod tests {
             "u@a:1",
             ":p@a:1",
         ] {
-            let problem = Place::parse(address).err().unwrap_or_else(|| panic!("{address} was taken"));
+            let problem = Address::parse(text).err().unwrap_or_else(|| panic!("{text} was taken"));
             assert!(!problem.contains(":p"), "{problem}");
         }
     }
