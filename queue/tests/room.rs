@@ -74,6 +74,36 @@ fn as_many_permits_as_asked_for_fit_at_any_time() {
     });
 }
 
+/// Segments of a delayed topic are shorter: so many more of them are kept ready.
+#[test]
+fn a_delayed_topic_has_the_room_that_was_asked_for() {
+    const PERMITS: usize = 4_000;
+    const BYTES: usize = 1_408;
+    let disk = SimulatedDisk::new(1, Faults::default());
+    let mut options = simulated(&disk);
+    options.delayed("orders");
+    options.in_flight_max = PERMITS;
+    options.in_flight_bytes = BYTES;
+    runtime().block_on(async {
+        let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();
+        let topic = queue.topic("orders").await.unwrap();
+        let script = async {
+            let mut group = topic.group("closer", StartAt::Oldest).await.unwrap();
+            for round in 0..3 {
+                upkeep().await;
+                let (mut held, refused) = permits(&topic, BYTES);
+                assert!(held.len() >= PERMITS, "{} permits in round {round}, then {refused}", held.len());
+                held.truncate(1_500);
+                append_all(&topic, held, BYTES).await;
+                group.commit(topic.end().unwrap()).await.unwrap();
+            }
+        };
+        tokio::select! { biased; () = script => {}, () = queue.run() => {} }
+    });
+    let log = disk.files().into_iter().filter(|(path, _)| path.starts_with("/queue/orders/log"));
+    assert_eq!(log.map(|(_, bytes)| bytes).max(), Some(4 << 20));
+}
+
 /// The segment that is being written cannot be reused before there is another one to go on in.
 #[test]
 fn a_disk_for_one_segment_takes_records_again_once_they_are_drained() {
