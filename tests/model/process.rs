@@ -230,8 +230,8 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
     let worker_log = worker_log::own_log(world, instance, &database);
     let metrics = WorkerMetrics::new(&mut registry);
     let of_log = worker_log.clone();
-    let topic: GetTopic = Arc::new(move || of_log.topic(TIMEOUTS_TOPIC));
-    let timeouts = Timeouts::new(topic, GRACE_MS, &metrics);
+    let deadlines: GetTopic = Arc::new(move || of_log.topic(TIMEOUTS_TOPIC));
+    let timeouts = Timeouts::new(deadlines, GRACE_MS, &metrics);
     let closing = Closing::new(ClosingParts {
         database: database.clone(),
         stock: stock.clone(),
