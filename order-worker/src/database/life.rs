@@ -73,6 +73,10 @@ pub struct OrderRow {
 
 /// What became of a cancellation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one answer of a transaction: a box would cost more than it saves"
+)]
 pub enum CancelOutcome {
     /// It is closed and its units are back. The same answer when it had been cancelled before: nothing changes then.
     Cancelled(OrderRow),

@@ -239,6 +239,10 @@ pub enum RefundBy<'a> {
 
 /// What became of a wish for a refund.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one answer of a transaction: a box would cost more than it saves"
+)]
 pub enum RefundAsked {
     /// It is written. A whole one has made the order `refunding`; the same answer for each repeat of a whole one.
     Written(RefundRow),
