@@ -64,11 +64,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let secret = |id: &str| PassSecret {
-            id: id.into(),
-            secret: Some(Secret::new(id.repeat(32))),
-            secret_file: None,
-        };
+        let key = |id: &str| Some(Secret::new(id.repeat(32)));
+        let secret = |id: &str| PassSecret { id: id.into(), secret: key(id), secret_file: None };
         Self {
             gateway: GatewayConfig {
                 listen: ([127, 0, 0, 1], 0).into(),

@@ -6,10 +6,11 @@ use order_worker::database::{
 };
 use stock::{OrderId, OrderStatus, Timestamp};
 
+use super::refunds::told;
 use super::*;
 
 /// What one unit of the sale costs.
-const PRICE: u64 = 206_640;
+pub(super) const PRICE: u64 = 206_640;
 /// How long an order may be unpaid.
 const PAY_WITHIN_MS: u64 = 900_000;
 

@@ -1,14 +1,15 @@
 //! Money that goes back.
 
 use order_worker::database::{
-    By, DatabaseError, RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundReason, RefundRow,
-    RefundState, RefundTold,
+    By, Capture, DatabaseError, Disposition, RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundReason,
+    RefundRow, RefundState, RefundTold,
 };
 use stock::{OrderStatus, Timestamp};
 
+use super::payments::PRICE;
 use super::*;
 
-fn told(refund: &RefundRow, outcome: RefundOutcome) -> RefundTold {
+pub(super) fn told(refund: &RefundRow, outcome: RefundOutcome) -> RefundTold {
     RefundTold { refund_id: refund.refund_id.clone(), outcome, provider_refund_id: Some("p".into()) }
 }
 
