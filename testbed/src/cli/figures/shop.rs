@@ -180,10 +180,9 @@ pub(super) fn promise(gateway: &Instance, sale: &str, orders: u32) -> Result<Dur
                 })
             })
             .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|ended| ended.unwrap_or_else(|_| Err(Error::new("a buyer panicked"))))
-            .collect::<Result<(), _>>()
+        // Those behind one that failed are joined by the scope.
+        let mut joined = threads.into_iter().map(|thread| thread.join());
+        joined.try_for_each(|ended| ended.unwrap_or_else(|_| Err(Error::new("a buyer panicked"))))
     });
     pressed.map(|()| begun.elapsed())
 }
