@@ -85,7 +85,8 @@ async fn a_crash_at_any_step_is_repeated_without_harm() {
         for nth in [1, 2, 4] {
             crashes += crash_once(name, nth).await;
         }
-        // These are passed where a sale begins or ends, where a neighbour is dead, and where a log is opened; their own tests crash there.
+        // These are passed where a sale begins or ends, where a neighbour is dead, where a log is opened, and where an order is
+        // closed unpaid; their own tests, or the seeded model, crash there.
         let elsewhere = [
             "reconciler.claimed",
             "reconciler.marked_opened",
@@ -93,6 +94,8 @@ async fn a_crash_at_any_step_is_repeated_without_harm() {
             "rebuild.neighbour",
             "tie.written",
             "tie.registered",
+            "closing.pulled",
+            "closing.closed",
         ];
         let elsewhere = elsewhere.contains(name);
         assert!(crashes > 0 || elsewhere, "{name} was never passed");

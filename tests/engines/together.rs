@@ -87,7 +87,7 @@ fn two_gateways_and_two_workers_are_one_shop() {
     }
     deployment.stop().expect("a clean end");
     let left = deployment.must(&["ledger", "instances", "--json"]).expect("the registry");
-    assert_eq!(left.trim(), "[]", "a clean end with drained logs leaves nobody registered");
+    assert!(!left.contains("\"holds_promises\": true"), "a drained log of promises stays registered: {left}");
 }
 
 #[test]

@@ -84,7 +84,9 @@ fn of_two_workers_with_one_directory_the_second_says_so_and_drains() {
     let workers: Vec<_> = workers.iter().filter(|row| row["holds_promises"] == false).collect();
     assert_eq!(workers.len(), 1, "one log, one row: {workers:?}");
     deployment.stop().expect("a clean end");
-    assert_eq!(instances(&deployment), Vec::<Value>::new(), "nobody stays registered");
+    // A worker's log stays as long as deadlines of unpaid orders wait in it.
+    let left = instances(&deployment);
+    assert!(left.iter().all(|row| row["holds_promises"] == false && row["backlog"] != 0), "{left:?}");
 }
 
 #[test]
