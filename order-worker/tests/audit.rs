@@ -89,7 +89,7 @@ async fn promises_that_were_rejected_are_named() {
     // Those of a sale that the database has not are no less broken.
     let strange = rejected[0].clone();
     let strange = stock::Reservation { order_id: order_id(9), sale: "nowhere".parse().unwrap(), ..strange };
-    world.database.settle(vec![strange]).await.unwrap();
+    world.database.reject(&strange, RejectReason::Unwritable).await.unwrap();
     let named = world.database.sales_named().await.unwrap();
     assert_eq!(named, ["nowhere".parse::<SaleId>().unwrap(), sale]);
     let [SaleBooks { total: None, rejected: 1, .. }] =
