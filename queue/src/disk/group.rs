@@ -64,7 +64,7 @@ impl DiskGroup {
         valid_name(name)?;
         let storage = topic.storage();
         let directory = topic.group_directory(name);
-        storage.create_directory(&directory).map_err(io("create", &directory))?;
+        storage.create_directory_within(&directory).map_err(io("create", &directory))?;
         let lock_path = directory.join("lock");
         let lock = storage.lock(&lock_path).map_err(io("lock", &lock_path))?;
         let lock =

@@ -84,6 +84,11 @@ impl Storage {
         on_storage!(self, std::fs::create_dir_all(path), |disk| disk.create_directory(path))
     }
 
+    /// Creates a directory in one that is there: below a log that was moved away or removed nothing may come to be.
+    pub(crate) fn create_directory_within(&self, path: &Path) -> io::Result<()> {
+        on_storage!(self, real::create_directory_within(path), |disk| disk.create_directory_within(path))
+    }
+
     /// The names below a directory, sorted.
     pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         on_storage!(self, real::list(path), |disk| disk.list(path))

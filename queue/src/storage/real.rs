@@ -11,6 +11,13 @@ use std::time::Duration;
 
 use super::{Access, BLOCK_BYTES, FileStamp, Lock, SyncMethod};
 
+pub(super) fn create_directory_within(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    }
+}
+
 pub(super) fn list(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path)? {

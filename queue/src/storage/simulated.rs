@@ -218,11 +218,18 @@ impl SimulatedDisk {
         }
     }
 
+    pub(super) fn create_directory_within(&self, path: &Path) -> io::Result<()> {
+        let inner = &mut *self.inner.lock();
+        if path.parent().is_none_or(|parent| !inner.directories.contains(parent)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inner.directories.insert(path.to_path_buf());
+        Ok(())
+    }
+
     pub(super) fn create_directory(&self, path: &Path) -> io::Result<()> {
         let inner = &mut *self.inner.lock();
-        for directory in path.ancestors() {
-            inner.directories.insert(directory.to_path_buf());
-        }
+        inner.directories.extend(path.ancestors().map(Path::to_path_buf));
         Ok(())
     }
 
