@@ -84,7 +84,7 @@ export class Ticket {
     p.list.replaceChildren(...facts.map(([name, value, className]) => make('div', {}, make('dt', {}, name), make('dd', { className }, value))));
     // Only the demo can pay here: in a shop its own checkout does.
     p.pay.hidden = !(order.demo && order.status === 'unpaid');
-    if (!p.pay.hidden) say(p.pay, t('pay', { amount: money(order.amount, order.currency) }));
+    if (!p.pay.hidden) say(p.pay, t('pay', { amount: money(order.amount, order.currency, order.currency_digits) }));
     const cancellable = order.status === 'unpaid';
     p.cancel.hidden = !cancellable || this.#asking;
     p.confirm.hidden = !cancellable || !this.#asking;
