@@ -18,7 +18,7 @@ pub fn write(registry: &Registry, accept: Option<&str>) -> Result<(&'static str,
     if accept.is_some_and(wants_text) { Ok((TEXT, as_text(&metrics)?)) } else { Ok((OPEN_METRICS, metrics)) }
 }
 
-/// Whoever can read either, or does not say, gets the newer one.
+/// A reader of both, or one that does not say, gets the newer one.
 fn wants_text(accept: &str) -> bool {
     let accept = accept.to_ascii_lowercase();
     accept.contains("text/plain") && !accept.contains("application/openmetrics-text")

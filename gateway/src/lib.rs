@@ -274,7 +274,7 @@ impl Gateway {
         self.parts.recovery.is_idle()
     }
 
-    /// The same, and no call that was given up may still run: what it took would get its record from this process alone, or from
+    /// The same, and no abandoned call may still run: what it took would get its record from this process alone, or from
     /// another as long as this one is registered.
     #[must_use]
     pub fn owes_nothing(&self) -> bool {

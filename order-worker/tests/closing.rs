@@ -183,6 +183,34 @@ async fn deadlines_that_no_log_takes_hold_up_no_drain_and_are_found_by_the_index
     process.stop(drain).await;
 }
 
+#[tokio::test]
+async fn a_look_that_failed_leaves_its_deadlines_to_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(World::new(), directory.path()).await;
+    let sale = promised(&process, 1..2).await;
+    let (closing, timeouts) = closing(&process.world, None, 0);
+    let drain = tokio::spawn(worker(&process, timeouts).await.run());
+    process.drained(&sale).await;
+    process.world.advance(PAY_WITHIN_MS + 1);
+    let rename = |from: &str, to: &str| {
+        let rename = format!("ALTER TABLE {from} RENAME TO {to}");
+        process.world.connection.with(|connection| connection.execute_batch(&rename).unwrap());
+    };
+    rename("floodgate_orders", "elsewhere");
+    let sweep = tokio::spawn({
+        let down = process.shutdown.subscribe();
+        async move { closing.by_index(down).await }
+    });
+    // Longer than one interval: the look after the last deadline has failed.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    rename("elsewhere", "floodgate_orders");
+    // Not the minute that the net leaves to a message: no clock moves.
+    until(async || statuses(&process.world, [1]).await == [Closed]).await;
+    process.shutdown.send_replace(true);
+    sweep.await.unwrap();
+    process.stop(drain).await;
+}
+
 /// Its rows, unpaid.
 async fn settled(world: &World, orders: std::ops::Range<u64>) {
     let sale = world.open("s", 10, 10).await;

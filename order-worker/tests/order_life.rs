@@ -299,7 +299,7 @@ impl Model {
     }
 }
 
-/// What must be true of all rows, whoever came first.
+/// What must be true of all rows, in whatever order the actors came.
 async fn must_be_sound(shop: &Shop, connection: &SharedConnection) {
     let database = &shop.database;
     let mut held = 0;

@@ -141,7 +141,11 @@ async fn a_word_is_written_every_second() {
     };
     let recorded = database.life().await.unwrap().ledger.unwrap();
     let first = seen();
-    assert_eq!(first.0.as_deref(), Some(recorded.as_str()), "whoever begins a life sees its ledger");
+    assert_eq!(
+        first.0.as_deref(),
+        Some(recorded.as_str()),
+        "a life is built on the ledger of the member that began it"
+    );
     process.world.advance(3_000);
     let (stop, running) = run(member);
     until("a later word", async || seen().1 > first.1).await;

@@ -12,7 +12,7 @@ use crate::ledger::{LedgerIdentity, LedgerSight};
 pub(crate) struct Recorded {
     /// `None`: nothing is recorded, and any ledger serves.
     ledger: Mutex<Option<LedgerIdentity>>,
-    /// Others see the recorded ledger, and this process another one. Written by the membership, read by whoever tells of
+    /// Others see the recorded ledger, and this process another one. Written by the membership, read by what reports
     /// readiness; it guards nothing else, so relaxed.
     elsewhere: AtomicBool,
 }

@@ -165,7 +165,7 @@ async fn tell(
     check_all(world, machines, claims, false).await;
 
     // 3. A crowd that buys everything.
-    // Whoever buys everything pays for nothing: it would be closed again.
+    // This crowd pays nothing: in a world that closes unpaid orders its units would come back.
     let sold_out = random.chance(500) && !world.pays;
     if sold_out {
         if world.sale.passes_per_unit > 0 {

@@ -1,4 +1,4 @@
-//! `POST /api/v1/demo/login` and `…/payments`: whoever sits at this machine may be any user, and pays with money that is none. Off
+//! `POST /api/v1/demo/login` and `…/payments`: a user of this machine may be any buyer, and pays with money that does not exist. Off
 //! unless configured.
 
 use hyper::StatusCode;

@@ -128,7 +128,7 @@ impl Recovery {
         self.met.lock().contains(sale) && !self.wanted.lock().contains_key(sale)
     }
 
-    /// Whether calls that were given up may still run: their orders would get their record from this process.
+    /// Whether abandoned calls may still run: their orders would get their record from this process.
     #[must_use]
     pub fn has_doubts(&self) -> bool {
         !self.doubts.sales().is_empty()

@@ -123,7 +123,7 @@ pub(super) fn is_cancelled(row: &OrderRow) -> bool {
     row.status == OrderStatus::Closed && row.reason.as_deref() == Some(CloseCause::Cancelled.as_str())
 }
 
-/// An order whose deadline may be over. Its sale never changes, so that whoever tells of it knows whose row is to be locked.
+/// An order whose deadline may be over. Its sale never changes, so the caller can name the row that is locked first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     /// Which order.

@@ -2,7 +2,7 @@
 //! for the signature, the merchant and the app, and judges the rest (order, amount, currency, state) by the rows alone.
 
 use serde::Serialize;
-use stock::{OrderId, Timestamp};
+use stock::{OrderId, OrderStatus, Timestamp};
 
 use super::refunds::RefundRow;
 use super::{Database, DatabaseError, adapter};
@@ -189,6 +189,11 @@ pub struct PaymentRow {
     pub received_at: Timestamp,
     /// What became of it.
     pub disposition: Disposition,
+}
+
+/// The books contradict themselves: the status was looked at under a lock.
+pub(super) fn not_unpaid(status: OrderStatus) -> DatabaseError {
+    DatabaseError::Broken(format!("a payment was kept for an order that is {status}"))
 }
 
 impl Capture {

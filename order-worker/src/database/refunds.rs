@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use stock::{OrderId, OrderStatus, Timestamp};
 
-use super::payments::{PaymentRow, REFERENCE_BYTES_MAX};
+use super::payments::{Capture, Disposition, PaymentRow, REFERENCE_BYTES_MAX, RefundReason};
 use super::{Database, DatabaseError, OrderRow, adapter};
 use crate::journal::{Action, Author, Change};
 
@@ -68,19 +68,19 @@ impl FromStr for RefundState {
 }
 
 /// A refund that its row would be written with.
-pub(super) struct NewRefund<'a> {
+struct NewRefund<'a> {
     /// Of which payment, and how many refunds it has already: with it the id is the same however often it is computed.
-    pub(super) payment: &'a PaymentRow,
-    pub(super) earlier: u64,
-    pub(super) amount: u64,
-    pub(super) whole: bool,
-    pub(super) reason: Option<&'a str>,
-    pub(super) requested_by: &'a str,
+    payment: &'a PaymentRow,
+    earlier: u64,
+    amount: u64,
+    whole: bool,
+    reason: Option<&'a str>,
+    requested_by: &'a str,
 }
 
 impl NewRefund<'_> {
     /// The row, due at once.
-    pub(super) fn row(&self, now: Timestamp) -> RefundRow {
+    fn row(&self, now: Timestamp) -> RefundRow {
         let PaymentRow { provider, payment_id, order_id, .. } = self.payment;
         // Not drawn: after a database was restored the same refund asks for the same money under the same id.
         let digest = Sha256::digest(format!("{provider}\0{payment_id}\0{}", self.earlier));
@@ -104,7 +104,7 @@ impl NewRefund<'_> {
 }
 
 /// In whose name money goes back that nobody asked for.
-pub(super) const BY_FLOODGATE: &str = "floodgate";
+const BY_FLOODGATE: &str = "floodgate";
 /// In whose name it does on a buyer's word.
 pub(super) const BY_BUYER: &str = "buyer";
 
@@ -282,6 +282,54 @@ impl Asker {
             Self::Operator(author) => author.reason(),
         }
     }
+}
+
+/// The refund of a capture that cannot be kept: all of it, at once.
+pub(super) fn of_capture(capture: &Capture, reason: RefundReason, now: Timestamp) -> RefundRow {
+    let payment = &capture.row(now, Disposition::Refund(reason));
+    let (earlier, whole, amount) = (0, true, capture.amount);
+    let reason = Some(reason.as_str());
+    NewRefund { payment, earlier, amount, whole, reason, requested_by: BY_FLOODGATE }.row(now)
+}
+
+/// What becomes of a wish for a refund.
+pub(super) enum Decision {
+    /// This row.
+    Write(RefundRow),
+    /// Nothing is written.
+    Answer(RefundAsked),
+}
+
+/// What a wish for a refund comes to, given the order, the payment that it kept, and that payment's refunds so far. No
+/// amount asks for all that is left.
+pub(super) fn decide(
+    order: &OrderRow,
+    payment: &PaymentRow,
+    earlier: &[RefundRow],
+    (by, amount): (&Asker, Option<u64>),
+    now: Timestamp,
+) -> Decision {
+    let is_going = matches!(order.status, OrderStatus::Refunding | OrderStatus::Refunded);
+    if let Some(whole) = earlier.iter().find(|refund| is_going && amount.is_none() && refund.whole) {
+        return Decision::Answer(RefundAsked::Written(whole.clone()));
+    }
+    if order.status != OrderStatus::Paid {
+        return Decision::Answer(RefundAsked::WrongState(order.status));
+    }
+    let left = payment.amount - earlier.iter().map(|refund| refund.amount).sum::<u64>();
+    let amount = amount.unwrap_or(left);
+    if amount > left || amount == 0 {
+        return Decision::Answer(RefundAsked::TooMuch(left));
+    }
+    let new = NewRefund {
+        payment,
+        earlier: earlier.len() as u64,
+        amount,
+        whole: amount == left,
+        reason: by.reason(),
+        requested_by: by.name(),
+    };
+    Decision::Write(new.row(now))
 }
 
 /// What the journal says of a refund that an operator asks for: nothing of the buyer.

@@ -1,7 +1,7 @@
 //! Which ledger the present life was built on, which one each member sees, and the rule by which a member may begin the next life.
 //!
 //! Two processes of one database whose configurations name two servers, or that a partition leaves on two primaries, each find
-//! the sales missing where they look. Were a life begun by whoever finds that, they would begin lives against each other for ever. So a
+//! the sales missing where they look. If each began a life then, they would do so against each other for ever. So a
 //! life is recorded with the ledger that it is built on, every member writes each second which ledger it sees, and another
 //! ledger takes over only once nobody has seen the recorded one for 5 s. Who saw it and now sees another has moved on, and is not waited
 //! for: after an honest restart all do. Who sees none any more is waited for: the recorded one may just be restarting.

@@ -1,5 +1,5 @@
 //! Closes what nobody paid: by the delayed message of its deadline, which finds it at its time, and, as the net below that, by a slow
-//! look through the index (status, pay_by). Both ask the row, in batches under a budget of their own; whoever comes second changes
+//! look through the index (status, pay_by). Both ask the row, in batches under a budget of their own; the second to come changes
 //! nothing. Gives no units to anybody: the transaction leaves the release that the relay takes to the ledger.
 
 use std::sync::Arc;
@@ -148,22 +148,25 @@ impl Closing {
             return Ok(());
         }
         let after_ms = self.timeouts.grace_ms() + if is_left { 0 } else { SWEEP_AFTER_MS };
-        if is_left && self.database.now().await.map_err(Some)?.0 > left_until_ms {
-            self.timeouts.caught(left_until_ms);
-        }
+        // Read before the look, told after it: one that fails half-way leaves them to the next.
+        let is_last = is_left && self.database.now().await.map_err(Some)?.0 > left_until_ms;
         loop {
             let most = self.pace.batch_max();
             let due = self.database.lapsed(after_ms, most).await.map_err(Some)?;
             if due.is_empty() {
-                return Ok(());
+                break;
             }
             self.take(due.len(), shutdown).await.map_err(|ShuttingDown| None)?;
             let outcomes = self.close(&due).await.map_err(Some)?;
             self.count(&outcomes, "sweep");
             if due.len() < most {
-                return Ok(());
+                break;
             }
         }
+        if is_last {
+            self.timeouts.caught(left_until_ms);
+        }
+        Ok(())
     }
 
     async fn consume(&self, group: &mut Group, shutdown: &mut watch::Receiver<bool>) -> Left {

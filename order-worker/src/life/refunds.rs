@@ -28,7 +28,7 @@ const PAUSE_MS_MAX: u64 = 3_600_000;
 /// … for a week; then a person has to look.
 const TRIED_MS_MAX: u64 = 7 * 86_400_000;
 
-/// Sends refunds. Whoever owns the process drives [`Refunds::run`].
+/// Sends refunds. Its owner drives [`Refunds::run`].
 pub struct Refunds {
     database: Database,
     service: Arc<Service>,

@@ -180,7 +180,7 @@ impl Member {
                 Err(error) if error.is_retryable() => error,
                 Err(error) => return Err(error),
             };
-            // Whoever sees the recorded ledger goes on seeing it: waiting here is of no use.
+            // A member that sees the recorded ledger keeps seeing it: waiting here is of no use.
             let is_elsewhere =
                 matches!(trouble, RebuildError::OtherLedger { .. }) && self.outliving && is_joined;
             if begun.elapsed() >= START_MAX || is_elsewhere {

@@ -98,6 +98,23 @@ struct Next {
     generation: u64,
 }
 
+/// How the opening in a log's header goes with its row's.
+enum Fit {
+    /// They are one.
+    Same,
+    /// The log's is the next one: its owner is, or died, between the two writes.
+    BeforeTheRow,
+}
+
+fn compare(log: Opening, row: Opening) -> Result<Fit, Misfit> {
+    match log.generation.checked_sub(row.generation) {
+        Some(0) if log.nonce == row.nonce => Ok(Fit::Same),
+        Some(1) => Ok(Fit::BeforeTheRow),
+        Some(2..) => Err(Misfit::Ahead { log, row }),
+        Some(0) | None => Err(Misfit::Copy { log: Some(log), row }),
+    }
+}
+
 /// The table above.
 fn judge(
     tie: Option<Tie>,
@@ -113,12 +130,10 @@ fn judge(
         (Some(tie), None) => tie.opening.generation + 1,
         // A log that is ahead by one died between its header and the row, before its first promise of that opening. The next one is
         // counted from the row, so that it may die there any number of times.
-        (Some(Tie { opening: log, .. }), Some(row)) => match log.generation.checked_sub(row.generation) {
-            Some(0) if log.nonce == row.nonce => row.generation + 1,
-            Some(1) => row.generation + 1,
-            Some(2..) => return Err(Misfit::Ahead { log, row }),
-            Some(0) | None => return Err(Misfit::Copy { log: Some(log), row }),
-        },
+        (Some(Tie { opening: log, .. }), Some(row)) => {
+            compare(log, row)?;
+            row.generation + 1
+        }
         (None, Some(row)) => return Err(Misfit::Copy { log: None, row }),
         (None, None) if holds_records => return Err(Misfit::Untied),
         (None, None) => 1,
@@ -267,16 +282,11 @@ pub async fn is_ours(queue: &Queue, database: &Database) -> Result<Result<(), No
         return Ok(Err(NotOurs::LeftOut));
     }
     let Some(opening) = row.opening else { return Ok(Err(NotOurs::NotRegistered)) };
-    if opening == tie.opening {
-        return Ok(Ok(()));
-    }
-    let (log, row) = (tie.opening, opening);
-    Ok(Err(match log.generation.checked_sub(row.generation) {
-        // Its gateway is between the two writes.
-        Some(1) => NotOurs::NotRegistered,
-        Some(2..) => NotOurs::Misfit(Misfit::Ahead { log, row }),
-        Some(0) | None => NotOurs::Misfit(Misfit::Copy { log: Some(log), row }),
-    }))
+    Ok(match compare(tie.opening, opening) {
+        Ok(Fit::Same) => Ok(()),
+        Ok(Fit::BeforeTheRow) => Err(NotOurs::NotRegistered),
+        Err(misfit) => Err(NotOurs::Misfit(misfit)),
+    })
 }
 
 /// What waits in the log for its drain, where that can be told.

@@ -130,7 +130,7 @@ impl Rejected {
     }
 }
 
-/// What is wrong with totals: a version of a sale's row has one total, whoever speaks of it.
+/// What is wrong with totals: ledger and row must have the same total for one version of a sale.
 #[must_use]
 pub fn totals_differ(row: (Option<u64>, Option<u32>), ledger: (u64, u64)) -> Option<String> {
     let ((Some(version), Some(total)), (ledger_version, ledger_total)) = (row, ledger) else { return None };

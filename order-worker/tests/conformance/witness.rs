@@ -54,7 +54,7 @@ pub(crate) async fn another_ledger_waits_for_those_that_see_the_recorded_one(fix
     assert_eq!(begin(1, sees(8, "two")).await, refused(7, "one"));
     assert_eq!(begin(1, UNSEEN).await, refused(7, "one"), "nor does one in a process's memory take over");
     assert_eq!(life(&fixture).await, (1, "one".into()));
-    // Its memory may be lost and it itself still be the one, whoever sees it.
+    // The recorded ledger may begin the next life itself, though another member sees it.
     assert_eq!(begin(1, sees(9, "one")).await, Begun::Epoch(2));
     fixture.advance(WITNESS_MAX_MS - 1);
     database.bear_witness(Owner(9), ledger("one")).await.unwrap();

@@ -6,18 +6,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::shared::TopicShared;
+use super::shared::{GROUP_FILES, TopicShared};
 use crate::storage::FileStamp;
 
 /// Older than this a file's time is of its last write.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-
-/// What of a group is written by others.
-const FILES: [&str; 4] = ["offset.0", "offset.1", "behind-max", "cut"];
-
-/// The files of one group, when they were read and had not been written for a while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stamps([Option<FileStamp>; FILES.len()]);
 
 /// How a look goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +22,21 @@ pub(crate) enum Look {
 }
 
 impl TopicShared {
+    /// Learns what a segment may go by: how far each group is for certain, whatever a crash of the machine takes. Answers whether all
+    /// could be read: no segment may go by an older look.
+    pub(crate) fn settle_groups(&self) -> bool {
+        if self.storage().is_real() && self.read_groups(Look::Whole).is_none() {
+            return false;
+        }
+        let cut: Vec<String> = {
+            let groups = self.groups.lock();
+            let cut = groups.iter().filter(|(_, standing)| standing.cut > standing.low);
+            cut.map(|(name, _)| name.clone()).collect()
+        };
+        // It was read from the page cache alone if a crash, or an error, came before its directory's sync.
+        cut.iter().all(|name| self.limit_files(name).sync().is_ok())
+    }
+
     /// Learns how far groups are that other processes hold, how far they may be behind, and which are gone. Answers how many had to be
     /// read; `None`: not all could be, and no segment may go by an older look.
     pub(crate) fn read_groups(&self, look: Look) -> Option<usize> {
@@ -72,11 +80,11 @@ impl TopicShared {
     }
 
     /// None if a write could leave the files' times as they are.
-    fn settled_stamps(&self, name: &str) -> Option<Stamps> {
+    fn settled_stamps(&self, name: &str) -> Option<[Option<FileStamp>; GROUP_FILES.len()]> {
         let directory = self.group_directory(name);
         let now = SystemTime::now();
-        let mut stamps = [None; FILES.len()];
-        for (stamp, file) in stamps.iter_mut().zip(FILES) {
+        let mut stamps = [None; GROUP_FILES.len()];
+        for (stamp, file) in stamps.iter_mut().zip(GROUP_FILES) {
             *stamp = self.storage().stamp(&directory.join(file)).ok()?;
             let is_settled =
                 |stamp: &FileStamp| now.duration_since(stamp.modified).is_ok_and(|age| age >= SETTLED_AFTER);
@@ -84,7 +92,7 @@ impl TopicShared {
                 return None;
             }
         }
-        Some(Stamps(stamps))
+        Some(stamps)
     }
 }
 

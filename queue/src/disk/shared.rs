@@ -19,7 +19,6 @@ use super::keeping::Keeping;
 use super::limits::LimitFiles;
 use super::names::valid_name;
 use super::offsets;
-use super::others::{Look, Stamps};
 use super::progress::Progress;
 use super::reader::Reader;
 use super::trace::Trace;
@@ -29,7 +28,10 @@ use crate::injected::Now;
 use crate::metrics::TopicMetrics;
 use crate::port::{BehindMax, Lag, QueueError};
 use crate::ring::Ring;
-use crate::storage::{Lock, SharedMark, Storage, SyncMethod};
+use crate::storage::{FileStamp, Lock, SharedMark, Storage, SyncMethod};
+
+/// What of a group other processes write.
+pub(crate) const GROUP_FILES: [&str; 4] = ["offset.0", "offset.1", "behind-max", "cut"];
 
 /// How long and how often a group that begins or goes back waits for another one, or for a segment that goes.
 const BIRTH_TRY_AGAIN: Duration = Duration::from_millis(2);
@@ -51,7 +53,7 @@ pub(crate) struct TopicShared {
     /// How far each group is, as far as this process knows.
     pub(crate) groups: Mutex<BTreeMap<String, Standing>>,
     /// Of groups that other processes hold, what need not be read again.
-    pub(crate) stamps: Mutex<BTreeMap<String, Stamps>>,
+    pub(crate) stamps: Mutex<BTreeMap<String, [Option<FileStamp>; GROUP_FILES.len()]>>,
     /// Absent when another process owns the log.
     pub(crate) own: Option<OwnTopic>,
     /// The page shared with other processes; absent in simulated storage.
@@ -310,21 +312,6 @@ impl TopicShared {
             *known = Standing::of(progress, known.cut, known.behind_max, true);
         }
         self.publish_slowest();
-    }
-
-    /// Learns what a segment may go by: how far each group is for certain, whatever a crash of the machine takes. Answers whether all
-    /// could be read: no segment may go by an older look.
-    pub(crate) fn settle_groups(&self) -> bool {
-        if self.storage().is_real() && self.read_groups(Look::Whole).is_none() {
-            return false;
-        }
-        let cut: Vec<String> = {
-            let groups = self.groups.lock();
-            let cut = groups.iter().filter(|(_, standing)| standing.cut > standing.low);
-            cut.map(|(name, _)| name.clone()).collect()
-        };
-        // It was read from the page cache alone if a crash, or an error, came before its directory's sync.
-        cut.iter().all(|name| self.limit_files(name).sync().is_ok())
     }
 
     /// A group was cut off through there, durably.

@@ -3,7 +3,7 @@
 
 use crate::OrderId;
 
-/// Whoever comes to the opening has pressed by then.
+/// Buyers who come to the opening have pressed by then.
 const COUNTS_FROM_MS: u64 = 3_000;
 /// Then passes stop counting one after the other, evenly: others come in their place, and not all in one moment.
 const COUNTS_THROUGH_MS: u64 = 10_000;

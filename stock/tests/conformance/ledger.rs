@@ -71,7 +71,7 @@ macro_rules! shared_ledger_conformance {
                 whoever_installs_first_has_the_sale,
                 an_adopted_sale_is_a_lost_memory,
                 nothing_is_adopted_that_is_not_anothers,
-                whoever_is_connected_to_one_memory_sees_one_name,
+                all_connections_to_one_memory_see_one_name,
             );
             use super::$factory;
         }

@@ -11,8 +11,8 @@ use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, TextOrNull, get, parsed, parsed_option};
 use super::transitions::apply;
 use super::{MysqlDatabase, life, refunds};
-use crate::database::payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
-use crate::database::refunds::{BY_FLOODGATE, NewRefund, RefundRow};
+use crate::database::payments::{Capture, Captured, Disposition, PaymentRow, RefundReason, not_unpaid};
+use crate::database::refunds::{RefundRow, of_capture};
 use crate::database::transitions::{self, judge};
 use crate::database::{DatabaseError, OrderRow};
 
@@ -230,24 +230,9 @@ fn carry_out(
             Err(status) => Err(not_unpaid(status)),
         },
         (Disposition::Kept, None) => Err(not_unpaid(OrderStatus::Queued)),
-        (Disposition::Refund(reason), _) => {
-            let payment = capture.row(now, disposition);
-            let refund = NewRefund {
-                payment: &payment,
-                earlier: 0,
-                amount: capture.amount,
-                whole: true,
-                reason: Some(reason.as_str()),
-                requested_by: BY_FLOODGATE,
-            };
-            Ok(refunds::insert(&refund.row(now)))
-        }
+        (Disposition::Refund(reason), _) => Ok(refunds::insert(&of_capture(capture, reason, now))),
         (Disposition::Unmatched, _) => Ok(String::new()),
     }
-}
-
-fn not_unpaid(status: OrderStatus) -> DatabaseError {
-    DatabaseError::Broken(format!("a payment was kept for an order that is {status}"))
 }
 
 fn select(provider: &str, payment_id: &str, lock: &str) -> String {

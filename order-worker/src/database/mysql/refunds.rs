@@ -1,7 +1,7 @@
 //! `floodgate_refunds`: money that goes back. Locks as in [`super::payments`].
 
 use mysql_async::Row;
-use stock::{OrderId, OrderStatus, Timestamp};
+use stock::{OrderId, Timestamp};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, now};
@@ -11,7 +11,7 @@ use super::{MysqlDatabase, journal, life, payments, sales};
 use crate::database::DatabaseError;
 use crate::database::payments::Disposition;
 use crate::database::refunds::{
-    Asker, NewRefund, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, retried,
+    Asker, Decision, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide, retried,
 };
 use crate::database::transitions::{self, Units};
 use crate::journal::Author;
@@ -141,30 +141,15 @@ async fn ask(
     let earlier = earlier?;
 
     // 2. Compare …
-    let is_repeat = matches!(row.status, OrderStatus::Refunding | OrderStatus::Refunded) && amount.is_none();
-    if let Some(whole) = earlier.iter().find(|refund| is_repeat && refund.whole) {
-        session.commit_found().await?;
-        return Ok(RefundAsked::Written(whole.clone()));
-    }
-    if row.status != OrderStatus::Paid {
-        return Ok(RefundAsked::WrongState(row.status));
-    }
-    let left = payment.amount - earlier.iter().map(|refund| refund.amount).sum::<u64>();
-    let amount = amount.unwrap_or(left);
-    if amount > left || amount == 0 {
-        return Ok(RefundAsked::TooMuch(left));
-    }
+    let refund = match decide(&row, &payment, &earlier, (by, amount), now) {
+        Decision::Write(refund) => refund,
+        Decision::Answer(answer) => {
+            session.commit_found().await?;
+            return Ok(answer);
+        }
+    };
 
     // 3. … and set. A crash before COMMIT leaves a paid order, one after it a refund that is due.
-    let new = NewRefund {
-        payment: &payment,
-        earlier: earlier.len() as u64,
-        amount,
-        whole: amount == left,
-        reason: by.reason(),
-        requested_by: by.name(),
-    };
-    let refund = new.row(now);
     let mut statements = insert(&refund);
     if refund.whole {
         match transitions::refund(&row, now, Units::back(is_settled)) {

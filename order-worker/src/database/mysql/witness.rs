@@ -45,7 +45,7 @@ impl MysqlDatabase {
         sight: Sight,
     ) -> Result<Begun, DatabaseError> {
         self.write(async move |session| {
-            // Whoever wishes the same waits here for the other one's commit, and reads what it has left.
+            // Members that want the same wait here for the first one's commit, and then read its result.
             let present = locked_epoch(session).await?;
             let word = sight.word().map(|(member, ledger)| bear_witness(member, ledger)).unwrap_or_default();
             if present != current {
@@ -103,7 +103,7 @@ fn bear_witness(member: Owner, ledger: &LedgerIdentity) -> String {
     )
 }
 
-/// Of several the one with the lowest id, so that whoever is told is always told the same.
+/// Of several the one with the lowest id, so that every member hears the same name.
 async fn witness(
     session: &mut Session,
     recorded: &LedgerIdentity,

@@ -5,8 +5,8 @@ use stock::{OrderId, OrderStatus, Timestamp};
 
 use super::transitions::apply;
 use super::{DatabaseError, SqliteDatabase, life, limit, parsed, parsed_option, refunds, signed, unsigned};
-use crate::database::payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
-use crate::database::refunds::{BY_FLOODGATE, NewRefund, RefundRow};
+use crate::database::payments::{Capture, Captured, Disposition, PaymentRow, RefundReason, not_unpaid};
+use crate::database::refunds::{RefundRow, of_capture};
 use crate::database::transitions::{self, judge};
 
 const COLUMNS: &str =
@@ -188,24 +188,9 @@ fn carry_out(
             Err(status) => Err(not_unpaid(status)),
         },
         (Disposition::Kept, None) => Err(not_unpaid(OrderStatus::Queued)),
-        (Disposition::Refund(reason), _) => {
-            let payment = capture.row(now, disposition);
-            let refund = NewRefund {
-                payment: &payment,
-                earlier: 0,
-                amount: capture.amount,
-                whole: true,
-                reason: Some(reason.as_str()),
-                requested_by: BY_FLOODGATE,
-            };
-            refunds::insert(transaction, &refund.row(now))
-        }
+        (Disposition::Refund(reason), _) => refunds::insert(transaction, &of_capture(capture, reason, now)),
         (Disposition::Unmatched, _) => Ok(()),
     }
-}
-
-fn not_unpaid(status: OrderStatus) -> DatabaseError {
-    DatabaseError::Broken(format!("a payment was kept for an order that is {status}"))
 }
 
 pub(super) fn find(

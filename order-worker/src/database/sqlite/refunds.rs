@@ -1,7 +1,7 @@
 //! `floodgate_refunds`: money that goes back.
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use stock::{OrderId, OrderStatus, Timestamp};
+use stock::{OrderId, Timestamp};
 
 use super::transitions::apply;
 use super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::database::payments::Disposition;
 use crate::database::refunds::{
-    Asker, NewRefund, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, retried,
+    Asker, Decision, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide, retried,
 };
 use crate::database::transitions::{self, Units};
 use crate::journal::Author;
@@ -57,32 +57,12 @@ impl SqliteDatabase {
                     return Ok(RefundAsked::WrongState(row.status));
                 };
                 let earlier = of_payment(transaction, &payment.provider, &payment.payment_id)?;
-                let is_repeat = matches!(row.status, OrderStatus::Refunding | OrderStatus::Refunded);
-                if is_repeat
-                    && amount.is_none()
-                    && let Some(whole) = earlier.iter().find(|refund| refund.whole)
-                {
-                    return Ok(RefundAsked::Written(whole.clone()));
-                }
-                if row.status != OrderStatus::Paid {
-                    return Ok(RefundAsked::WrongState(row.status));
-                }
-                let left = payment.amount - earlier.iter().map(|refund| refund.amount).sum::<u64>();
-                let amount = amount.unwrap_or(left);
-                if amount > left || amount == 0 {
-                    return Ok(RefundAsked::TooMuch(left));
-                }
-                let new = NewRefund {
-                    payment: &payment,
-                    earlier: earlier.len() as u64,
-                    amount,
-                    whole: amount == left,
-                    reason: by.reason(),
-                    requested_by: by.name(),
+                let refund = match decide(&row, &payment, &earlier, (&by, amount), now) {
+                    Decision::Write(refund) => refund,
+                    Decision::Answer(answer) => return Ok(answer),
                 };
-                let refund = new.row(now);
-                // A crash before the commit leaves a paid order, one after it a refund that is due.
-                insert(transaction, &refund)?;
+                // An answer that refuses must come before the first write: it commits as well. A crash before the commit leaves a paid
+                // order, one after it a refund that is due.
                 if refund.whole {
                     let is_settled = sales::find(transaction, &row.sale_id)?.is_some_and(|sale| sale.settled);
                     match transitions::refund(&row, now, Units::back(is_settled)) {
@@ -90,6 +70,7 @@ impl SqliteDatabase {
                         Err(status) => return Ok(RefundAsked::WrongState(status)),
                     }
                 }
+                insert(transaction, &refund)?;
                 if let Asker::Operator(author) = &by {
                     journal::append(transaction, author, now, asked(&row, &refund))?;
                 }

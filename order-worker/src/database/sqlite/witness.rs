@@ -83,7 +83,7 @@ fn bear_witness(
     Ok(())
 }
 
-/// Of several the one with the lowest id, so that whoever is told is always told the same.
+/// Of several the one with the lowest id, so that every member hears the same name.
 fn witness(
     transaction: &Transaction<'_>,
     now: Timestamp,

@@ -44,7 +44,7 @@ pub(super) struct Link {
     pub(super) identity: LedgerIdentity,
     server: String,
     /// Whether a majority of the Sentinels named it when last asked; where there are none, it is the only one. Written by the
-    /// keeper, read by whoever asks for the sight; it guards nothing else, so relaxed.
+    /// keeper, read by callers of `sight`; it guards nothing else, so relaxed.
     is_undoubted: AtomicBool,
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn another_deployments_sale_is_refused_everything((first, secon
     ours.take(3, "c", 1).await;
 }
 
-pub(crate) async fn whoever_is_connected_to_one_memory_sees_one_name((first, second): (Ledger, Ledger)) {
+pub(crate) async fn all_connections_to_one_memory_see_one_name((first, second): (Ledger, Ledger)) {
     let [first, second] = [first, second].map(|ledger| ledger.sight().unwrap().unwrap());
     assert_eq!(first.ledger, second.ledger);
     assert!(first.is_witness && first.ledger.as_str().bytes().all(|byte| byte.is_ascii_graphic()));

@@ -78,7 +78,7 @@ impl Shop {
         &self.deployment.workers()[0]
     }
 
-    /// Records that the drain has not finished, whoever runs.
+    /// Records that the drain has not finished, in running and stopped processes.
     pub(super) fn backlog(&self) -> Result<u64, Error> {
         let lags = json(&self.deployment.must(&["queue", "lag", "--json"])?)?;
         let drain = lags.as_array().and_then(|lags| lags.iter().find(|lag| lag["group"] == "order-worker"));
