@@ -14,7 +14,7 @@ use order_worker::life::payments::{Notice, Refusal};
 use order_worker::membership::operator;
 use order_worker::{AuditError, Author, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
 use queue::Topic;
-use stock::{Ledger, OrderId, Owner, SaleDefinition, SaleId, Seat, Stock, Timestamp, UserId};
+use stock::{EpochGate, Ledger, OrderId, Owner, SaleDefinition, SaleId, Stock, Timestamp, UserId};
 
 /// What buyers' calls want of orders.
 pub(crate) struct RootOrders(pub(crate) Database);
@@ -25,7 +25,7 @@ pub(crate) struct RootOperator {
     stock: Arc<Stock>,
     orders: Topic,
     /// Says which life of the ledger purchases may name.
-    seat: Arc<Seat>,
+    epoch_gate: Arc<EpochGate>,
     /// The operator's token's holder: in this name the journal has what the operator changes.
     author: Author,
     /// The gateway's, which is made after this.
@@ -38,10 +38,10 @@ impl RootOperator {
         database: Database,
         stock: Arc<Stock>,
         orders: Topic,
-        seat: Arc<Seat>,
+        epoch_gate: Arc<EpochGate>,
         author: Author,
     ) -> Self {
-        Self { database, stock, orders, seat, author, catalog: OnceLock::new() }
+        Self { database, stock, orders, epoch_gate, author, catalog: OnceLock::new() }
     }
 
     /// From now on changes show in `catalog`.
@@ -52,7 +52,7 @@ impl RootOperator {
     /// Reads all sales into the gateway's memory. Sales that are settled are left out: nobody can buy there any more, and
     /// their orders are found by id.
     pub(crate) async fn refresh_catalog(&self) -> Result<(), DatabaseError> {
-        let epoch = self.seat.offered();
+        let epoch = self.epoch_gate.offered();
         let mut rows = self.database.unsettled_sales().await?;
         rows.sort_by_key(|row| (row.definition.starts_at, row.definition.id.clone()));
         let sales = rows
@@ -212,7 +212,7 @@ impl Operator for RootOperator {
                 sold: books.sold,
                 backlog,
                 at_rest: backlog == 0 && books.at_rest.unwrap_or(row.settled),
-                epoch: ledger.map_or_else(|| self.seat.offered(), |ledger| ledger.epoch),
+                epoch: ledger.map_or_else(|| self.epoch_gate.offered(), |ledger| ledger.epoch),
                 paused_by: row.paused_by,
                 sold_out: self.stock.flag().cell(&sale).read().map(|flag| flag.sold_out),
                 broken: books.broken,

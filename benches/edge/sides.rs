@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use gateway::admission::pass::{Pass, PassKeys};
 use gateway::config::{GateConfig, PassSecret, Secret};
-use gateway::pass::{Pass, PassKeys};
 use stock::{OrderId, SaleId};
 use testbed::{
     AppendFsync, Client, Deployment, DeploymentOptions, MariaDb, Nginx, Redis, RedisOptions, ZooKeeper,

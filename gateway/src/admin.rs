@@ -23,12 +23,13 @@ use tokio::time::timeout;
 use crate::Gateway;
 use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
-use crate::body::{self, Body, BodyError};
-use crate::client::Holder;
-use crate::connection::{Peer, closing_after};
+use crate::http::body::{self, Body, BodyError};
+use crate::http::client::Holder;
+use crate::http::connection::{Peer, closing_after};
+use crate::http::exposition;
+use crate::http::problem::{Problem, method_not_allowed};
+use crate::pages;
 use crate::ports::{PortError, PortFuture, SaleChange};
-use crate::problem::{Problem, method_not_allowed};
-use crate::{exposition, pages};
 
 mod pending;
 

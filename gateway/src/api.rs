@@ -19,19 +19,20 @@ use serde::{Deserialize, Serialize};
 use stock::UserId;
 use tokio::sync::watch;
 
-use crate::auth::AuthError;
-use crate::body::{self, Body, BodyError};
+use crate::admission::auth::AuthError;
 use crate::catalog::Document;
-use crate::client::{Client, Holder};
-use crate::connection::{Peer, Vitals, closing_after};
-use crate::problem::{Problem, method_not_allowed};
+use crate::http::body::{self, Body, BodyError};
+use crate::http::client::{Client, Holder};
+use crate::http::connection::{Peer, Vitals, closing_after};
+use crate::http::mistake;
+use crate::http::problem::{Problem, method_not_allowed};
 use crate::purchase::Purchases;
-use crate::{Gateway, mistake, pages};
+use crate::{Gateway, pages};
 
-mod admission;
 mod demo;
 mod events;
 pub(crate) mod orders;
+mod passes;
 pub(crate) mod payments;
 mod purchases;
 mod sales;

@@ -1,63 +1,28 @@
 //! HTTP, passes, challenges, admission and the purchase path. Knows no SQL.
 //!
-//! Read it from the socket to the log: [`server`] → `connection` → `api` → [`purchase`] → `stock::ledger` → `queue`.
+//! Read it from the socket to the log: [`server`] → `http::connection` → `api` → [`purchase`] → `stock::ledger` → `queue`.
 #![forbid(unsafe_code)]
 
 mod admin;
+pub mod admission;
 mod api;
-pub mod auth;
 mod background;
-mod body;
 pub mod catalog;
-pub mod challenge;
-pub mod client;
 pub mod clock;
 pub mod conditions;
 pub mod config;
-mod connection;
-pub mod exposition;
 mod final_orders;
-pub mod limits;
+mod gateway;
+mod health;
+pub mod http;
 pub mod metrics;
-mod mistake;
 pub mod pages;
-pub mod pass;
 pub mod ports;
-mod problem;
 pub mod purchase;
 pub mod server;
 mod streams;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-
-use prometheus_client::registry::Registry;
-use queue::{GroupWatch, Topic};
-use stock::{Now, Owner, Seat, Stock};
-
-use api::orders::OrderDocument;
-use api::payments::InFlight;
-use auth::Authenticator;
-use background::Health;
-use catalog::{Catalog, PageHints};
-use challenge::{ChallengeOptions, Challenges};
-use client::Clients;
-use clock::LedgerClocks;
-use conditions::Conditions;
-use config::{AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig};
-use final_orders::FinalOrders;
-use limits::Limits;
-use metrics::{PurchaseMetrics, ServerMetrics};
-use pass::PassKeys;
-use ports::{Operator, Orders, Payments};
-use purchase::progress::Progress;
-use purchase::recovery::Recovery;
-use purchase::{PurchaseParts, Purchases};
-use streams::Streams;
-
-/// 64 fresh random bits at each call: the operating system's outside a simulation, a seed's inside.
-pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub use gateway::{Gateway, GatewayParts};
 
 /// Every failpoint of this crate, in the order of the steps. One that fails its step gives the error that the world would.
 pub const FAILPOINTS: &[&str] = &[
@@ -71,240 +36,3 @@ pub const FAILPOINTS: &[&str] = &[
     "gateway.recovered",
     "gateway.adopted",
 ];
-
-/// Longest wait for the orders when readiness is looked at.
-const READY_ORDERS_MAX: Duration = Duration::from_secs(2);
-
-/// How many looks at orders a user has for each purchase that `limits.per_user_rps` allows.
-const LOOKS_PER_PURCHASE: u32 = 4;
-
-/// What a gateway is made of.
-pub struct GatewayParts {
-    /// `[gateway]`.
-    pub gateway: GatewayConfig,
-    /// `[admin]`, its token resolved.
-    pub admin: AdminConfig,
-    /// `[auth]`, its secret resolved.
-    pub auth: AuthConfig,
-    /// `[gate]`, its secrets resolved.
-    pub gate: GateConfig,
-    /// `[limits]`.
-    pub limits: LimitsConfig,
-    /// Ledger and flag.
-    pub stock: Arc<Stock>,
-    /// This instance's own log of orders.
-    pub topic: Topic,
-    /// This instance: the id of its log directory.
-    pub owner: Owner,
-    /// Its seat among the instances on the ledger.
-    pub seat: Arc<Seat>,
-    /// What has been drained of `topic`; the gateway refreshes it.
-    pub drained: Arc<GroupWatch>,
-    /// Orders a second to count with until a rate has been seen.
-    pub drain_rate_hint: Option<u32>,
-    /// What buyers' calls want of orders.
-    pub orders: Arc<dyn Orders>,
-    /// What payment providers' calls want.
-    pub payments: Arc<dyn Payments>,
-    /// What the operator wants.
-    pub operator: Arc<dyn Operator>,
-    /// The wall clock: a guess, until the ledger has told the time.
-    pub now: Now,
-    /// Randomness.
-    pub random: Random,
-}
-
-/// One instance of the gateway. [`Gateway::start`] serves it on threads of its own; a simulation drives
-/// [`Gateway::purchases`] and [`Gateway::background`] itself.
-pub struct Gateway {
-    config: GatewayConfig,
-    admin_config: AdminConfig,
-    auth: Authenticator,
-    passes: PassKeys,
-    pass_ttl_ms: u64,
-    opens_before_ms: u64,
-    challenges: Option<Challenges>,
-    clients: Clients,
-    limits: Arc<Limits>,
-    limits_by_address: bool,
-    /// Looks at orders, which may cost a read of the database.
-    looks: Limits,
-    clocks: Arc<LedgerClocks>,
-    progress: Arc<Progress>,
-    stock: Arc<Stock>,
-    catalog: Arc<Catalog>,
-    orders: Arc<dyn Orders>,
-    payments: Arc<dyn Payments>,
-    payments_in_flight: InFlight,
-    operator: Arc<dyn Operator>,
-    parts: Arc<PurchaseParts>,
-    health: Health,
-    conditions: Conditions,
-    server_metrics: ServerMetrics,
-    streams: Arc<Streams>,
-    finals: FinalOrders<OrderDocument>,
-    /// Set by the shutdown: `/readyz` says no from then on.
-    draining: AtomicBool,
-    /// Whether lines of the process's log are lost at the moment.
-    loses_log_lines: Option<fn() -> bool>,
-    random: Random,
-}
-
-impl Gateway {
-    /// Checks the configuration and puts the parts together. Touches neither network nor disk; the catalog is empty.
-    ///
-    /// # Errors
-    /// The first configuration key that is wrong.
-    pub fn new(parts: GatewayParts, registry: &mut Registry) -> Result<Self, ConfigError> {
-        let GatewayParts {
-            gateway,
-            admin,
-            auth,
-            gate,
-            limits,
-            stock,
-            topic,
-            owner,
-            seat,
-            orders,
-            payments,
-            operator,
-            drained,
-            now,
-            random,
-            ..
-        } = parts;
-        gateway.validate()?;
-        auth.check_listener(&gateway)?;
-        limits.validate()?;
-        let passes = PassKeys::new(&gate)?;
-        let auth = Authenticator::new(&auth)?;
-        let hints =
-            PageHints { opens_before_s: gate.opens_before_s, challenge: gate.challenge, demo: auth.demo() };
-        let metrics = PurchaseMetrics::register(registry);
-        let server_metrics = ServerMetrics::register(registry);
-        let event_streams_max = gateway.event_streams_max;
-        let clocks = Arc::new(LedgerClocks::new(now()));
-        let catalog = Arc::new(Catalog::new(stock.clone(), clocks.clone(), metrics.clone(), hints));
-        let progress = Arc::new(Progress::new(drained, parts.drain_rate_hint));
-        let limits_by_address = limits.per_address_rps > 0;
-        let in_flight_max = limits.in_flight_max;
-        let looks = LimitsConfig {
-            per_user_rps: limits.per_user_rps.saturating_mul(LOOKS_PER_PURCHASE),
-            per_address_rps: 0,
-            in_flight_max,
-        };
-        let looks = Limits::new(&looks, &random);
-        let limits = Arc::new(Limits::new(&limits, &random));
-        let parts = Arc::new(PurchaseParts {
-            stock: stock.clone(),
-            orders: orders.clone(),
-            topic,
-            owner,
-            seat,
-            catalog: catalog.clone(),
-            passes: passes.clone(),
-            limits: limits.clone(),
-            clocks: clocks.clone(),
-            progress: progress.clone(),
-            recovery: Arc::new(Recovery::default()),
-            metrics,
-            in_flight_max,
-            in_flight: Arc::default(),
-        });
-        Ok(Self {
-            challenges: challenges(&gate, &random, time_of_no_sale(&stock, &clocks)),
-            clients: Clients::new(gateway.trusted_proxies.clone()),
-            pass_ttl_ms: gate.pass_ttl_s * 1_000,
-            opens_before_ms: gate.opens_before_s * 1_000,
-            config: gateway,
-            admin_config: admin,
-            auth,
-            passes,
-            limits,
-            limits_by_address,
-            looks,
-            clocks,
-            progress,
-            stock,
-            catalog,
-            orders,
-            payments,
-            payments_in_flight: InFlight::default(),
-            operator,
-            parts,
-            health: Health::default(),
-            conditions: Conditions::default(),
-            streams: Arc::new(Streams::new(event_streams_max, server_metrics.event_streams.clone())),
-            finals: FinalOrders::new(),
-            server_metrics,
-            draining: AtomicBool::new(false),
-            loses_log_lines: None,
-            random,
-        })
-    }
-
-    /// Whether lines of the process's log are lost at the moment, asked at each `/readyz`.
-    #[must_use]
-    pub fn with_log(mut self, loses_lines: fn() -> bool) -> Self {
-        self.loses_log_lines = Some(loses_lines);
-        self
-    }
-
-    /// The sales on offer: to be filled, and replaced at every change, by whoever knows them.
-    #[must_use]
-    pub fn catalog(&self) -> &Arc<Catalog> {
-        &self.catalog
-    }
-
-    /// The keys of passes, for whoever issues them without HTTP.
-    #[must_use]
-    pub fn passes(&self) -> &PassKeys {
-        &self.passes
-    }
-
-    /// The time of what belongs to no sale (tokens, pictures): that of the server with the leases, which all gateways share.
-    fn now_ms(&self) -> u64 {
-        self.clocks.now_ms(self.stock.leases_server())
-    }
-
-    /// Whether everything that a crash or a lost answer left to the owner has been appended.
-    #[must_use]
-    pub fn recovered(&self) -> bool {
-        self.parts.recovery.is_idle()
-    }
-
-    /// The same, and no abandoned call may still run: what it took would get its record from this process alone, or from
-    /// another as long as this one is registered.
-    #[must_use]
-    pub fn owes_nothing(&self) -> bool {
-        self.recovered() && !self.parts.recovery.has_doubts()
-    }
-
-    /// A purchase path, for one thread; its batcher has to be run there.
-    #[must_use]
-    pub fn purchases(&self) -> Purchases {
-        Purchases::new(self.parts.clone())
-    }
-}
-
-/// See [`Gateway::now_ms`].
-fn time_of_no_sale(stock: &Arc<Stock>, clocks: &Arc<LedgerClocks>) -> Now {
-    let (stock, clocks) = (stock.clone(), clocks.clone());
-    Arc::new(move || clocks.now_ms(stock.leases_server()))
-}
-
-fn challenges(gate: &GateConfig, random: &Random, now: Now) -> Option<Challenges> {
-    let kind = match gate.challenge {
-        ChallengeKind::Off => return None,
-        ChallengeKind::Image => challenge::Kind::Image,
-        ChallengeKind::ProofOfWork => challenge::Kind::ProofOfWork,
-    };
-    let secrets: Vec<_> = gate
-        .pass_secrets
-        .iter()
-        .filter_map(|entry| entry.secret.as_ref().map(|s| (entry.id.clone(), s.expose().as_bytes().to_vec())))
-        .collect();
-    let options = ChallengeOptions { kind, pow_bits: gate.pow_bits, ..ChallengeOptions::default() };
-    Some(Challenges::new(options, &secrets, random.clone(), now))
-}

@@ -12,15 +12,15 @@ use std::time::Duration;
 use queue::Topic;
 use queue::failpoint::hit;
 use stock::ledger::ReserveRequest;
-use stock::{OrderId, OrderStatus, Owner, Seat, Stock};
+use stock::{EpochGate, OrderId, OrderStatus, Owner, Stock};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use crate::admission::limits::Limits;
+use crate::admission::pass::PassKeys;
 use crate::catalog::Catalog;
 use crate::clock::LedgerClocks;
-use crate::limits::Limits;
 use crate::metrics::{Outcome, PurchaseMetrics};
-use crate::pass::PassKeys;
 use crate::ports::{Orders, in_time};
 
 mod batch;
@@ -153,8 +153,8 @@ pub struct PurchaseParts {
     pub topic: Topic,
     /// This instance.
     pub owner: Owner,
-    /// Its seat among the others: whatever may lead to a record enters it.
-    pub seat: Arc<Seat>,
+    /// All that may lead to a record enters it first.
+    pub epoch_gate: Arc<EpochGate>,
     /// The sales on offer.
     pub catalog: Arc<Catalog>,
     /// Checks passes.

@@ -21,8 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::Gateway;
 use crate::admin::Admin;
 use crate::api::Api;
-use crate::body::Body;
-use crate::connection::{ConnectionOptions, LOOK_INTERVAL_MS, Peer, Sweep};
+use crate::http::body::Body;
+use crate::http::connection::{ConnectionOptions, LOOK_INTERVAL_MS, Peer, Sweep};
 
 /// Connections that the kernel holds for us while we accept.
 const BACKLOG: u32 = 4_096;

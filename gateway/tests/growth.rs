@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use gateway::admission::pass::Pass;
 use gateway::catalog::CatalogSale;
-use gateway::pass::Pass;
 use gateway::purchase::PurchaseAnswer;
 use queue::{Faults, SimulatedDisk, StartAt, Storage};
 use stock::ledger::{BATCH_MAX, FaultPlan, Settlement, SimulatedLedger, SimulatedServer};
@@ -299,7 +299,7 @@ fn a_dead_server_of_the_ledger_holds_up_no_sale_of_another() {
         life.gateway.catalog().replace(offer.clone());
         life.gateway.look_at_health().await;
         dead.set_plan(ALWAYS_LOST);
-        life.seat.look_after(&[gone]);
+        life.epoch_gate.look_after(&[gone]);
         life.run(async {
             life.begin_drain().await;
             sleep(Duration::from_secs(20)).await;
@@ -352,7 +352,7 @@ fn a_dead_instances_reservations_are_appended_once() {
         world.open().await;
         for _ in 0..2 {
             let life = world.start();
-            life.seat.look_after(&[dead]);
+            life.epoch_gate.look_after(&[dead]);
             life.run(async {
                 life.begin_drain().await;
                 for _ in 0..45 {

@@ -2,8 +2,8 @@
 
 mod support;
 
+use gateway::admission::pass::{Pass, PassKeys};
 use gateway::config::{ChallengeKind, PassSecret, Secret};
-use gateway::pass::{Pass, PassKeys};
 use serde_json::json;
 use stock::{OrderId, Timestamp};
 use support::{Options, SALE, Site, bearer, now_ms, token};

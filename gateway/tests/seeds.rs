@@ -17,8 +17,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use gateway::Gateway;
+use gateway::admission::pass::Pass;
 use gateway::catalog::CatalogSale;
-use gateway::pass::Pass;
 use gateway::purchase::PurchaseAnswer;
 use prometheus_client::registry::Registry;
 use queue::failpoint::{self, Crash};
@@ -144,7 +144,7 @@ impl World {
         stock.open(&version.sale, 1).await.expect("opened");
         let counter = AtomicU64::new(seed << 32);
         let sale = CatalogSale { total: UNITS, definition, version: 1, paused_by: None, epoch: 1 };
-        let random: gateway::Random = Arc::new(move || counter.fetch_add(1, Ordering::Relaxed));
+        let random: queue::Random = Arc::new(move || counter.fetch_add(1, Ordering::Relaxed));
         let disk = SimulatedDisk::new(seed, Faults::default());
         // The first one holds the leases.
         let ledger = SimulatedLedger::of_several(&[other_server, server.clone()], Arc::new(|_| 1));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use order_worker::bring;
 use order_worker::membership::operator::{AtRisk, begin_rebuild, forget_instance, status};
 use stock::ledger::{ReserveOutcome, Settlement};
-use stock::{LedgerError, Owner, SaleId, Seat};
+use stock::{EpochGate, LedgerError, Owner, SaleId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use world::process::Process;
@@ -35,19 +35,19 @@ async fn a_log_is_merged_behind_its_barrier() {
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
     let process = Process::start_closed(world, directory.path()).await;
-    let seat = Arc::new(Seat::new());
-    let mut member = process.member_on(seat.clone(), true);
+    let epoch_gate = Arc::new(EpochGate::new());
+    let mut member = process.member_on(epoch_gate.clone(), true);
     assert_eq!(member.start().await.unwrap(), 1);
-    assert_eq!(seat.offered(), 1);
+    assert_eq!(epoch_gate.offered(), 1);
 
     // Reserved, and its record on its way while the ledger's next life begins.
     let late = process.world.reserve(&sale, 1, "u", 2).await.unwrap();
-    let under_way = seat.enter(1).unwrap();
+    let under_way = epoch_gate.enter(1).unwrap();
     assert_eq!(begin_rebuild(&process.world.database, &author()).await.unwrap(), 2);
     let (shutdown, down) = watch::channel(false);
     let running = tokio::spawn(async move { member.run(down).await });
     assert!(timeout(HASTE, opened(&process, &sale, 2)).await.is_err(), "it did not wait");
-    assert!(seat.enter(1).is_none(), "nothing of the old life begins any more");
+    assert!(epoch_gate.enter(1).is_none(), "nothing of the old life begins any more");
     process.append(&late.encode().unwrap()).await;
     drop(under_way);
     timeout(PATIENCE, opened(&process, &sale, 2)).await.unwrap();
@@ -99,8 +99,8 @@ async fn a_dead_log_without_promises_keeps_no_rebuild_waiting() {
     let world = World::new();
     let sale = world.publish("s", 10, 10).await;
     let process = Process::start_closed(world, directory.path()).await;
-    let seat = Arc::new(Seat::new());
-    let mut member = process.member_on(seat.clone(), true);
+    let epoch_gate = Arc::new(EpochGate::new());
+    let mut member = process.member_on(epoch_gate.clone(), true);
     member.start().await.unwrap();
     process.promise(&sale, 1, "u", 2).await.unwrap();
     let database = &process.world.database;

@@ -62,7 +62,7 @@ async fn drain(limit: u32, batch_size_max: u32) -> Vec<(u64, u32)> {
         owner: Owner(queue.instance()),
         opening: queue.tie_to(1, 1).await.unwrap(),
         place: "here".into(),
-        seat: Arc::default(),
+        epoch_gate: Arc::default(),
     };
     let member = MemberParts {
         database: database.clone(),

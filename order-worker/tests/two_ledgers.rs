@@ -11,7 +11,7 @@ use order_worker::database::WITNESS_MAX_MS;
 use order_worker::{Member, MemberParts, MemberRow, MembershipMetrics};
 use prometheus_client::registry::Registry;
 use stock::ledger::{FaultPlan, SimulatedServer};
-use stock::{EmbeddedFlag, Flag, Ledger, LedgerError, Seat, Stock};
+use stock::{EmbeddedFlag, EpochGate, Flag, Ledger, LedgerError, Stock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -58,9 +58,9 @@ async fn a_process_that_names_another_ledger_stops_nobody() {
     assert_eq!(member.start().await.unwrap(), 1);
 
     // A gateway and a worker that name another server. However often each of them looks, no life is begun against the other.
-    let seat = Arc::new(Seat::new());
+    let epoch_gate = Arc::new(EpochGate::new());
     let strays = Process::start_closed(on(neighbour, &theirs), directories[1].path()).await;
-    let mut stray = strays.member_on(seat.clone(), true);
+    let mut stray = strays.member_on(epoch_gate.clone(), true);
     let mut worker = Member::new(MemberParts {
         database: database.clone(),
         stock: strays.world.stock.clone(),
@@ -74,7 +74,7 @@ async fn a_process_that_names_another_ledger_stops_nobody() {
         stray.start().await.unwrap();
         worker.start().await.unwrap();
         assert!(strays.world.stock.is_elsewhere());
-        assert_eq!((seat.offered(), theirs.is_open(&sale)), (0, false), "nothing can be sold there");
+        assert_eq!((epoch_gate.offered(), theirs.is_open(&sale)), (0, false), "nothing can be sold there");
         member.start().await.unwrap();
         sells.promise(&sale, n, "u", 1).await.unwrap();
     }

@@ -9,7 +9,7 @@ use order_worker::life::payments::Receivers;
 use order_worker::life::payments::inbox::PaymentInbox;
 use order_worker::{Instance, JournalKey};
 use prometheus_client::registry::Registry;
-use stock::{SaleId, Seat};
+use stock::{EpochGate, SaleId};
 use tokio::task::JoinHandle;
 
 use super::{Foundation, StartError};
@@ -40,12 +40,13 @@ impl Buyers {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let Foundation { now, database, stock } = foundation.clone();
-        let (orders, seat) = (instance.orders.clone(), instance.seat.clone());
+        let (orders, epoch_gate) = (instance.orders.clone(), instance.epoch_gate.clone());
         let rows = Arc::new(RootOrders(database.clone()));
         let receivers = Receivers::new(&config.payment).map_err(ConfigError)?;
         let payments = Arc::new(RootPayments(PaymentInbox::new(receivers, database.clone())));
         let author = journal.operator(OPERATOR);
-        let operator = Arc::new(RootOperator::new(database, stock.clone(), orders, seat.clone(), author));
+        let operator =
+            Arc::new(RootOperator::new(database, stock.clone(), orders, epoch_gate.clone(), author));
         let parts = GatewayParts {
             gateway: config.gateway.clone(),
             admin: config.admin.clone(),
@@ -55,7 +56,7 @@ impl Buyers {
             stock,
             topic: instance.orders.clone(),
             owner: instance.owner,
-            seat: seat.clone(),
+            epoch_gate: epoch_gate.clone(),
             drained: instance.drained.clone(),
             drain_rate_hint: Some(config.drain.orders_per_second_max),
             orders: rows,
@@ -71,7 +72,7 @@ impl Buyers {
         operator.refresh_catalog().await?;
         // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.
         gateway.look_at_health().await;
-        let catalog = tokio::spawn(keep_catalog(operator, seat));
+        let catalog = tokio::spawn(keep_catalog(operator, epoch_gate));
         Ok(Self { gateway, catalog })
     }
 
@@ -119,10 +120,10 @@ impl Buyers {
 }
 
 /// Follows the rows, and at once an epoch that purchases may name.
-async fn keep_catalog(operator: Arc<RootOperator>, seat: Arc<Seat>) {
-    let mut offers = seat.offers();
+async fn keep_catalog(operator: Arc<RootOperator>, epoch_gate: Arc<EpochGate>) {
+    let mut offers = epoch_gate.offers();
     loop {
-        // The seat is held here: its offers never end.
+        // The gate is held here: its offers never end.
         let _ = tokio::time::timeout(CATALOG_INTERVAL, offers.changed()).await;
         if let Err(error) = operator.refresh_catalog().await {
             tracing::warn!(%error, "the sales could not be read again; those in memory stay");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::conditions::{Condition, Conditions};
-use gateway::exposition;
+use gateway::http::exposition;
 use gateway::server::ServeError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};

@@ -5,15 +5,12 @@
 
 pub mod config;
 pub mod flag;
-mod foreign;
 pub mod ids;
 pub mod ledger;
 mod metrics;
 mod order_status;
-mod recorded;
 pub mod reservation;
 pub mod sale;
-pub mod seat;
 mod stock;
 pub mod timestamp;
 
@@ -26,11 +23,11 @@ pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
+pub use ledger::epoch_gate::{EpochGate, UnderWay};
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerIdentity, LedgerServer, LedgerSight};
 pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;
 pub use sale::{SaleDefinition, SaleError, SaleVersion, currency_digits};
-pub use seat::{Seat, UnderWay};
 pub use stock::Stock;
 pub use timestamp::Timestamp;
 

@@ -6,13 +6,13 @@
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 
-use crate::foreign::Foreign;
+use crate::ledger::foreign::Foreign;
+use crate::ledger::recorded::Recorded;
 use crate::ledger::{
     GrantOutcome, GrantRequest, IdState, Ledger, LedgerServer, ReserveAnswer, ReserveBatch, Settlement,
     Snapshot,
 };
 use crate::metrics::{LedgerCall, StockMetrics};
-use crate::recorded::Recorded;
 use crate::{Flag, FlagState, LedgerError, LedgerIdentity, OrderId, Owner, Reservation, SaleId, SaleVersion};
 
 /// See the module. The methods are those of [`Ledger`], with its contract.

@@ -199,7 +199,7 @@ function solve({ prefix, bits }) {
 }
 
 // The answer of a picture follows from its serial and from the secret, which this process has configured: the same arithmetic as
-// gateway/src/challenge, so that no back door is needed to test with pictures.
+// gateway/src/admission/challenge, so that no back door is needed to test with pictures.
 const GLYPHS = '34679ACDEFHJKMNPRTWXYadehkmtwxy';
 const mac = (key, ...fields) => {
   const hmac = createHmac('sha256', key);

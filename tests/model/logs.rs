@@ -13,7 +13,7 @@ const SEGMENT_BYTES: u64 = 64 * 1024;
 const RING_BYTES: usize = 64 * 1024;
 
 /// What a log's directory is opened with.
-pub(crate) type QueueParts = (usize, SimulatedDisk, stock::Now, gateway::Random);
+pub(crate) type QueueParts = (usize, SimulatedDisk, stock::Now, queue::Random);
 
 pub(crate) fn queue_parts(world: &World, instance: usize) -> QueueParts {
     (instance, world.disk(instance), world.now.clone(), world.random.source())

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use gateway::admission::pass::Pass;
 use gateway::config::{
     AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
 };
-use gateway::pass::Pass;
 use gateway::ports::{Cancelled, Operator, Orders, PortError, SaleChange, SaleView};
 use gateway::purchase::{Attempt, PurchaseAnswer, Purchases};
 use gateway::{Gateway, GatewayParts};
@@ -28,8 +28,8 @@ use prometheus_client::registry::Registry;
 use queue::{GroupWatch, NewRecord, Queue, StartAt, Topic, TopicState};
 use stock::ledger::{GrantOutcome, GrantRequest, Ledger, counts_until_ms};
 use stock::{
-    DeploymentId, EmbeddedFlag, EmbeddedLedger, Flag, OrderId, OrderStatus, Owner, SaleDefinition, SaleId,
-    Seat, Stock, UserId,
+    DeploymentId, EmbeddedFlag, EmbeddedLedger, EpochGate, Flag, OrderId, OrderStatus, Owner, SaleDefinition,
+    SaleId, Stock, UserId,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -107,7 +107,7 @@ pub(crate) struct Inside {
     pub(crate) stock: Arc<Stock>,
     pub(crate) topic: Topic,
     pub(crate) worker_log: Arc<WorkerLog>,
-    seat: Arc<Seat>,
+    epoch_gate: Arc<EpochGate>,
     gateway: Arc<Gateway>,
     purchases: Purchases,
 }
@@ -195,9 +195,14 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         Mode::Outliving => world.connect(instance),
     };
     let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(random())), &mut registry));
-    let seat = Arc::new(Seat::new());
-    let own =
-        OwnLog { topic: topic.clone(), owner, opening, place: instance.to_string(), seat: seat.clone() };
+    let epoch_gate = Arc::new(EpochGate::new());
+    let own = OwnLog {
+        topic: topic.clone(),
+        owner,
+        opening,
+        place: instance.to_string(),
+        epoch_gate: epoch_gate.clone(),
+    };
     let mut member = Member::new(MemberParts {
         database: database.clone(),
         stock: stock.clone(),
@@ -217,7 +222,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         database.clone(),
         stock.clone(),
         topic.clone(),
-        seat.clone(),
+        epoch_gate.clone(),
         journal().operator("admin"),
     ));
     let receivers = Receivers::new(&PaymentConfig::default())?;
@@ -228,7 +233,7 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         orders_per_second_max: world.drained_per_second,
         ..DrainConfig::default()
     };
-    let parts = gateway_parts(stock.clone(), topic.clone(), (owner, seat.clone()), ports, now, random);
+    let parts = gateway_parts(stock.clone(), topic.clone(), (owner, epoch_gate.clone()), ports, now, random);
     let gateway = Arc::new(Gateway::new(parts, &mut registry).map_err(text)?);
     operator.offer_through(gateway.catalog().clone());
     operator.refresh_catalog().await.map_err(text)?;
@@ -257,17 +262,17 @@ async fn start(world: &World, instance: usize) -> Result<Process, String> {
         metrics,
     };
     let purchases = gateway.purchases();
-    let inside = Rc::new(Inside { database, stock, topic, worker_log, seat, gateway, purchases });
+    let inside = Rc::new(Inside { database, stock, topic, worker_log, epoch_gate, gateway, purchases });
     Ok(Process { inside, queue, operator, epoch, worker, closing, member })
 }
 
 fn gateway_parts(
     stock: Arc<Stock>,
     topic: Topic,
-    (owner, seat): (Owner, Arc<Seat>),
+    (owner, epoch_gate): (Owner, Arc<EpochGate>),
     (orders, payments, operator): (Arc<RootOrders>, Arc<RootPayments>, Arc<RootOperator>),
     now: stock::Now,
-    random: gateway::Random,
+    random: queue::Random,
 ) -> GatewayParts {
     let secret = || Some(Secret::new("s".repeat(32)));
     let key = PassSecret { id: "k1".into(), secret: secret(), secret_file: None };
@@ -281,7 +286,7 @@ fn gateway_parts(
         drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
         topic,
         owner,
-        seat,
+        epoch_gate,
         drain_rate_hint: None,
         orders,
         payments,
@@ -319,7 +324,7 @@ impl Process {
         let mut lasting = Parts(vec![
             lasts(slowly(|| world.draw_disk_delay(), queue.run())),
             lasts(member.run(closed)),
-            part(keep_watch(&operator, &inside.seat, &inside.topic)),
+            part(keep_watch(&operator, &inside.epoch_gate, &inside.topic)),
         ]);
         let ended = {
             let mut ended = std::pin::pin!(async {
@@ -360,8 +365,8 @@ impl Process {
 }
 
 /// Keeps the catalog as the rows are. A log that takes no more has the process started again, as readiness would.
-async fn keep_watch(operator: &RootOperator, seat: &Seat, topic: &Topic) -> Result<(), String> {
-    let mut offers = seat.offers();
+async fn keep_watch(operator: &RootOperator, epoch_gate: &EpochGate, topic: &Topic) -> Result<(), String> {
+    let mut offers = epoch_gate.offers();
     loop {
         let _ = timeout(Duration::from_secs(1), offers.changed()).await;
         if topic.state() == TopicState::Poisoned {

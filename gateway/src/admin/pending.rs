@@ -14,7 +14,7 @@ use stock::{LedgerError, OrderId, Owner, Reservation, SaleId, Timestamp};
 use super::unknown_sale;
 use crate::Gateway;
 use crate::api::{Reply, json as json_reply};
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 
 /// A page by order id; fewer than [`BATCH_MAX`] orders mean that it was the last.
 #[derive(Serialize)]

@@ -10,9 +10,9 @@ use stock::{OrderId, OrderStatus, Timestamp, UserId};
 
 use super::orders::wrong_state;
 use super::{Api, Ask, Reply, json};
-use crate::client::is_local;
+use crate::http::client::is_local;
+use crate::http::problem::Problem;
 use crate::ports::PaymentProvider;
-use crate::problem::Problem;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep_until};
 use super::orders::{NotShown, OrderDocument};
 use super::{Api, Ask, Reply};
 use crate::Gateway;
-use crate::body::Body;
-use crate::connection::Vitals;
-use crate::problem::Problem;
+use crate::http::body::Body;
+use crate::http::connection::Vitals;
+use crate::http::problem::Problem;
 use crate::streams::{NoPlace, OpenStream, STREAMS_PER_USER_MAX};
 
 /// Between two looks, each spread by a quarter to either side.

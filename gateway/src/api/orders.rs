@@ -12,8 +12,8 @@ use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
 use crate::catalog::Sale;
+use crate::http::problem::Problem;
 use crate::ports::{Cancelled, OrderView, PortError, in_time};
-use crate::problem::Problem;
 
 /// A reservation of this instance that is older has reached the log, or its append's failure has reached recovery.
 const KEPT_AFTER_MS: u64 = 10_000;

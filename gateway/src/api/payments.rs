@@ -11,11 +11,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Api, Ask, Reply, json as json_reply};
-use crate::body::Body;
-use crate::connection::closing_after;
+use crate::http::body::Body;
+use crate::http::connection::closing_after;
+use crate::http::problem::Problem;
 use crate::metrics::PaymentOutcome;
 use crate::ports::{PaymentAnswer, PaymentProvider, PaymentRefusal, PortError, in_time};
-use crate::problem::Problem;
 
 /// Largest body of a provider's call, bytes: theirs have up to some thousand, with every coupon of a payment in it.
 const PAYMENT_BODY_BYTES_MAX: usize = 32_768;

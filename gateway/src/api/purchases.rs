@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use stock::{OrderId, OrderStatus};
 
 use super::{Api, Ask, Reply, json as json_reply, parse};
+use crate::http::problem::Problem;
 use crate::metrics::Outcome;
-use crate::problem::Problem;
 use crate::purchase::progress::Estimate;
 use crate::purchase::{Attempt, PurchaseAnswer};
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use stock::Timestamp;
 
 use super::{Api, Ask, Reply, cacheable, json};
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 
 #[derive(Serialize)]
 struct Time {

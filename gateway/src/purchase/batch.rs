@@ -7,7 +7,7 @@
 //! - after the append, before it is durable: the same, or a record that is there after all. Appending again is harmless.
 //! - durable, before the answer: an order that nobody was told of. The same pass, or `GET /orders/{id}`, finds it.
 //!
-//! A batch enters the seat's barrier before the ledger call and leaves it when each of its records is durable, or certain never
+//! A batch enters the epoch gate before the ledger call and leaves it when each of its records is durable, or certain never
 //! to be: the log is not merged into a new life of the ledger in between.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -198,7 +198,7 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
         requests.push(request);
     }
     let asking = parts.progress.ask(requests.iter().map(|request| request.order_id));
-    let under_way = parts.seat.enter(sale.epoch);
+    let under_way = parts.epoch_gate.enter(sale.epoch);
     // A server that never told its time has no deadlines: one by a guess would lie anywhere.
     let server = sale.clock.server();
     let knows_time = parts.clocks.knows(server) || parts.clocks.refresh(&parts.stock, server).await.is_ok();

@@ -341,10 +341,10 @@ async fn look_again(parts: &PurchaseParts) {
 
 /// Appends what the ledger holds for instances that are taken for dead, as long as they are.
 async fn look_after_orphans(parts: &PurchaseParts) {
-    let mut orphans = parts.seat.orphans();
+    let mut orphans = parts.epoch_gate.orphans();
     // Also at the first.
     orphans.mark_changed();
-    let owners = &parts.seat.orphans();
+    let owners = &parts.epoch_gate.orphans();
     let plan = || {
         let at_once = orphans.has_changed().unwrap_or(false);
         let is_needed = !orphans.borrow_and_update().is_empty();

@@ -11,7 +11,7 @@ use gateway::purchase::{Attempt, Purchases};
 use gateway::{Gateway, GatewayParts};
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, Driver, GroupWatch, Lag, NewRecord, Permit, Queue, StartAt, Storage, Topic};
-use stock::{EmbeddedFlag, Flag, Ledger, OrderId, Owner, Reservation, SaleId, Seat, Stock};
+use stock::{EmbeddedFlag, EpochGate, Flag, Ledger, OrderId, Owner, Reservation, SaleId, Stock};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -26,7 +26,7 @@ pub struct Ground {
     /// Each process has a client of its own.
     pub ledger: Ledger,
     pub sale: CatalogSale,
-    pub random: gateway::Random,
+    pub random: queue::Random,
 }
 
 /// One life of the process.
@@ -36,7 +36,7 @@ pub struct Life {
     pub queue: Queue,
     pub topic: Topic,
     pub stock: Arc<Stock>,
-    pub seat: Arc<Seat>,
+    pub epoch_gate: Arc<EpochGate>,
     pub owner: Owner,
 }
 
@@ -55,7 +55,7 @@ impl Life {
         let stock = Arc::new(Stock::new(ground.ledger.clone(), flag, &mut registry));
         let options = Options::default();
         let books = Arc::new(MapBooks::new(stock.clone()));
-        let (seat, owner) = (super::seat_at(1), Owner(queue.instance()));
+        let (epoch_gate, owner) = (super::epoch_gate_at(1), Owner(queue.instance()));
         let parts = GatewayParts {
             gateway: options.gateway,
             admin: gateway::config::AdminConfig::default(),
@@ -65,7 +65,7 @@ impl Life {
             stock: stock.clone(),
             topic: topic.clone(),
             owner,
-            seat: seat.clone(),
+            epoch_gate: epoch_gate.clone(),
             drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
             drain_rate_hint: None,
             orders: books.clone(),
@@ -76,7 +76,7 @@ impl Life {
         };
         let gateway = Arc::new(Gateway::new(parts, &mut registry).expect("a good configuration"));
         gateway.catalog().replace(vec![ground.sale.clone()]);
-        Self { purchases: gateway.purchases(), gateway, queue, topic, stock, seat, owner }
+        Self { purchases: gateway.purchases(), gateway, queue, topic, stock, epoch_gate, owner }
     }
 
     /// The whole process on this one thread, until `work` is done.

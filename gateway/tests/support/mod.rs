@@ -1,10 +1,10 @@
 //! A real gateway on free loopback ports: embedded stock, a disk queue in a temporary directory, books over a map.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part of it")]
 
+mod epoch_gates;
 pub(crate) mod http;
 pub(crate) mod life;
 mod payments;
-mod seats;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
+use gateway::admission::pass::Pass;
 use gateway::catalog::{Catalog, CatalogSale};
 use gateway::config::{
     AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
 };
-use gateway::pass::Pass;
 use gateway::ports::{
     Cancelled, Figures, Operator, OrderView, Orders, PortError, PortFuture, RebuildBegun, SaleChange,
     SaleView,
@@ -32,8 +32,8 @@ use stock::{
     SaleId, SaleVersion, Stock, Timestamp, UserId,
 };
 
+use epoch_gates::epoch_gate_at;
 pub use http::{Answer, Connection};
-use seats::seat_at;
 pub use tokens::{bearer, token};
 
 pub const SALE: &str = "demo";
@@ -141,7 +141,7 @@ impl Site {
         let stock = Arc::new(Stock::new(ledger, Flag::Embedded(EmbeddedFlag::new(9)), &mut registry));
         let books = Arc::new(MapBooks::new(stock.clone()));
         let seed = AtomicU64::new(1);
-        let random: gateway::Random = Arc::new(move || {
+        let random: queue::Random = Arc::new(move || {
             seed.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ now_ms()
         });
         let parts = GatewayParts {
@@ -158,7 +158,7 @@ impl Site {
             stock: stock.clone(),
             topic: topic.clone(),
             owner: Owner(queue.instance()),
-            seat: seat_at(1),
+            epoch_gate: epoch_gate_at(1),
             drained: Arc::new(GroupWatch::new(topic.clone(), DRAIN_GROUP)),
             drain_rate_hint: Some(2_000),
             orders: books.clone(),

@@ -104,7 +104,7 @@ pub(crate) async fn drain(
         owner: Owner(queue.instance()),
         opening: queue.tie_to(1, 1).await.unwrap(),
         place: "here".into(),
-        seat: Arc::default(),
+        epoch_gate: Arc::default(),
     };
     let member = MemberParts {
         database: database.clone(),

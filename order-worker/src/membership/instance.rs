@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use queue::{GroupWatch, Opening, Queue, QueueError, StartAt, Topic, TopicState};
-use stock::{DeploymentId, OrderId, Owner, Seat};
+use stock::{DeploymentId, EpochGate, OrderId, Owner};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::same_database::lacks_order;
@@ -132,7 +132,7 @@ pub struct Instance {
     /// The log's present one.
     opening: Opening,
     /// Of its purchase path.
-    pub seat: Arc<Seat>,
+    pub epoch_gate: Arc<EpochGate>,
 }
 
 impl Instance {
@@ -168,7 +168,7 @@ impl Instance {
         parts.refuse_second_ledger(owner, was_registered).await?;
         let orders = queue.topic(ORDERS_TOPIC).await?;
         let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
-        Ok(Self { parts, queue, orders, drained, owner, opening, seat: Arc::default() })
+        Ok(Self { parts, queue, orders, drained, owner, opening, epoch_gate: Arc::default() })
     }
 
     /// The topic [`TIMEOUTS_TOPIC`] of the same log, for a process that drains what it has promised.
@@ -213,7 +213,7 @@ impl Instance {
             owner: self.owner,
             opening: self.opening,
             place: self.parts.place.clone(),
-            seat: self.seat.clone(),
+            epoch_gate: self.epoch_gate.clone(),
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) const LEASE_MS: u64 = 5_000;
 /// How often it is renewed.
 const INTERVAL: Duration = Duration::from_millis(LEASE_MS / 3);
 
-/// Renews the lease of `own` and tells its seat whose reservations to look after, for ever.
+/// Renews the lease of `own` and tells its epoch gate whose reservations to look after, for ever.
 pub(super) async fn keep(
     database: Database,
     stock: Arc<Stock>,
@@ -37,7 +37,7 @@ pub(super) async fn keep(
         match looked {
             Ok(Some(orphans)) => {
                 metrics.orphans(orphans.len());
-                own.seat.look_after(&orphans);
+                own.epoch_gate.look_after(&orphans);
             }
             Ok(None) => forgotten.store(true, Ordering::Relaxed),
             Err(_) => {}
@@ -64,7 +64,7 @@ fn note_outcome(
         None => {}
     }
     *is_failing = error.is_some();
-    own.seat.note_lease(!*is_failing);
+    own.epoch_gate.note_lease(!*is_failing);
 }
 
 /// Renews, and answers whose reservations are ours to look after; `None`: the registry lacks our log, or has another opening of it.

@@ -263,7 +263,7 @@ impl Member {
         if let Err(RebuildError::OtherLedger { .. }) = &moved
             && let Some(own) = &self.own
             // A log that owes nothing is merged by the word of it: those on the recorded ledger need not wait for this process.
-            && timeout(BARRIER_LOOK, own.seat.settled(epoch)).await.is_ok()
+            && timeout(BARRIER_LOOK, own.epoch_gate.settled(epoch)).await.is_ok()
             && owes_nothing(&own.topic).await?
         {
             self.database.report_merged(own.owner.0, epoch).await?;
@@ -277,7 +277,7 @@ impl Member {
             self.metrics.epoch(epoch);
         }
         if let Some(own) = &self.own {
-            own.seat.raise(epoch);
+            own.epoch_gate.raise(epoch);
         }
     }
 
@@ -386,14 +386,14 @@ impl Member {
                 take_part(&self.database, &own).await.inspect_err(|error| {
                     if matches!(error, RebuildError::OtherOpening { .. }) {
                         // No life of the ledger is ours any more.
-                        own.seat.raise(u64::MAX);
+                        own.epoch_gate.raise(u64::MAX);
                     }
                 })?;
                 false
             }
         };
         if !is_merged {
-            if timeout(BARRIER_LOOK, own.seat.settled(epoch)).await.is_err() {
+            if timeout(BARRIER_LOOK, own.epoch_gate.settled(epoch)).await.is_err() {
                 return Ok(false);
             }
             hit("rebuild.settled");
@@ -411,7 +411,7 @@ impl Member {
             hit("rebuild.reported");
         }
         self.view.merged = true;
-        own.seat.offer(epoch);
+        own.epoch_gate.offer(epoch);
         Ok(true)
     }
 

@@ -13,7 +13,7 @@ use order_worker::{
 use prometheus_client::registry::Registry;
 use queue::{Append, DiskOptions, NewRecord, Opening, Queue, StartAt, Topic};
 use stock::ledger::ReserveOutcome;
-use stock::{DeploymentId, OrderStatus, Owner, SaleId, Seat};
+use stock::{DeploymentId, EpochGate, OrderStatus, Owner, SaleId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -64,18 +64,18 @@ impl Process {
         self.member_on(Arc::default(), outliving)
     }
 
-    pub(crate) fn member_on(&self, seat: Arc<Seat>, outliving: bool) -> Member {
-        self.member_beside(seat, outliving, Arc::new(|_| Box::pin(async { None })))
+    pub(crate) fn member_on(&self, epoch_gate: Arc<EpochGate>, outliving: bool) -> Member {
+        self.member_beside(epoch_gate, outliving, Arc::new(|_| Box::pin(async { None })))
     }
 
     /// The same, taking dead neighbours' logs so.
-    pub(crate) fn member_beside(&self, seat: Arc<Seat>, outliving: bool, logs: OpenLog) -> Member {
+    pub(crate) fn member_beside(&self, epoch_gate: Arc<EpochGate>, outliving: bool, logs: OpenLog) -> Member {
         let own = OwnLog {
             topic: self.topic.clone(),
             owner: Owner(self.queue.instance()),
             opening: self.opening,
             place: "here".into(),
-            seat,
+            epoch_gate,
         };
         Member::new(MemberParts {
             database: self.world.database.clone(),

@@ -124,8 +124,8 @@ async fn reservation_of(
 /// The right to append what the ledger holds from now on. `None`: it does not know the sale, or another deployment has it there: it
 /// holds nothing of ours.
 async fn enter(parts: &PurchaseParts, sale: &SaleId) -> Result<Option<UnderWay>, Unfinished> {
-    let epoch = parts.seat.offered();
-    let under_way = parts.seat.enter(epoch).ok_or(Unfinished::Rebuilding)?;
+    let epoch = parts.epoch_gate.offered();
+    let under_way = parts.epoch_gate.enter(epoch).ok_or(Unfinished::Rebuilding)?;
     match parts.stock.snapshot(sale).await {
         Ok(snapshot) if snapshot.epoch == epoch => Ok(Some(under_way)),
         Ok(_) => Err(Unfinished::Rebuilding),

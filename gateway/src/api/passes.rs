@@ -10,10 +10,10 @@ use stock::ledger::{GrantOutcome, GrantRequest, counts_until_ms};
 use stock::{OrderId, Timestamp, UserId};
 
 use super::{Api, Ask, Reply, json, png};
+use crate::admission::challenge::{CheckError, Puzzle};
+use crate::admission::pass::Pass;
 use crate::catalog::Sale;
-use crate::challenge::{CheckError, Puzzle};
-use crate::pass::Pass;
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 
 /// What may be wished for a question.
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use crate::client::Holder;
+use crate::http::client::Holder;
 
 /// Most connections that one look at all of them chooses.
 pub(super) const CHOSEN_MAX: usize = 256;

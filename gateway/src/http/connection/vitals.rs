@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::ConnectionOptions;
 use super::room::{Claim, Held};
-use crate::client::Holder;
+use crate::http::client::Holder;
 
 /// What a connection does, as far as its deadline and its place depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

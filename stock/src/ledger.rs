@@ -39,7 +39,10 @@
 
 mod books;
 mod embedded;
+pub mod epoch_gate;
+pub(crate) mod foreign;
 mod gate;
+pub(crate) mod recorded;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod sight;

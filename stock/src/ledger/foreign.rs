@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::SaleId;
 
-/// A sale that another deployment held so short a while ago is not installed though it is gone: who lost it is about to.
+/// If another deployment owned this sale in the last 10 s, do not reinstall it: its owner is about to.
 const LOST_BY_ITS_OWN: Duration = Duration::from_secs(10);
 
 /// The sales, whose they are, and when that was last heard.

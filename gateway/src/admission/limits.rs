@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use stock::UserId;
 use tokio::time::Instant;
 
-use crate::Random;
-use crate::client::Holder;
 use crate::config::LimitsConfig;
+use crate::http::client::Holder;
+use queue::Random;
 
 /// Keys that share a lock and compete for places.
 const WAYS: usize = 8;

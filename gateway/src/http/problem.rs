@@ -11,7 +11,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::body::Body;
+use crate::http::body::Body;
 
 /// Different waits that are handed out in turn, so that a crowd does not come back in one moment.
 const JITTER: usize = 8;

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use super::room::{CHOSEN_MAX, Held, choose};
 use super::vitals::{Peer, Phase, Vitals};
 use super::{ConnectionOptions, converse};
-use crate::body::Body;
-use crate::client::Holder;
+use crate::http::body::Body;
+use crate::http::client::Holder;
 
 /// How long a shutdown waits for heads under way.
 const LAST_HEAD_MS: u64 = 1_000;

@@ -8,7 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | 1. the memory is lost: a new epoch | epoch, by compare-and-set: of several that notice, one begins | the next round of anybody begins it | any process goes on with 2 |
 //! | 2. each sale installed, empty and closed | `installed_epoch` is claimed first, by one process, which sends one install, never repeated | anybody claims | the sale is missing though claimed: after a patience somebody goes back to 1 |
-//! | 3. each log merged by its own process, behind its barrier (`stock::Seat`) | `merged_epoch` of the instance, afterwards | the restart merges again: a restore repeats harmlessly | it is not merged again |
+//! | 3. each log merged by its own process, behind its barrier (`stock::EpochGate`) | `merged_epoch` of the instance, afterwards | the restart merges again: a restore repeats harmlessly | it is not merged again |
 //! | 3'. a dead instance's log, by whoever can take its lock | the same | the lock is free again: anybody | the instance comes back as merged |
 //! | 4. all registered logs merged: the rows, last | – | anybody merges them again, harmlessly | – |
 //! | 5. about to open | `opened_epoch` of the sale | anybody goes on with 4 | anybody opens |
@@ -18,7 +18,7 @@
 //! - *One install an epoch.* A state of epoch E exists in one life of the ledger's memory only: were that lost as well, no late
 //!   install could bring back an empty state of the same epoch, for somebody to open as complete. So a merge into E is there as
 //!   long as E is, and every late call of an older epoch is refused or says what is true anyway.
-//! - *Nothing appears in a log behind its merge.* From the raise of the seat on nothing of an older epoch begins; the merge waits
+//! - *Nothing appears in a log behind its merge.* Once the epoch gate is raised, nothing of an older epoch begins; the merge waits
 //!   for what is under way; what was not durable when its process died is not in the log, or the next start finds and merges
 //!   it. Purchases of the new epoch begin only when it is open.
 //! - *Rows last.* An order that the drain moved meanwhile from log to row was in one of them; rows win.
@@ -57,7 +57,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use queue::{Opening, Queue, Topic};
-use stock::{Owner, Seat, Stock};
+use stock::{EpochGate, Owner, Stock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -116,8 +116,8 @@ pub struct OwnLog {
     pub opening: Opening,
     /// Where it is: see [`place_of`].
     pub place: String,
-    /// The seat of its purchase path.
-    pub seat: Arc<Seat>,
+    /// The epoch gate of its purchase path.
+    pub epoch_gate: Arc<EpochGate>,
 }
 
 /// One process among several on a ledger.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 use stock::{SaleId, UserId};
 
-use crate::Random;
+use queue::Random;
 
 use super::{ChallengeOptions, Challenges, CheckError, IssuedChallenge, Kind, pool};
 

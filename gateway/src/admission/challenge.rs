@@ -21,8 +21,8 @@ use serde::Serialize;
 use stock::{Now, SaleId, UserId};
 use subtle::ConstantTimeEq;
 
-use crate::Random;
 use pool::Pool;
+use queue::Random;
 use token::{Keys, Question};
 use tries::Tries;
 

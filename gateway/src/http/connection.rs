@@ -25,9 +25,9 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::body::Body;
 use crate::config::GatewayConfig;
-use crate::problem::Problem;
+use crate::http::body::Body;
+use crate::http::problem::Problem;
 
 mod head_refusal;
 mod room;

@@ -1,5 +1,5 @@
-//! An instance's seat among the others on one ledger: which life of the ledger its purchases belong to, what is under way of
-//! older ones (the barrier), and whose reservations it looks after.
+//! The epoch gate of an instance: which life of the ledger its purchases belong to, what is under way of older ones (the barrier),
+//! and whose reservations it looks after.
 //!
 //! A log may be merged into a new life of the ledger only when nothing of an older one can still be appended to it: a record
 //! that came later would be a promise of which that life knows nothing, and its units would be sold again. So whatever
@@ -19,7 +19,7 @@ use crate::Owner;
 
 /// See the module. One a process, shared by purchase path and membership.
 #[derive(Debug)]
-pub struct Seat {
+pub struct EpochGate {
     /// The epoch that purchases may name; 0 before the first.
     offered: watch::Sender<u64>,
     orphans: watch::Sender<Arc<[Owner]>>,
@@ -37,13 +37,13 @@ struct Barrier {
     under_way: BTreeMap<u64, usize>,
 }
 
-impl Default for Seat {
+impl Default for EpochGate {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Seat {
+impl EpochGate {
     /// Nothing is offered yet.
     #[must_use]
     pub fn new() -> Self {
@@ -76,7 +76,7 @@ impl Seat {
             return None;
         }
         *barrier.under_way.entry(epoch).or_default() += 1;
-        Some(UnderWay { seat: self.clone(), epoch })
+        Some(UnderWay { epoch_gate: self.clone(), epoch })
     }
 
     /// A ledger of `epoch` was begun: nothing of an older one begins from now on.
@@ -140,7 +140,7 @@ impl Seat {
 #[derive(Debug)]
 #[must_use = "the barrier is passed as soon as this is dropped"]
 pub struct UnderWay {
-    seat: Arc<Seat>,
+    epoch_gate: Arc<EpochGate>,
     epoch: u64,
 }
 
@@ -154,7 +154,7 @@ impl UnderWay {
     /// Its end will not be known in this process: the log must not be merged by it any more.
     pub fn never_ends(self) {
         // Counted for ever: the count outlives its guard.
-        if let Some(count) = self.seat.barrier.lock().under_way.get_mut(&self.epoch) {
+        if let Some(count) = self.epoch_gate.barrier.lock().under_way.get_mut(&self.epoch) {
             *count += 1;
         }
     }
@@ -162,7 +162,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut barrier = self.seat.barrier.lock();
+        let mut barrier = self.epoch_gate.barrier.lock();
         if let Some(count) = barrier.under_way.get_mut(&self.epoch) {
             *count -= 1;
             if *count == 0 {
@@ -172,7 +172,7 @@ impl Drop for UnderWay {
         let somebody_waits = self.epoch < barrier.floor;
         drop(barrier);
         if somebody_waits {
-            self.seat.left.notify_waiters();
+            self.epoch_gate.left.notify_waiters();
         }
     }
 }
@@ -184,48 +184,48 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    fn is_settled(seat: &Seat, epoch: u64) -> bool {
-        let mut settled = pin!(seat.settled(epoch));
+    fn is_settled(epoch_gate: &EpochGate, epoch: u64) -> bool {
+        let mut settled = pin!(epoch_gate.settled(epoch));
         settled.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
     }
 
     #[test]
     fn nothing_of_an_older_epoch_begins_and_what_is_under_way_is_waited_for() {
-        let seat = Arc::new(Seat::new());
-        let (first, second) = (seat.enter(1).unwrap(), seat.enter(1).unwrap());
-        let newer = seat.enter(2).unwrap();
-        seat.raise(2);
-        assert!(seat.enter(1).is_none());
-        assert!(!is_settled(&seat, 2));
+        let epoch_gate = Arc::new(EpochGate::new());
+        let (first, second) = (epoch_gate.enter(1).unwrap(), epoch_gate.enter(1).unwrap());
+        let newer = epoch_gate.enter(2).unwrap();
+        epoch_gate.raise(2);
+        assert!(epoch_gate.enter(1).is_none());
+        assert!(!is_settled(&epoch_gate, 2));
         drop(first);
-        assert!(!is_settled(&seat, 2));
+        assert!(!is_settled(&epoch_gate, 2));
         drop(second);
-        assert!(is_settled(&seat, 2), "what is of the new epoch is not waited for");
-        assert!(!is_settled(&seat, 3));
+        assert!(is_settled(&epoch_gate, 2), "what is of the new epoch is not waited for");
+        assert!(!is_settled(&epoch_gate, 3));
         drop(newer);
-        assert!(is_settled(&seat, 3));
-        seat.raise(1);
-        assert!(seat.enter(1).is_none(), "the floor never falls");
+        assert!(is_settled(&epoch_gate, 3));
+        epoch_gate.raise(1);
+        assert!(epoch_gate.enter(1).is_none(), "the floor never falls");
     }
 
     #[test]
     fn what_never_ends_is_never_settled() {
-        let seat = Arc::new(Seat::new());
-        seat.enter(1).unwrap().never_ends();
-        seat.raise(2);
-        drop(seat.enter(2));
-        assert!(!is_settled(&seat, 2));
-        assert!(is_settled(&seat, 1));
+        let epoch_gate = Arc::new(EpochGate::new());
+        epoch_gate.enter(1).unwrap().never_ends();
+        epoch_gate.raise(2);
+        drop(epoch_gate.enter(2));
+        assert!(!is_settled(&epoch_gate, 2));
+        assert!(is_settled(&epoch_gate, 1));
     }
 
     #[tokio::test]
     async fn a_waiter_is_woken() {
-        let seat = Arc::new(Seat::new());
-        let under_way = seat.enter(1).unwrap();
-        seat.raise(2);
+        let epoch_gate = Arc::new(EpochGate::new());
+        let under_way = epoch_gate.enter(1).unwrap();
+        epoch_gate.raise(2);
         let waits = tokio::spawn({
-            let seat = seat.clone();
-            async move { seat.settled(2).await }
+            let epoch_gate = epoch_gate.clone();
+            async move { epoch_gate.settled(2).await }
         });
         tokio::task::yield_now().await;
         drop(under_way);
@@ -234,19 +234,19 @@ mod tests {
 
     #[test]
     fn offers_rise_and_orphans_change() {
-        let seat = Seat::new();
-        let (mut offers, mut orphans) = (seat.offers(), seat.orphans());
-        assert_eq!(seat.offered(), 0);
-        seat.offer(3);
+        let epoch_gate = EpochGate::new();
+        let (mut offers, mut orphans) = (epoch_gate.offers(), epoch_gate.orphans());
+        assert_eq!(epoch_gate.offered(), 0);
+        epoch_gate.offer(3);
         assert!(offers.has_changed().unwrap());
         offers.mark_unchanged();
-        seat.offer(3);
-        seat.offer(2);
+        epoch_gate.offer(3);
+        epoch_gate.offer(2);
         assert!(!offers.has_changed().unwrap());
-        assert_eq!(seat.offered(), 3);
-        seat.look_after(&[Owner(7)]);
+        assert_eq!(epoch_gate.offered(), 3);
+        epoch_gate.look_after(&[Owner(7)]);
         assert_eq!(**orphans.borrow_and_update(), [Owner(7)]);
-        seat.look_after(&[Owner(7)]);
+        epoch_gate.look_after(&[Owner(7)]);
         assert!(!orphans.has_changed().unwrap());
     }
 }

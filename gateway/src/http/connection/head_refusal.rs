@@ -5,8 +5,8 @@ use std::io::Write;
 
 use hyper::header::HeaderValue;
 
-use crate::body::Body;
-use crate::problem::Problem;
+use crate::http::body::Body;
+use crate::http::problem::Problem;
 
 /// hyper's own answer with our words behind it; `None` if `head` is none of those.
 pub(super) fn with_words(head: &[u8], head_bytes_max: usize, with_body: bool) -> Option<Vec<u8>> {
