@@ -5,6 +5,7 @@ mod backlog;
 mod doors;
 mod epochs;
 mod idle;
+mod promises;
 mod shop;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Figure {
     Idle,
     /// Lives of the ledger that two gateways begin, each of which has a Redis of its own.
     Epochs,
+    /// What becomes of promises: a worker of another database, a database put back, an instance left out while Redis is away.
+    Promises,
 }
 
 /// True: they were measured.
@@ -72,6 +75,7 @@ pub(super) fn run(options: &Figures) -> Result<bool, Error> {
             Figure::Account => doors::measure_account(&engines)?,
             Figure::Idle => idle::measure(&engines, options)?,
             Figure::Epochs => epochs::measure(&engines, options)?,
+            Figure::Promises => promises::measure(&engines)?,
         }
     }
     Ok(true)
