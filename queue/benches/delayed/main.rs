@@ -3,7 +3,7 @@
 //! One table: what an acknowledgement and a refusal (`nack`) cost in CPU and in bytes sent to the disk, what a waiting record takes of
 //! memory, how much the files are beside the frames of what is not delivered, how many records were copied for each that was
 //! appended, and how long an open takes, up to the first pull, with the memory that it needs at most. For each record that waits, a
-//! minute to 30 days, four others are delivered and finished. `--seconds` bounds each part of a row; a part that takes longer says so.
+//! day to 30 days, four others are delivered and finished. `--seconds` bounds each part of a row; a part that takes longer says so.
 //! `FLOODGATE_BENCH_DIR` chooses the disk.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 

@@ -27,7 +27,9 @@ fn calls_of(size: usize) -> usize {
     (size / 20).clamp(200, 10_000)
 }
 
-const DAYS_30_MS: u64 = 30 * 24 * 3_600 * 1_000;
+/// The nearest deadline: further off than the slowest run is long, or a record would come due in it.
+const DEADLINE_MIN: Duration = Duration::from_hours(24);
+const DEADLINE_SPREAD_MS: u64 = 29 * 24 * 3_600 * 1_000;
 
 pub(crate) const COLUMNS: [&str; 7] = [
     "ack: CPU µs, bytes written",
@@ -82,7 +84,8 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
         for number in 0..records {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let waits = number % (FINISHED_EACH + 1) == 0;
-            let deliver_at_ms = waits.then(|| now_ms() + 3_600_000 + (random >> 20) % DAYS_30_MS);
+            let deliver_at_ms = waits
+                .then(|| now_ms() + DEADLINE_MIN.as_millis() as u64 + (random >> 20) % DEADLINE_SPREAD_MS);
             under_way.push(append(&topic, deliver_at_ms).await);
         }
         for append in under_way {
@@ -108,9 +111,9 @@ pub(crate) async fn tell(directory: &Path, size: usize, bound: Duration) -> Vec<
     quiet().await;
     let refused = messages.split_off(calls);
     let ack = cost(&mut group, &messages, bound, async |group, position| group.ack(position).await).await;
-    let hour = Duration::from_secs(3_600);
     let nack =
-        cost(&mut group, &refused, bound, async |group, position| group.nack(position, hour).await).await;
+        cost(&mut group, &refused, bound, async |group, position| group.nack(position, DEADLINE_MIN).await)
+            .await;
 
     // What can go goes, and what is to be rewritten is, while somebody pulls.
     let mut bytes = 0;
