@@ -7,7 +7,8 @@ use std::path::Path;
 
 use gateway::config::{AuthMode, PassSecret, SECRET_BYTES_MIN, Secret};
 use order_worker::JournalKey;
-use order_worker::life::payments::config::{PaymentSecret, Provider};
+use order_worker::life::payments::Provider;
+use order_worker::life::payments::config::PaymentSecret;
 use serde::{Deserialize, Serialize};
 use stock::SaleDefinition;
 use toml::{Table, Value};

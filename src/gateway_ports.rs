@@ -8,7 +8,7 @@ use gateway::ports::{
     Payments, PortError, PortFuture, RebuildBegun, SaleChange, SaleView,
 };
 use order_worker::database::{By, CancelOutcome, OrderRow, Published, SaleRow};
-use order_worker::life::payments::config::Provider;
+use order_worker::life::payments::Provider;
 use order_worker::life::payments::inbox::{NotReceived, PaymentInbox, Received};
 use order_worker::life::payments::{Notice, Refusal};
 use order_worker::membership::operator;

@@ -16,10 +16,11 @@ pub mod wechat_pay;
 
 use std::str;
 
+use serde::{Deserialize, Serialize};
 use stock::{OrderId, Timestamp};
 
 use crate::database::{Capture, RefundTold};
-use config::{PaymentConfig, Provider};
+use config::PaymentConfig;
 use standard_webhooks::StandardWebhooks;
 
 /// Most digits behind `ORDER-`: the shop counts its tries to pay one order.
@@ -28,6 +29,30 @@ const TRY_DIGITS_MAX: usize = 6;
 const REFERENCE_BYTES_MAX: usize = 128;
 /// Longest currency, bytes: a wrong one is kept as it was given, and refunded.
 const CURRENCY_BYTES_MAX: usize = 16;
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// The shop's own service, in whatever way it is paid.
+    StandardWebhooks,
+    /// WeChat Pay v3 itself.
+    WechatPay,
+    /// Alipay itself.
+    Alipay,
+}
+
+impl Provider {
+    /// As the rows and the configuration have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::StandardWebhooks => "standard-webhooks",
+            Self::WechatPay => "wechat-pay",
+            Self::Alipay => "alipay",
+        }
+    }
+}
 
 /// One call of a provider, as it came.
 #[derive(Clone, Copy)]

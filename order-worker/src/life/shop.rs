@@ -11,7 +11,7 @@ use stock::{OrderStatus, Timestamp};
 use tokio::time::Instant;
 
 use super::outward::{Answer, Service};
-use super::payments::config::Provider;
+use super::payments::Provider;
 use crate::database::{Capture, Database, DatabaseError, Due, Standing};
 
 /// Longest wait for an answer.

@@ -10,9 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use stock::Timestamp;
 
-use super::config::{AlipayConfig, Provider};
+use super::config::AlipayConfig;
 use super::public_key::PublicKey;
-use super::{Heard, Notice, Refusal, Signed, captured, malformed, order_of};
+use super::{Heard, Notice, Provider, Refusal, Signed, captured, malformed, order_of};
 use crate::database::{Capture, RefundOutcome, RefundTold};
 
 /// RSA with SHA-256. The algorithm is ours to choose: what a message names is compared with it.

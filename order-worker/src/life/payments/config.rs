@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Provider;
 use super::standard_webhooks::WebhookSecret;
 
 /// Longest wait after `pay_by` before an unpaid order is closed, seconds: a day.
@@ -42,30 +43,6 @@ impl fmt::Debug for PaymentSecret {
 impl Serialize for PaymentSecret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("***")
-    }
-}
-
-/// Who calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Provider {
-    /// The shop's own service, in whatever way it is paid.
-    StandardWebhooks,
-    /// WeChat Pay v3 itself.
-    WechatPay,
-    /// Alipay itself.
-    Alipay,
-}
-
-impl Provider {
-    /// As the rows and the configuration have it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::StandardWebhooks => "standard-webhooks",
-            Self::WechatPay => "wechat-pay",
-            Self::Alipay => "alipay",
-        }
     }
 }
 

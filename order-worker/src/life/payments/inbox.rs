@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use stock::{OrderId, Timestamp};
 
-use super::config::Provider;
+use super::Provider;
 use super::{Heard, Notice, Receivers, Refusal};
 use crate::database::{Capture, Database, DatabaseError, Disposition, RefundHeard, RefundTold};
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 use stock::Timestamp;
 
-use super::{Heard, Notice, Refusal, Sent, Signed, captured, config::Provider, malformed, order_of, seconds};
+use super::{Heard, Notice, Provider, Refusal, Sent, Signed, captured, malformed, order_of, seconds};
 use crate::database::{Capture, RefundOutcome, RefundTold};
 
 /// How far a time stamp may be off, either way, milliseconds.

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::Deserialize;
 
-use super::config::{Provider, WechatPayConfig};
+use super::config::WechatPayConfig;
 use super::public_key::PublicKey;
-use super::{Heard, Notice, Refusal, Sent, Signed, captured, malformed, order_of, seconds};
+use super::{Heard, Notice, Provider, Refusal, Sent, Signed, captured, malformed, order_of, seconds};
 use crate::database::{Capture, RefundOutcome, RefundTold};
 
 /// How far a time stamp may be off, either way, milliseconds: under 300 s, as wechatpay-go has it.
