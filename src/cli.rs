@@ -17,7 +17,9 @@ mod logs;
 mod migrate;
 mod orders;
 mod output;
+mod payments;
 mod queue;
+mod refunds;
 mod sales;
 mod shared_ledger;
 mod stock;
@@ -49,14 +51,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run only a gateway, one of several: needs Redis, MySQL and secrets that all of them share
     ///
-    /// It sells, and appends to its own log in queue.directory; workers on this machine drain it. Several gateways may run on
-    /// one machine, each with its own queue.directory, gateway.listen and admin.listen.
+    /// It sells, and appends to its own log in queue.directory; workers on this machine drain it. Several gateways may
+    /// run on one machine, each with its own queue.directory, gateway.listen and admin.listen.
     Gateway,
     /// Run only a worker, one of several: needs Redis and MySQL
     ///
-    /// It drains the logs named by queue.sources, which must be on this machine; those that another worker drains it takes over
-    /// when that one dies. What it appends goes to its own log in queue.worker_directory, one for each worker. Its admin
-    /// listener has /healthz, /readyz and /metrics.
+    /// It drains the logs named by queue.sources, which must be on this machine; those that another worker drains it
+    /// takes over when that one dies. What it appends goes to its own log in queue.worker_directory, one for each
+    /// worker. Its admin listener has /healthz, /readyz and /metrics.
     Worker,
     #[command(flatten)]
     Once(Once),
@@ -65,17 +67,24 @@ pub(crate) enum Command {
 /// Commands that are no servers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Once {
-    /// Publish, list, show, restock, pause or resume sales
+    /// Publish, list, show, restock, pause, resume or withdraw sales
     #[command(subcommand)]
     Sales(sales::SalesCommand),
-    /// Show, list or cancel orders
+    /// Show, list, cancel, close or refund orders
     #[command(subcommand)]
     Orders(orders::OrdersCommand),
-    /// Compare ledger, logs and database of the running system; exit 1 if a unit or an order does not add up, or nobody can tell
+    /// Show money that came in
+    #[command(subcommand)]
+    Payments(payments::PaymentsCommand),
+    /// List money that goes back; have what is stuck tried again
+    #[command(subcommand)]
+    Refunds(refunds::RefundsCommand),
+    /// Compare ledger, logs and database of the running system; exit 1 if a unit, an order or money does not add up, or
+    /// nobody can tell
     ///
-    /// Named are sums and totals that differ, promised orders that were rejected, and orders that have been pending for more than a
-    /// minute and are in no log and no row. Where such orders could be in a log that is not on this machine, the audit is incomplete:
-    /// run it on the machines of those logs.
+    /// Named are sums and totals that differ, promised orders that were rejected, and orders that have been pending for
+    /// more than a minute and are in no log and no row. Where such orders could be in a log that is not on this
+    /// machine, the audit is incomplete: run it on the machines of those logs.
     Audit(audit::Audit),
     /// Show the stock ledger's books and who takes part, or rebuild it
     #[command(subcommand)]
@@ -98,11 +107,21 @@ pub(crate) struct Json {
     pub(crate) json: bool,
 }
 
+/// What a change is for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reason {
+    /// Why, up to 255 characters: stands in the journal
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
 /// Runs a command to its end.
 pub(crate) async fn run(command: Once, config: &Config) -> ExitCode {
     let outcome = match command {
         Once::Sales(command) => sales::run(command, config).await,
         Once::Orders(command) => orders::run(command, config).await,
+        Once::Payments(command) => payments::run(command, config).await,
+        Once::Refunds(command) => refunds::run(command, config).await,
         Once::Audit(arguments) => audit::run(arguments, config).await,
         Once::Ledger(command) => ledger::run(command, config).await,
         Once::Stock(command) => stock::run(command, config).await,

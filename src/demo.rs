@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use order_worker::{Author, Database, DatabaseError};
-use stock::{IdError, SaleDefinition, Timestamp};
+use stock::{IdError, RefundPolicy, SaleDefinition, Timestamp};
 
 const OPENS_AFTER_MS: u64 = 20_000;
 const LASTS_MS: u64 = 3_600_000;
@@ -40,6 +40,8 @@ fn definition(now_ms: u64) -> Result<SaleDefinition, IdError> {
         starts_at: Timestamp(now_ms + OPENS_AFTER_MS),
         ends_at: Timestamp(now_ms + OPENS_AFTER_MS + LASTS_MS),
         rehearsal: false,
+        refund: RefundPolicy::Buyer,
+        unit_returns_on_refund: true,
         labels: BTreeMap::from([(LABEL.to_owned(), "true".to_owned())]),
     })
 }

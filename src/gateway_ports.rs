@@ -4,17 +4,22 @@ use std::sync::{Arc, OnceLock};
 
 use gateway::catalog::{Catalog, CatalogSale};
 use gateway::ports::{
-    Cancelled, Figures, Operator, OrderView, Orders, PaymentAnswer, PaymentProvider, PaymentRefusal,
-    Payments, PortError, PortFuture, RebuildBegun, SaleChange, SaleView,
+    Cancelled, Figures, Operator, OrderChange, OrderChanged, OrderView, Orders, PaymentAnswer,
+    PaymentProvider, PaymentRefusal, Payments, PortError, PortFuture, RebuildBegun, RefundPart, RefundView,
+    Refunded, SaleChange, SaleView, Standing,
 };
-use order_worker::database::{By, CancelOutcome, OrderRow, Published, SaleRow};
+use order_worker::database::{
+    By, CancelOutcome, OrderRow, Part, Published, RefundAsked, RefundBy, RefundRow, SaleRow,
+};
 use order_worker::life::payments::Provider;
 use order_worker::life::payments::inbox::{NotReceived, PaymentInbox, Received};
 use order_worker::life::payments::{Notice, Refusal};
 use order_worker::membership::operator;
 use order_worker::{AuditError, Author, Database, DatabaseError, RebuildError, ReconcileError, audit, bring};
 use queue::Topic;
-use stock::{EpochGate, Ledger, OrderId, Owner, SaleDefinition, SaleId, Stock, Timestamp, UserId};
+use stock::{
+    EpochGate, Ledger, LedgerError, OrderId, Owner, SaleDefinition, SaleId, Stock, Timestamp, UserId,
+};
 
 /// What buyers' calls want of orders.
 pub(crate) struct RootOrders(pub(crate) Database);
@@ -59,6 +64,7 @@ impl RootOperator {
             .into_iter()
             .map(|row| CatalogSale {
                 version: row.version,
+                terms_version: row.terms_version,
                 total: row.total,
                 paused_by: row.paused_by,
                 epoch,
@@ -81,6 +87,25 @@ impl RootOperator {
         self.refresh_catalog().await.map_err(refused)?;
         Ok(sale_view(row))
     }
+
+    /// The same after an edit: it is made, whatever the ledger says, and in force once that has answered.
+    async fn edited(&self, row: SaleRow) -> Result<SaleView, PortError> {
+        let brought = match row.settled {
+            // Ends later now, perhaps: then it is lifted, rebuilt and in force by what looks after sales anyway.
+            true => Err(LedgerError::UnknownSale(row.definition.id.clone()).into()),
+            false => bring(&self.database, &self.stock, &row.definition.id).await,
+        };
+        let standing = match brought {
+            Ok(()) => Standing::InForce,
+            Err(error @ ReconcileError::Database(_)) => return Err(unreconciled(error)),
+            Err(ReconcileError::Ledger(error)) => {
+                tracing::warn!(sale = %row.definition.id, version = row.version, %error, "an edited sale is pushed to the ledger later");
+                Standing::Pending
+            }
+        };
+        self.refresh_catalog().await.map_err(refused)?;
+        Ok(SaleView { standing: Some(standing), ..sale_view(row) })
+    }
 }
 
 impl Orders for RootOrders {
@@ -88,8 +113,29 @@ impl Orders for RootOrders {
         Box::pin(async move { Ok(self.0.order(order_id).await.map_err(refused)?.map(order_view)) })
     }
 
+    fn offered(&self, sale: SaleId, version: u64) -> PortFuture<'_, Option<SaleDefinition>> {
+        Box::pin(async move {
+            let row = self.0.sale_version(&sale, version).await.map_err(refused)?;
+            Ok(row.map(|row| row.definition))
+        })
+    }
+
+    fn orders_of(&self, sale: SaleId, user: UserId, limit: usize) -> PortFuture<'_, Vec<OrderView>> {
+        Box::pin(async move {
+            let rows = self.0.orders_of_user(&sale, &user, limit).await.map_err(refused)?;
+            Ok(rows.into_iter().map(order_view).collect())
+        })
+    }
+
     fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled> {
-        Box::pin(async move { cancel(&self.0, order_id, By::User(&user)).await })
+        Box::pin(async move {
+            let cancelled = self.0.cancel(order_id, By::User(&user)).await;
+            Ok(cancel_answer(cancelled.map_err(refused)?))
+        })
+    }
+
+    fn refund(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Refunded> {
+        Box::pin(async move { refund(&self.0, order_id, RefundBy::User(&user), None).await })
     }
 
     fn reachable(&self) -> PortFuture<'_, ()> {
@@ -147,11 +193,39 @@ fn refused_payment(refusal: &Refusal) -> PaymentRefusal {
     }
 }
 
-async fn cancel(database: &Database, order_id: OrderId, by: By<'_>) -> Result<Cancelled, PortError> {
-    Ok(match database.cancel(order_id, by).await.map_err(refused)? {
+fn cancel_answer(outcome: CancelOutcome) -> Cancelled {
+    match outcome {
         CancelOutcome::Cancelled(row) => Cancelled::Done(order_view(row)),
         CancelOutcome::WrongState(status) => Cancelled::WrongState(status),
         CancelOutcome::NotFound => Cancelled::NotFound,
+    }
+}
+
+fn because(author: &Author, reason: Option<String>) -> Author {
+    match reason {
+        Some(reason) => author.clone().because(&reason),
+        None => author.clone(),
+    }
+}
+
+async fn refund(
+    database: &Database,
+    order_id: OrderId,
+    by: RefundBy<'_>,
+    part: Option<&Part>,
+) -> Result<Refunded, PortError> {
+    let refund = match database.refund(order_id, by, part).await.map_err(refused)? {
+        RefundAsked::Written(refund) => refund_view(refund),
+        RefundAsked::WrongState(status) => return Ok(Refunded::WrongState(status)),
+        RefundAsked::NotOffered => return Ok(Refunded::NotOffered),
+        RefundAsked::TooMuch(left) => return Ok(Refunded::TooMuch(left)),
+        RefundAsked::NotFound => return Ok(Refunded::NotFound),
+    };
+    // Rows of orders never go.
+    let order = database.order(order_id).await.map_err(refused)?;
+    Ok(match order {
+        Some(order) => Refunded::Asked { order: Box::new(order_view(order)), refund: Box::new(refund) },
+        None => Refunded::NotFound,
     })
 }
 
@@ -180,9 +254,20 @@ impl Operator for RootOperator {
         Box::pin(async move {
             let row = match change {
                 SaleChange::Pause { by } => self.database.pause(&sale, &by, &self.author).await,
+                SaleChange::Edit { edit, reason } => {
+                    let author = match reason {
+                        Some(reason) => self.author.clone().because(&reason),
+                        None => self.author.clone(),
+                    };
+                    let row = self.database.edit_sale(&sale, &edit, &author).await.map_err(refused)?;
+                    return self.edited(row).await;
+                }
                 SaleChange::Resume => self.database.resume(&sale, &self.author).await,
                 SaleChange::Restock { restock_id, units } => {
                     self.database.restock(&sale, &restock_id, units, &self.author).await
+                }
+                SaleChange::Withdraw { orders, reason } => {
+                    self.database.withdraw(&sale, orders, &because(&self.author, reason)).await
                 }
             };
             self.changed(row.map_err(refused)?).await
@@ -220,8 +305,38 @@ impl Operator for RootOperator {
         })
     }
 
-    fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled> {
-        Box::pin(async move { cancel(&self.database, order_id, By::Operator(&self.author)).await })
+    fn change_order(
+        &self,
+        order_id: OrderId,
+        change: OrderChange,
+        reason: Option<String>,
+    ) -> PortFuture<'_, OrderChanged> {
+        Box::pin(async move {
+            let (database, author) = (&self.database, because(&self.author, reason));
+            Ok(match change {
+                OrderChange::Cancel => {
+                    let cancelled = database.cancel(order_id, By::Operator(&author)).await;
+                    OrderChanged::Cancelled(cancel_answer(cancelled.map_err(refused)?))
+                }
+                OrderChange::Close => {
+                    let closed = database.close_order(order_id, &author).await;
+                    OrderChanged::Cancelled(cancel_answer(closed.map_err(refused)?))
+                }
+                OrderChange::Refund(part) => {
+                    let part = part.map(|RefundPart { request_id, amount }| Part { request_id, amount });
+                    let by = RefundBy::Operator(&author);
+                    OrderChanged::Refunded(refund(database, order_id, by, part.as_ref()).await?)
+                }
+            })
+        })
+    }
+
+    fn retry_refund(&self, refund_id: String, reason: Option<String>) -> PortFuture<'_, Option<RefundView>> {
+        Box::pin(async move {
+            let author = because(&self.author, reason);
+            let row = self.database.retry_refund(&refund_id, &author).await.map_err(refused)?;
+            Ok(row.map(refund_view))
+        })
     }
 
     fn rebuild(&self, without: Option<Owner>) -> PortFuture<'_, RebuildBegun> {
@@ -280,8 +395,27 @@ fn sale_view(row: SaleRow) -> SaleView {
         total_now: row.total,
         sold: u64::from(row.sold),
         paused_by: row.paused_by,
+        withdrawn_at: row.withdrawn_at,
         version: row.version,
+        terms_version: row.terms_version,
+        standing: None,
         definition: row.definition,
+    }
+}
+
+fn refund_view(row: RefundRow) -> RefundView {
+    RefundView {
+        refund_id: row.refund_id,
+        provider: row.provider,
+        payment_id: row.payment_id,
+        order_id: row.order_id,
+        amount: row.amount,
+        whole: row.whole,
+        state: row.state.as_str(),
+        reason: row.reason,
+        requested_by: row.requested_by,
+        attempts: row.attempts,
+        last_error: row.last_error,
     }
 }
 

@@ -13,6 +13,7 @@ mod gateway_ports;
 mod log;
 mod queue_words;
 mod roles;
+mod sale_words;
 mod stdout;
 
 use std::process::ExitCode;

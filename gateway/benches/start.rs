@@ -44,7 +44,7 @@ async fn start(orders: u64) {
         directory: directory.path().join("queue"),
         segment_bytes: 32 << 20,
         ledger: Ledger::Embedded(EmbeddedLedger::new(now)),
-        sale: CatalogSale { definition, version: 1, total, paused_by: None, epoch: 1 },
+        sale: CatalogSale { definition, version: 1, terms_version: 1, total, paused_by: None, epoch: 1 },
         random: Arc::new(move || counter.fetch_add(1, Ordering::Relaxed)),
     };
     let life = Life::start(&ground);
@@ -102,6 +102,7 @@ async fn install(life: &Life, sale: &CatalogSale) {
         per_user_limit: 1,
         passes_per_unit: 0,
         paused: false,
+        terms_version: 1,
     };
     life.stock.install(&version, 1).await.expect("installed");
 }
@@ -117,6 +118,7 @@ fn reservation(n: u64) -> Reservation {
         quantity: 1,
         metadata: None,
         reserved_at_ms: now_ms(),
+        sale_version: None,
     }
 }
 

@@ -14,6 +14,8 @@ const PRESS_MAX_MS = 45_000;
 const UNSURE_MS = 1_500;
 /** A reload later than this does not press again by itself. */
 const RESUME_MAX_MS = 120_000;
+/** Orders that hold nothing any more. */
+const OVER = new Set(['closed', 'refunded', 'rejected']);
 /** Refusals that a moment may cure, with the same pass. */
 const PASSING = new Set(['busy', 'slow-down', 'gate-full', 'uncertain', '429', '503']);
 
@@ -70,13 +72,28 @@ export class Attempt {
     });
   }
 
-  /** The button. Pressing again while under way changes nothing. */
-  press(quantity) {
+  /** The button, under a sale of this version. Pressing again while under way changes nothing. */
+  press(quantity, saleVersion) {
     return this.#run(async (signal) => {
       const kept = this.order ? null : await this.#pass(signal);
       if (!kept) return this.#enter('ordered');
-      store.rememberAttempt(this.#sale, { ...kept, quantity, pressed_at_ms: now() });
+      store.rememberAttempt(this.#sale, { ...kept, quantity, sale_version: saleVersion, pressed_at_ms: now() });
       await this.#send(signal, now(), 0);
+    });
+  }
+
+  /** Goes to an order of the buyer's that this browser does not know of: it was bought on another device. */
+  find() {
+    return this.#run(async (signal) => {
+      const look = (signal) => this.#goToOwn(signal, [], true);
+      let found;
+      try {
+        found = await look(signal);
+      } catch (error) {
+        if (!(error instanceof Refusal && error.status === 401) || !(await this.#login())) throw error;
+        found = await look(signal);
+      }
+      if (!found) throw new Refusal(404, 'no-own-order', {});
     });
   }
 
@@ -144,7 +161,7 @@ export class Attempt {
       this.#enter(round ? this.state : 'sending');
       const sentAt = now();
       try {
-        const body = kept.quantity > 1 ? { quantity: kept.quantity } : {};
+        const body = { ...(kept.quantity > 1 ? { quantity: kept.quantity } : {}), ...(kept.sale_version ? { sale_version: kept.sale_version } : {}) };
         const { data } = await call('POST', `/api/v1/sales/${encodeURIComponent(this.#sale)}/orders`, { body, pass: kept.pass, signal });
         return this.#accepted(kept, data);
       } catch (error) {
@@ -161,6 +178,7 @@ export class Attempt {
           await pause(jittered(Math.max(error.retryAfterMs ?? 0, Math.min(400 * 2 ** round, 5000))), signal);
         } else {
           if (unsureSince && (await this.#found(signal, unsureSince))) return;
+          if (error.word === 'limit-reached' && (await this.#goToOwn(signal, error.body.order_ids ?? []))) return;
           return this.#refused(kept, error);
         }
       }
@@ -212,6 +230,27 @@ export class Attempt {
       if (error instanceof Refusal && error.status === 404) return false;
       throw error;
     }
+  }
+
+  /**
+   * To the buyer's own order: the one that waits for money, else the newest that is not over, as the server lists them; `named` are
+   * those that a refusal named, newest first. Whether there is one.
+   */
+  async #goToOwn(signal, named, mustList = false) {
+    let orders = [];
+    try {
+      ({ data: { orders } } = await call('GET', `/api/v1/orders?sale=${encodeURIComponent(this.#sale)}`, { signal }));
+    } catch (error) {
+      // The names of the refusal are enough.
+      if (error.name === 'AbortError' || mustList) throw error;
+    }
+    const id = (orders.find((order) => order.status === 'unpaid') ?? orders.find((order) => !OVER.has(order.status)))?.order_id ?? named[0];
+    if (!id) return false;
+    store.rememberOrder({ order_id: id, sale: this.#sale });
+    store.rememberAttempt(this.#sale, { order_id: id, accepted: true });
+    this.refusal = null;
+    this.#enter('ordered');
+    return true;
   }
 
   #accepted(kept, order) {

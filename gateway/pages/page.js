@@ -48,6 +48,6 @@ export function words(refusal) {
   if (refusal.status === 401 && refusal.word !== 'pass-invalid') return t('login');
   if (refusal.word === 'not-enough') return t('not-enough', { n: refusal.body.remaining ?? '' });
   if (refusal.word === 'busy' || refusal.word === 'slow-down' || refusal.word === 'uncertain') return t('gaveUp');
-  const plain = ['limit-reached', 'pass-used', 'pass-invalid', 'gate-full', 'sold-out', 'not-started', 'paused', 'ended', 'noNetwork', 'noWorker', 'unknown-sale', 'wrong-state'];
+  const plain = ['limit-reached', 'pass-used', 'pass-invalid', 'gate-full', 'sold-out', 'not-started', 'paused', 'ended', 'noNetwork', 'noWorker', 'unknown-sale', 'wrong-state', 'no-own-order', 'sale-changed'];
   return plain.includes(refusal.word) ? t(refusal.word) : t('failed', { word: refusal.word });
 }

@@ -36,7 +36,7 @@ const attempt = new Attempt(saleId, {
   login,
   changed: () => {
     if (attempt.refusal?.word === 'sold-out') soldOutHeardAt = clock.now();
-    if (attempt.refusal?.word === 'paused' || attempt.refusal?.word === 'ended') look();
+    if (['paused', 'ended', 'sale-changed'].includes(attempt.refusal?.word)) look();
     draw();
   },
   ask: (signal) => ask(saleId, { signal, off: sale.challenge === 'off', quiet: clock.now() < startsAt() }),
@@ -125,6 +125,8 @@ function drawButton() {
   const spoken = { busy: 'busy', unsure: 'unsure', offline: 'offline' }[attempt.state];
   say($('note'), spoken ? t(spoken) : attempt.refusal ? words(attempt.refusal) : '');
   say($('hint'), $('note').textContent ? '' : t(hint, { at: moment(startsAt()) }));
+  // A press cannot find it any more.
+  $('own').hidden = Boolean(under) || !(phase === 'soldout' || phase === 'ended');
   const most = sale.per_user_limit ?? 1;
   $('quantity-row').hidden = !(most > 1) || Boolean(under) || !['upcoming', 'prepare', 'open'].includes(phase);
   quantity = Math.min(quantity, most);
@@ -235,8 +237,9 @@ function tick() {
 $('buy').addEventListener('click', () => {
   if ($('buy').getAttribute('aria-disabled') === 'true') return;
   if (phase === 'prepare') attempt.prepare().then(tick);
-  else attempt.press(quantity);
+  else attempt.press(quantity, sale.version);
 });
+$('own').addEventListener('click', () => attempt.find());
 $('less').addEventListener('click', () => { quantity--; draw(); });
 $('more').addEventListener('click', () => { quantity++; draw(); });
 buyAgain.addEventListener('click', () => {

@@ -37,7 +37,7 @@ export function demoUser() {
 }
 
 /**
- * The attempt at a sale: `{ pass, order_id, expires_at_ms, quantity, pressed_at_ms?, accepted? }`.
+ * The attempt at a sale: `{ pass, order_id, expires_at_ms, quantity, sale_version?, pressed_at_ms?, accepted? }`.
  * A reload or another tab goes on from it.
  */
 export const attempt = (sale) => read(`attempt.${sale}`);

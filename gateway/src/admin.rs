@@ -15,13 +15,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use stock::{OrderId, Owner, SaleDefinition, SaleId};
+use stock::{Owner, SaleDefinition, SaleId};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Gateway;
-use crate::api::orders::cancelled;
 use crate::api::{Reply, json as json_reply, parse};
 use crate::http::body::{self, Body, BodyError};
 use crate::http::client::Holder;
@@ -31,6 +30,7 @@ use crate::http::problem::{Problem, method_not_allowed};
 use crate::pages;
 use crate::ports::{PortError, PortFuture, SaleChange};
 
+mod orders;
 mod pending;
 
 /// Largest body of an operator's call, bytes.
@@ -43,6 +43,8 @@ const FEED_POLLS_MAX: usize = 256;
 const ORDERS_MAX: Duration = Duration::from_secs(10);
 /// Longest name of a restock or of an operator, bytes.
 const NAME_BYTES_MAX: usize = 64;
+/// Longest reason of a change, characters.
+const REASON_CHARS_MAX: usize = 255;
 
 /// What is here, for whoever looks for something else.
 const HERE: &str = "the operator's listener has /console, /healthz, /readyz, /metrics, /internal/v1/edge and the calls below /admin/v1/";
@@ -72,11 +74,28 @@ struct Rebuild {
     without: Option<String>,
 }
 
+/// The keys of the edit, and a reason among them.
+#[derive(Deserialize)]
+struct Edit {
+    reason: Option<String>,
+    #[serde(flatten)]
+    edit: serde_json::Map<String, Value>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Restock {
     restock_id: String,
     units: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Withdraw {
+    /// Whether its orders go, too.
+    #[serde(default)]
+    orders: bool,
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -212,21 +231,11 @@ impl Admin {
                     _ => method_not_allowed("GET, HEAD, PUT"),
                 };
             }
-            [Some("orders"), Some(order), Some("cancel"), None] => {
-                if *method != Method::POST {
-                    return method_not_allowed("POST");
-                }
-                let Ok(order_id) = order.parse::<OrderId>() else { return Problem::NotFound.response() };
-                if let Err(refusal) = self.read::<Nothing>(body).await {
-                    return refusal;
-                }
-                return match timeout(ORDERS_MAX, operator.cancel(order_id)).await {
-                    Ok(result) => {
-                        self.gateway.streams.changed(order_id);
-                        cancelled(result)
-                    }
-                    Err(_) => Problem::Busy.because("the orders did not answer in time: ask again"),
-                };
+            [Some("orders"), Some(order), Some(what @ ("cancel" | "close" | "refund")), None] => {
+                return self.change_order(method, order, what, body).await;
+            }
+            [Some("refunds"), Some(refund), Some("retry"), None] => {
+                return self.retry_refund(method, refund, body).await;
             }
             [Some("ledger"), Some("rebuild"), None, _] => {
                 if *method != Method::POST {
@@ -257,12 +266,14 @@ impl Admin {
                 return pending::page(&self.gateway, &sale, query).await;
             }
             (None, _) | (Some("pending"), None) => return method_not_allowed("GET, HEAD"),
-            (Some("pause" | "resume" | "restock"), None) if *method != Method::POST => {
+            (Some("pause" | "resume" | "restock" | "edit" | "withdraw"), None) if *method != Method::POST => {
                 return method_not_allowed("POST");
             }
             (Some("pause"), None) => self.read::<Pause>(body).await.and_then(paused),
             (Some("resume"), None) => self.read::<Nothing>(body).await.map(|_| SaleChange::Resume),
             (Some("restock"), None) => self.read::<Restock>(body).await.and_then(restock),
+            (Some("withdraw"), None) => self.read::<Withdraw>(body).await.and_then(withdraw),
+            (Some("edit"), None) => self.read::<Edit>(body).await.and_then(edit),
             _ => return Problem::NotFound.because(HERE),
         };
         match change {
@@ -326,6 +337,22 @@ fn left_out(Rebuild { without }: Rebuild) -> Result<Option<Owner>, Reply> {
     without.map(parse).transpose()
 }
 
+fn edit(Edit { reason, edit }: Edit) -> Result<SaleChange, Reply> {
+    if edit.is_empty() {
+        return Err(Problem::BadRequest.because("say what is to be another: title, price, ends_at …"));
+    }
+    if reason.as_ref().is_some_and(|reason| {
+        reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control)
+    }) {
+        return Err(
+            Problem::BadRequest.because("reason has up to 255 characters, none of them a control character")
+        );
+    }
+    let edit = serde_json::from_value(Value::Object(edit))
+        .map_err(|error| Problem::BadRequest.because(&error.to_string()))?;
+    Ok(SaleChange::Edit { edit: Box::new(edit), reason })
+}
+
 fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> {
     if units == 0 {
         return Err(Problem::BadRequest.because("units is at least 1"));
@@ -335,6 +362,23 @@ fn restock(Restock { restock_id, units }: Restock) -> Result<SaleChange, Reply> 
         return Err(Problem::BadRequest.because("restock_id has 1 to 64 bytes without control characters"));
     }
     Ok(SaleChange::Restock { restock_id, units })
+}
+
+fn withdraw(Withdraw { orders, reason }: Withdraw) -> Result<SaleChange, Reply> {
+    Ok(SaleChange::Withdraw { orders, reason: checked(reason)? })
+}
+
+/// What for, as it may stand in the journal.
+fn checked(reason: Option<String>) -> Result<Option<String>, Reply> {
+    let is_good = |reason: &String| {
+        (1..=REASON_CHARS_MAX).contains(&reason.chars().count()) && !reason.chars().any(char::is_control)
+    };
+    match reason {
+        Some(reason) if !is_good(&reason) => {
+            Err(Problem::BadRequest.because("reason has 1 to 255 characters without control characters"))
+        }
+        reason => Ok(reason),
+    }
 }
 
 async fn answered<T>(call: PortFuture<'_, T>, show: impl FnOnce(T) -> Reply) -> Reply {

@@ -31,6 +31,7 @@ use crate::{Gateway, pages};
 
 mod demo;
 mod events;
+mod mine;
 pub(crate) mod orders;
 mod passes;
 pub(crate) mod payments;
@@ -58,9 +59,11 @@ enum Route<'a> {
     Passes(&'a str),
     Purchase(&'a str),
     Picture(&'a str),
+    Orders,
     Order(&'a str),
     OrderEvents(&'a str),
     OrderCancel(&'a str),
+    OrderRefund(&'a str),
     Payment(&'a str),
     DemoLogin,
     DemoPayment,
@@ -80,9 +83,11 @@ impl<'a> Route<'a> {
             [Some("v1"), Some("sales"), Some(sale), Some("passes"), None] => Self::Passes(sale),
             [Some("v1"), Some("sales"), Some(sale), Some("orders"), None] => Self::Purchase(sale),
             [Some("v1"), Some("challenges"), Some(picture), None, _] => Self::Picture(picture),
+            [Some("v1"), Some("orders"), None, ..] => Self::Orders,
             [Some("v1"), Some("orders"), Some(order), None, _] => Self::Order(order),
             [Some("v1"), Some("orders"), Some(order), Some("events"), None] => Self::OrderEvents(order),
             [Some("v1"), Some("orders"), Some(order), Some("cancel"), None] => Self::OrderCancel(order),
+            [Some("v1"), Some("orders"), Some(order), Some("refund"), None] => Self::OrderRefund(order),
             [Some("v1"), Some("time"), None, ..] => Self::Time,
             [Some("v1"), Some("payments"), Some(provider), None, _] => Self::Payment(provider),
             [Some("v1"), Some("demo"), Some("login"), None, _] => Self::DemoLogin,
@@ -103,6 +108,7 @@ impl Api {
         match Route::of(head.uri.path()) {
             Route::Purchase(sale) if post => self.purchase(&ask, sale, body).await,
             Route::Order(order) if read => Box::pin(self.order(&ask, order)).await,
+            Route::Orders if read => Box::pin(self.orders(&ask, head.uri.query())).await,
             Route::Sales if read => self.sales(&ask),
             Route::Sale(sale) if read => self.sale(&ask, sale),
             Route::Time if read => self.time(head.uri.query()),
@@ -113,6 +119,7 @@ impl Api {
                 Box::pin(self.events(&ask, order)).await
             }
             Route::OrderCancel(order) if post => Box::pin(self.cancel(&ask, order, body)).await,
+            Route::OrderRefund(order) if post => Box::pin(self.refund(&ask, order, body)).await,
             Route::Payment(provider) if post => Box::pin(self.payment(&ask, provider, body)).await,
             Route::DemoLogin if post => Box::pin(self.demo_login(&ask, body)).await,
             Route::DemoPayment if post => Box::pin(self.demo_payment(&ask, body)).await,
@@ -122,11 +129,13 @@ impl Api {
             | Route::Challenges(_)
             | Route::Passes(_)
             | Route::OrderCancel(_)
+            | Route::OrderRefund(_)
             | Route::Payment(_)
             | Route::DemoLogin
             | Route::DemoPayment => method_not_allowed("POST"),
             Route::OrderEvents(_) => method_not_allowed("GET"),
-            Route::Order(_)
+            Route::Orders
+            | Route::Order(_)
             | Route::Sales
             | Route::Sale(_)
             | Route::Time
@@ -286,9 +295,11 @@ mod tests {
             ("/api/v1/sales/demo/passes", Route::Passes("demo")),
             ("/api/v1/sales/demo/orders", Route::Purchase("demo")),
             ("/api/v1/sales//orders", Route::Purchase("")),
+            ("/api/v1/orders", Route::Orders),
             ("/api/v1/orders/X", Route::Order("X")),
             ("/api/v1/orders/X/events", Route::OrderEvents("X")),
             ("/api/v1/orders/X/cancel", Route::OrderCancel("X")),
+            ("/api/v1/orders/X/refund", Route::OrderRefund("X")),
             ("/api/v1/time", Route::Time),
             ("/api/v1/demo/login", Route::DemoLogin),
             ("/api/v1/demo/payments", Route::DemoPayment),

@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use serde::Serialize;
-use stock::{FlagCell, FlagState, SaleDefinition, SaleId, Stock, Timestamp, currency_digits};
+use stock::{FlagCell, FlagState, RefundPolicy, SaleDefinition, SaleId, Stock, Timestamp, currency_digits};
 use tokio::sync::watch;
 
 mod list;
@@ -33,6 +33,8 @@ pub struct CatalogSale {
     pub definition: SaleDefinition,
     /// Of the sale's row.
     pub version: u64,
+    /// The version since which price, currency, limit and pay time are as they are.
+    pub terms_version: u64,
     /// Units on offer now, restocks included.
     pub total: u32,
     /// Who paused it.
@@ -48,6 +50,10 @@ pub struct Sale {
     pub id: SaleId,
     /// As handed over.
     pub definition: SaleDefinition,
+    /// Of the sale's row.
+    version: u64,
+    /// The version since which price, currency, limit and pay time are as they are.
+    pub terms_version: u64,
     /// Nobody may buy.
     pub paused: bool,
     /// The ledger life that reserve batches name.
@@ -118,13 +124,13 @@ impl Sale {
 
     /// The same without its description.
     fn short(&self) -> Vec<u8> {
-        public(&self.definition, self.total, self.paused, self.sold_out(), self.hints, "")
+        public((&self.definition, self.version, self.total), self.paused, self.sold_out(), self.hints, "")
     }
 
     /// Whether it is what `sale` says, and listens to the flag that is the sale's now: one that was forgotten is another.
     fn is(&self, sale: &CatalogSale, flag: &Arc<FlagCell>) -> bool {
-        let shown = (&self.definition, self.total, self.paused, self.epoch);
-        shown == (&sale.definition, sale.total, sale.paused_by.is_some(), sale.epoch)
+        let shown = (&self.definition, self.version, self.total, self.paused, self.epoch);
+        shown == (&sale.definition, sale.version, sale.total, sale.paused_by.is_some(), sale.epoch)
             && Arc::ptr_eq(&self.flag, flag)
     }
 
@@ -160,10 +166,12 @@ struct PublicSale<'a> {
     total: u32,
     per_user_limit: u32,
     pay_within_s: u32,
+    refund: RefundPolicy,
     starts_at: Timestamp,
     ends_at: Timestamp,
     rehearsal: bool,
     labels: &'a std::collections::BTreeMap<String, String>,
+    version: u64,
     sold_out: bool,
     paused: bool,
     opens_before_s: u64,
@@ -173,8 +181,7 @@ struct PublicSale<'a> {
 }
 
 fn public(
-    definition: &SaleDefinition,
-    total: u32,
+    (definition, version, total): (&SaleDefinition, u64, u32),
     paused: bool,
     sold_out: bool,
     hints: PageHints,
@@ -192,10 +199,12 @@ fn public(
         total,
         per_user_limit: definition.per_user_limit,
         pay_within_s: definition.pay_within_s,
+        refund: definition.refund,
         starts_at: definition.starts_at,
         ends_at: definition.ends_at,
         rehearsal: definition.rehearsal,
         labels: &definition.labels,
+        version,
         sold_out,
         paused,
         opens_before_s: hints.opens_before_s,
@@ -335,11 +344,12 @@ impl Catalog {
     }
 
     fn prepare(&self, sale: CatalogSale, flag: Arc<FlagCell>) -> Sale {
-        let CatalogSale { definition, version: _, total, paused_by, epoch } = sale;
+        let CatalogSale { definition, version, terms_version, total, paused_by, epoch } = sale;
         let id = definition.id.clone();
         let (paused, hints) = (paused_by.is_some(), self.hints);
         let document = |sold_out| {
-            let text = public(&definition, total, paused, sold_out, hints, &definition.description);
+            let text =
+                public((&definition, version, total), paused, sold_out, hints, &definition.description);
             Document::new(text.into())
         };
         let documents = [document(false), document(true)];
@@ -349,6 +359,8 @@ impl Catalog {
             gate_full_until_ms: AtomicU64::new(0),
             flag,
             counters: self.metrics.of_sale(id.as_str()),
+            version,
+            terms_version,
             paused,
             epoch,
             total,

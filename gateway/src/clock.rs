@@ -8,11 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use stock::{LedgerServer, SaleId, Stock};
 use tokio::time::Instant;
 
 /// How often the ledger is asked for its time.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Further from what was expected, a server's clock has not drifted but jumped.
+const JUMP_MS: u64 = 5_000;
+/// How long a jump stays a note in `/readyz`.
+const NOTED_FOR: Duration = Duration::from_secs(600);
 
 /// Never told.
 const UNKNOWN: u64 = 0;
@@ -26,6 +34,8 @@ pub struct LedgerClocks {
     /// What counts for a server that was never asked.
     guess_ms: u64,
     anchor: Instant,
+    jumps: Counter,
+    jumped_at: Mutex<Option<Instant>>,
 }
 
 impl LedgerClocks {
@@ -33,7 +43,20 @@ impl LedgerClocks {
     #[must_use]
     pub fn new(guess_ms: u64) -> Self {
         let at_anchor_ms = std::array::from_fn(|_| AtomicU64::new(UNKNOWN));
-        Self { at_anchor_ms, guess_ms, anchor: Instant::now() }
+        let (jumps, jumped_at) = (Counter::default(), Mutex::new(None));
+        Self { at_anchor_ms, guess_ms, anchor: Instant::now(), jumps, jumped_at }
+    }
+
+    /// Shows the jumps in `registry`.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let help = "Jumps of a ledger server's clock against this process's monotonic clock";
+        registry.register("floodgate_ledger_clock_jumps", help, self.jumps.clone());
+    }
+
+    /// Whether a server's clock has jumped lately.
+    #[must_use]
+    pub(crate) fn has_jumped(&self) -> bool {
+        self.jumped_at.lock().is_some_and(|at| at.elapsed() < NOTED_FOR)
     }
 
     /// The time of `server` in milliseconds since the Unix epoch.
@@ -54,7 +77,22 @@ impl LedgerClocks {
 
     /// Takes over what a server said: its clock stood at `told_ms` halfway between `asked` and now.
     pub fn learn(&self, server: LedgerServer, asked: Instant, told_ms: u64) {
-        let way_back = asked.elapsed() / 2;
+        let way = asked.elapsed();
+        let way_back = way / 2;
+        let expected_ms = self.knows(server).then(|| self.now_ms(server).saturating_sub(ms(way_back)));
+        if let Some(expected_ms) =
+            expected_ms.filter(|expected| expected.abs_diff(told_ms) > JUMP_MS + ms(way))
+        {
+            self.jumps.inc();
+            *self.jumped_at.lock() = Some(Instant::now());
+            let jump_s = (told_ms as f64 - expected_ms as f64) / 1e3;
+            tracing::error!(
+                jump_s,
+                server = server.number(),
+                "the clock of a server of the stock ledger has jumped: windows and deadlines of its sales go by it; see to its time \
+                 server"
+            );
+        }
         let since_anchor = ms(self.anchor.elapsed().saturating_sub(way_back));
         let at_anchor_ms = told_ms.saturating_sub(since_anchor).max(UNKNOWN + 1);
         self.at_anchor_ms(server).store(at_anchor_ms, Ordering::Relaxed);
@@ -137,5 +175,10 @@ mod tests {
         );
         clocks.learn(other, Instant::now(), 1);
         assert_eq!((clocks.now_ms(other), clocks.knows(other)), (1_351, true));
+        assert!(!clocks.has_jumped(), "the first word of a server, and a few seconds more or less, are none");
+        clocks.learn(server, Instant::now(), 10_050 + 3_600_000);
+        assert_eq!((clocks.now_ms(server), clocks.jumps.get()), (3_610_050, 1));
+        clocks.learn(server, Instant::now(), 10_050);
+        assert_eq!((clocks.now_ms(server), clocks.jumps.get(), clocks.has_jumped()), (10_050, 2, true));
     }
 }

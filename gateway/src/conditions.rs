@@ -54,6 +54,8 @@ pub enum Condition {
     LeaseFailing,
     /// Lines of the process's log cannot be written.
     LogLinesLost,
+    /// The clock of this machine, or of the ledger, has jumped lately.
+    ClockJumped,
 }
 
 /// From so much of `queue.backlog_max` on a gateway is unready: what is promised elsewhere is drained sooner.
@@ -61,7 +63,7 @@ pub const BACKLOG_PERCENT_MAX: u64 = 90;
 
 impl Condition {
     /// Every one of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ShuttingDown,
         Self::NoEpoch,
         Self::OtherLedger,
@@ -82,6 +84,7 @@ impl Condition {
         Self::OwnLog,
         Self::LeaseFailing,
         Self::LogLinesLost,
+        Self::ClockJumped,
     ];
 
     /// For programs. Never changes.
@@ -108,6 +111,7 @@ impl Condition {
             Self::OwnLog => "own-log",
             Self::LeaseFailing => "lease-failing",
             Self::LogLinesLost => "log-lines-lost",
+            Self::ClockJumped => "clock-jumped",
         }
     }
 
@@ -152,6 +156,10 @@ impl Condition {
             }
             Self::LogLinesLost => {
                 "lines of the log are lost: its disk is full, or its reader has gone or does not read"
+            }
+            Self::ClockJumped => {
+                "the clock of this machine, or of the stock ledger's, has jumped within the last 10 minutes: see to its time server; \
+                 the log says by how much"
             }
         }
     }

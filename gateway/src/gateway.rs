@@ -99,6 +99,8 @@ pub struct Gateway {
     pub(crate) finals: FinalOrders<OrderDocument>,
     /// Set by the shutdown: `/readyz` says no from then on.
     pub(crate) draining: AtomicBool,
+    /// Whether the process's clock has jumped lately.
+    pub(crate) clock_has_jumped: Option<fn() -> bool>,
     /// Whether lines of the process's log are lost at the moment.
     pub(crate) loses_log_lines: Option<fn() -> bool>,
     pub(crate) random: Random,
@@ -139,6 +141,7 @@ impl Gateway {
         let server_metrics = ServerMetrics::register(registry);
         let event_streams_max = gateway.event_streams_max;
         let clocks = Arc::new(LedgerClocks::new(now()));
+        clocks.register(registry);
         let catalog = Arc::new(Catalog::new(stock.clone(), clocks.clone(), metrics.clone(), hints));
         let progress = Arc::new(Progress::new(drained, parts.drain_rate_hint));
         let limits_by_address = limits.per_address_rps > 0;
@@ -193,9 +196,17 @@ impl Gateway {
             finals: FinalOrders::new(),
             server_metrics,
             draining: AtomicBool::new(false),
+            clock_has_jumped: None,
             loses_log_lines: None,
             random,
         })
+    }
+
+    /// Whether the process's clock has jumped lately, asked at each `/readyz`.
+    #[must_use]
+    pub fn with_clock(mut self, has_jumped: fn() -> bool) -> Self {
+        self.clock_has_jumped = Some(has_jumped);
+        self
     }
 
     /// Whether lines of the process's log are lost at the moment, asked at each `/readyz`.

@@ -107,6 +107,10 @@ impl Gateway {
             (Condition::FlagOutOfTouch, !self.stock.flag().in_touch()),
             (Condition::LeaseFailing, !self.parts.epoch_gate.is_leased()),
             (Condition::LogLinesLost, self.loses_log_lines.is_some_and(|loses| loses())),
+            (
+                Condition::ClockJumped,
+                self.clocks.has_jumped() || self.clock_has_jumped.is_some_and(|has| has()),
+            ),
             (Condition::FewQuestions, self.challenges.as_ref().is_some_and(|c| !c.ready())),
         ];
         holds.into_iter().filter(|(_, holds)| *holds).map(|(condition, _)| condition).collect()

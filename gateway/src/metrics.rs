@@ -50,6 +50,7 @@ outcomes! {
     SlowDown = "slow-down",
     Busy = "busy",
     PassUsed = "pass-used",
+    SaleChanged = "sale-changed",
     LimitReached = "limit-reached",
     NotEnough = "not-enough",
     Uncertain = "uncertain",

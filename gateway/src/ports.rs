@@ -1,11 +1,12 @@
-//! What the gateway wants of others: [`Orders`] for buyers' calls, [`Payments`] for those of payment providers, [`Operator`] for the
-//! admin listener's. The root package fills them; no SQL shows here.
+//! What the gateway wants of others: [`Orders`] for buyers' calls, [`Payments`] for those of payment providers,
+//! [`Operator`] for the admin listener's. The root package fills them; no SQL shows here.
 //!
 //! Every implementation
-//! - MUST carry out each call as one transaction, and MUST make repeats harmless (publish, pause, resume, restock, cancel).
+//! - MUST carry out each call as one transaction, and MUST make repeats harmless (publish, pause, resume, restock,
+//!   cancel, refund).
 //!
 //! Of [`Orders`], moreover
-//! - MUST answer `cancel` for another user's order as if there were none.
+//! - MUST answer `cancel` and `refund` for another user's order as if there were none.
 //!
 //! Of [`Payments`], moreover
 //! - MUST believe nothing without a good signature, and for a call without one MUST NOT read or write anything;
@@ -14,7 +15,7 @@
 //!
 //! Of [`Operator`], moreover
 //! - MUST push a changed sale to the ledger and into [`crate::catalog::Catalog`] before it answers, so that the operator who was
-//!   answered sees it take effect.
+//!   answered sees it take effect; an edit whose push did not reach the ledger is answered as pending.
 //!
 //! No call on these ports is ever made for a refused purchase.
 
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use stock::{OrderId, OrderStatus, Owner, SaleDefinition, SaleId, Timestamp, UserId};
+use stock::{OrderId, OrderStatus, Owner, SaleDefinition, SaleEdit, SaleId, Timestamp, UserId};
 use tokio::time::timeout;
 
 /// Why a call was not carried out.
@@ -82,10 +83,57 @@ pub enum Cancelled {
     NotFound,
 }
 
+/// Money that goes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefundView {
+    /// Names it, at every try.
+    pub refund_id: String,
+    /// Of which provider's payment.
+    pub provider: String,
+    /// Of which payment.
+    pub payment_id: String,
+    /// The payment's order; none where it names none.
+    pub order_id: Option<OrderId>,
+    /// Minor units.
+    pub amount: u64,
+    /// With it all of the payment is back.
+    pub whole: bool,
+    /// `requested`, `sent`, `succeeded` or `stuck`.
+    pub state: &'static str,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who: `floodgate`, `buyer`, or an operator.
+    pub requested_by: String,
+    /// Calls on the shop's service so far.
+    pub attempts: u32,
+    /// Why the last one failed.
+    pub last_error: Option<String>,
+}
+
+/// What became of a wish for money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refunded {
+    /// It goes back, or is back; the same for a repeat.
+    Asked {
+        /// As it is now.
+        order: Box<OrderView>,
+        /// What was written.
+        refund: Box<RefundView>,
+    },
+    /// It is not paid.
+    WrongState(OrderStatus),
+    /// Money of this sale goes back on an operator's word alone.
+    NotOffered,
+    /// More than is left of the payment, minor units.
+    TooMuch(u64),
+    /// No such order of this user.
+    NotFound,
+}
+
 /// A sale as the operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SaleView {
-    /// As first published.
+    /// As published and edited.
     #[serde(flatten)]
     pub definition: SaleDefinition,
     /// Units on offer now, restocks included.
@@ -94,8 +142,25 @@ pub struct SaleView {
     pub sold: u64,
     /// Who paused it.
     pub paused_by: Option<String>,
+    /// When it was withdrawn with its orders.
+    pub withdrawn_at: Option<Timestamp>,
     /// Of the row; rises with every change.
     pub version: u64,
+    /// The version since which price, currency, limit and pay time are as they are.
+    pub terms_version: u64,
+    /// Whether the ledger has answered for that version; none where it was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+}
+
+/// How far a change has come that the database holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// The ledger has not answered yet: what is sold now may be sold by the version before.
+    Pending,
+    /// The ledger has answered: nothing is sold by the version before any more.
+    InForce,
 }
 
 /// `GET /admin/v1/sales/{sale}`, units.
@@ -146,6 +211,13 @@ pub enum SaleChange {
     },
     /// Lift a pause.
     Resume,
+    /// Correct what was published.
+    Edit {
+        /// What is to be another.
+        edit: Box<SaleEdit>,
+        /// What for: stands in the journal.
+        reason: Option<String>,
+    },
     /// Raise the total; the same id twice raises it once.
     Restock {
         /// The operator's own, known only to the database.
@@ -153,9 +225,46 @@ pub enum SaleChange {
         /// At least 1.
         units: u32,
     },
+    /// End it now, for good.
+    Withdraw {
+        /// Its unpaid orders are closed, too, and its paid ones refunded.
+        orders: bool,
+        /// What for.
+        reason: Option<String>,
+    },
 }
 
-/// Longest wait for the orders on a buyer's behalf: without it a database that hangs would keep every connection that asks.
+/// What the operator wants of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderChange {
+    /// Close it, unpaid, in its buyer's place.
+    Cancel,
+    /// Close it, unpaid, before its deadline.
+    Close,
+    /// Send money back: all of it, or a part.
+    Refund(Option<RefundPart>),
+}
+
+/// A part of what was paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefundPart {
+    /// The operator's own; the same twice sends it once.
+    pub request_id: String,
+    /// Minor units, at least 1.
+    pub amount: u64,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderChanged {
+    /// Of a cancel or a close.
+    Cancelled(Cancelled),
+    /// Of a refund.
+    Refunded(Refunded),
+}
+
+/// Longest wait for the orders on a buyer's behalf: without it a database that hangs would keep every connection that
+/// asks.
 const BUYER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// The call's answer, or [`PortError::Unavailable`] if it takes too long; the call may be carried out all the same.
@@ -176,8 +285,14 @@ pub type PortFuture<'a, T> = BoxFuture<'a, Result<T, PortError>>;
 pub trait Orders: Send + Sync {
     /// The order's row.
     fn order(&self, order_id: OrderId) -> PortFuture<'_, Option<OrderView>>;
+    /// What a sale offered from this version on.
+    fn offered(&self, sale: SaleId, version: u64) -> PortFuture<'_, Option<SaleDefinition>>;
+    /// This user's orders of the sale that have a row, the newest first, at most `limit`.
+    fn orders_of(&self, sale: SaleId, user: UserId, limit: usize) -> PortFuture<'_, Vec<OrderView>>;
     /// Closes an unpaid order of this user.
     fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled>;
+    /// Asks for all of the money of a paid order of this user.
+    fn refund(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Refunded>;
     /// Whether orders can be written and read at the moment. Cheap: asked every second.
     fn reachable(&self) -> PortFuture<'_, ()>;
 }
@@ -249,7 +364,8 @@ pub trait Payments: Send + Sync {
         headers: &'a [(&'a str, &'a [u8])],
         body: &'a [u8],
     ) -> PortFuture<'a, PaymentAnswer>;
-    /// The headers of a callback that [`Self::call`] believes, for the demo's payments; `None` where callbacks are not taken.
+    /// The headers of a callback that [`Self::call`] believes, for the demo's payments; `None` where callbacks are not
+    /// taken.
     fn sign_callback(&self, id: &str, at: Timestamp, body: &[u8]) -> Option<[(&'static str, String); 3]>;
 }
 
@@ -263,8 +379,16 @@ pub trait Operator: Send + Sync {
     fn change(&self, sale: SaleId, change: SaleChange) -> PortFuture<'_, SaleView>;
     /// One sale's figures; `None` if there is no such sale.
     fn figures(&self, sale: SaleId) -> PortFuture<'_, Option<Figures>>;
-    /// Closes an unpaid order, whoever's.
-    fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled>;
-    /// Begins a rebuild of a ledger that outlives its processes, leaving out the log of an instance that is gone for good.
+    /// Changes an order, of any user; `reason` stands in the journal.
+    fn change_order(
+        &self,
+        order_id: OrderId,
+        change: OrderChange,
+        reason: Option<String>,
+    ) -> PortFuture<'_, OrderChanged>;
+    /// Has a stuck refund tried again; `None` if there is none of this id.
+    fn retry_refund(&self, refund_id: String, reason: Option<String>) -> PortFuture<'_, Option<RefundView>>;
+    /// Begins a rebuild of a ledger that outlives its processes, leaving out the log of an instance that is gone for
+    /// good.
     fn rebuild(&self, without: Option<Owner>) -> PortFuture<'_, RebuildBegun>;
 }

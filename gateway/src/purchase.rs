@@ -1,6 +1,6 @@
 //! The way of one purchase: [`Purchases::purchase`] is the whole of it, in numbered stages, each refusing for its own reason.
 //!
-//! Stages 1 to 8 look at memory only: a refusal there costs no I/O, no lock that others want, and no log line. Room in the
+//! Stages 1 to 9 look at memory only: a refusal there costs no I/O, no lock that others want, and no log line. Room in the
 //! queue is held before the ledger is asked, so that nothing is taken that could not be written down. From the ledger call
 //! to the answer the batcher ([`Purchases::run`]) owns everything: a buyer who hangs up cancels nothing.
 
@@ -50,6 +50,8 @@ pub struct Attempt<'a> {
     pub quantity: u32,
     /// The buyer's own.
     pub metadata: Option<&'a str>,
+    /// The sale's version that the buyer was shown, if it came.
+    pub sale_version: Option<u64>,
     /// The buyer's address, where it is to be limited.
     pub address: Option<IpAddr>,
 }
@@ -92,6 +94,8 @@ pub enum PurchaseAnswer {
     Ended,
     /// No pass, or not one for this sale, or too old.
     PassInvalid,
+    /// The buyer was shown another price, currency, limit or pay time.
+    SaleChanged,
     /// Too many attempts of this user or address.
     SlowDown {
         /// Until the next one counts.
@@ -105,7 +109,10 @@ pub enum PurchaseAnswer {
         order_id: OrderId,
     },
     /// The user would hold more than the limit.
-    LimitReached,
+    LimitReached {
+        /// What the user holds already: the newest, oldest first.
+        order_ids: Vec<OrderId>,
+    },
     /// Fewer are left than asked for.
     NotEnough {
         /// How many are.
@@ -133,10 +140,11 @@ impl PurchaseAnswer {
             Self::NotStarted { .. } => Outcome::NotStarted,
             Self::Ended => Outcome::Ended,
             Self::PassInvalid => Outcome::PassInvalid,
+            Self::SaleChanged => Outcome::SaleChanged,
             Self::SlowDown { .. } => Outcome::SlowDown,
             Self::Busy => Outcome::Busy,
             Self::PassUsed { .. } => Outcome::PassUsed,
-            Self::LimitReached => Outcome::LimitReached,
+            Self::LimitReached { .. } => Outcome::LimitReached,
             Self::NotEnough { .. } => Outcome::NotEnough,
             Self::Uncertain { .. } => Outcome::Uncertain,
         }
@@ -194,7 +202,7 @@ impl Purchases {
         &self.parts
     }
 
-    /// One press of the button, from plain data to its answer. Dropping the future after stage 8 cancels nothing.
+    /// One press of the button, from plain data to its answer. Dropping the future after stage 9 cancels nothing.
     pub async fn purchase(&self, attempt: Attempt<'_>) -> PurchaseAnswer {
         let parts = &*self.parts;
 
@@ -239,14 +247,19 @@ impl Purchases {
             _ => return refuse(PurchaseAnswer::PassInvalid),
         };
 
-        // 7. The limits.
+        // 7. What the buyer was shown is what it costs. The ledger looks once more, at what this process believes.
+        if attempt.sale_version.is_some_and(|shown| shown < sale.terms_version) {
+            return refuse(PurchaseAnswer::SaleChanged);
+        }
+
+        // 8. The limits.
         let address = attempt.address.map_or(Ok(()), |address| parts.limits.check_address(address));
         if let Err(fast) = address.and_then(|()| parts.limits.check_user(&pass.user)) {
             let wait_ms = u64::try_from(fast.retry_after.as_millis()).unwrap_or(u64::MAX);
             return refuse(PurchaseAnswer::SlowDown { wait_ms });
         }
 
-        // 8. Room: among the purchases under way, and in the queue for the order that may come of it.
+        // 9. Room: among the purchases under way, and in the queue for the order that may come of it.
         let Some(slot) = Slot::take(&parts.in_flight, parts.in_flight_max) else {
             return refuse(PurchaseAnswer::Busy);
         };
@@ -258,7 +271,7 @@ impl Purchases {
             return refuse(PurchaseAnswer::Busy);
         }
 
-        // 9. Ledger, then queue: the batcher's, see `batch`. Its end comes as one message.
+        // 10. Ledger, then queue: the batcher's, see `batch`. Its end comes as one message.
         let order_id = pass.order_id;
         let request = ReserveRequest {
             order_id,
@@ -268,9 +281,11 @@ impl Purchases {
         };
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
-        self.lanes.join(&sale, Waiting { request, permit, payload_bytes, slot, since, answer });
+        let terms_version = sale.terms_version;
+        let waiting = Waiting { request, terms_version, permit, payload_bytes, slot, since, answer };
+        self.lanes.join(&sale, waiting);
 
-        // 10. The answer. Without one (the process is going down) nobody can tell.
+        // 11. The answer. Without one (the process is going down) nobody can tell.
         let answer = match timeout(ANSWER_MAX, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => refuse(PurchaseAnswer::Uncertain { order_id }),
@@ -278,7 +293,7 @@ impl Purchases {
             Err(_) => PurchaseAnswer::Uncertain { order_id },
         };
 
-        // 11. A settled order's status: the one read of the database, bounded in time, and only for a pass used again.
+        // 12. A settled order's status: the one read of the database, bounded in time, and only for a pass used again.
         match answer {
             PurchaseAnswer::Settled { order_id, .. } => {
                 let row = in_time(parts.orders.order(order_id)).await;
@@ -303,7 +318,7 @@ fn well_formed(attempt: &Attempt<'_>) -> Result<(), PurchaseAnswer> {
 
 /// At least the length of the message that a reservation of these becomes: every fixed part, and each text as JSON writes it.
 fn payload_bytes_max(sale: &str, user: &str, metadata: Option<&str>) -> usize {
-    const FIXED: usize = 144;
+    const FIXED: usize = 184;
     FIXED + escaped(sale) + escaped(user) + metadata.map_or(0, escaped)
 }
 
@@ -347,6 +362,7 @@ mod tests {
                 quantity: u32::MAX,
                 metadata: Some(text.repeat(40).into()),
                 reserved_at_ms: u64::MAX,
+                sale_version: Some(u64::MAX),
             };
             let length = reservation.encode().expect("json").len();
             let bound =

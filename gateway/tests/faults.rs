@@ -17,7 +17,14 @@ use tokio::sync::watch;
 fn buy_all(site: &Site, passes: &[(String, OrderId)]) -> Vec<PurchaseAnswer> {
     let purchases = Arc::new(site.gateway.purchases());
     let (end, ended) = watch::channel(false);
-    let attempt = |pass| Attempt { sale: SALE, pass: Some(pass), quantity: 1, metadata: None, address: None };
+    let attempt = |pass| Attempt {
+        sale: SALE,
+        pass: Some(pass),
+        quantity: 1,
+        metadata: None,
+        sale_version: None,
+        address: None,
+    };
     let work = async {
         let answers = join_all(passes.iter().map(|(pass, _)| purchases.purchase(attempt(pass)))).await;
         end.send_replace(true);

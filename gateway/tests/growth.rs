@@ -75,9 +75,17 @@ impl World {
             per_user_limit: 1,
             passes_per_unit: 0,
             paused: false,
+            terms_version: 1,
         };
         outside(&server).install(&version, 1).await.expect("installed");
-        let sale = CatalogSale { total: definition.total, definition, version: 1, paused_by: None, epoch: 1 };
+        let sale = CatalogSale {
+            total: definition.total,
+            definition,
+            version: 1,
+            terms_version: 1,
+            paused_by: None,
+            epoch: 1,
+        };
         let (disk, counter) = (SimulatedDisk::new(seed, Faults::default()), AtomicU64::new(seed << 32));
         let ground = Ground {
             now,
@@ -139,6 +147,7 @@ fn reservations(count: usize) -> Vec<Reservation> {
         quantity: 1,
         metadata: None,
         reserved_at_ms: BASE_MS - DAY_MS,
+        sale_version: None,
     };
     (0..count as u64).map(one).collect()
 }

@@ -17,6 +17,7 @@ fn offered(sales: impl Iterator<Item = SaleDefinition>) -> Vec<CatalogSale> {
     sales
         .map(|definition| CatalogSale {
             version: 1,
+            terms_version: 1,
             total: definition.total,
             paused_by: None,
             epoch: 1,

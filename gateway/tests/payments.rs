@@ -5,8 +5,9 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use stock::OrderStatus;
-use support::{Connection, Options, Site, bearer};
+use serde_json::json;
+use stock::{OrderStatus, RefundPolicy};
+use support::{ADMIN_TOKEN, Connection, Options, Site, bearer};
 
 const CALLBACK: &str = "/api/v1/payments/callback";
 const WECHAT_PAY: &str = "/api/v1/payments/wechat-pay";
@@ -158,4 +159,93 @@ fn the_demo_pays_by_a_callback_and_only_for_whom_it_is() {
         ..Options::default()
     });
     off.connect().post(path, &[("Authorization", &alice)], &body).is(404, "not-found");
+}
+
+#[test]
+fn a_buyer_asks_for_money_where_the_sale_lets_buyers() {
+    for policy in [RefundPolicy::Buyer, RefundPolicy::Operator] {
+        let mut options = Options::default();
+        options.sale.refund = policy;
+        let site = Site::start(options);
+        let mut buyer = site.connect();
+        let offered = buyer.get("/api/v1/sales/demo", &[]).json();
+        assert_eq!(offered["refund"], if policy == RefundPolicy::Buyer { "buyer" } else { "operator" });
+        let (pass, order_id) = site.pass("alice");
+        assert_eq!(site.buy(&pass, "{}").status, 202);
+        let (alice, bob) = (bearer("alice"), bearer("bob"));
+        let path = format!("/api/v1/orders/{order_id}/refund");
+        let mut refund = |token: &str, body: &str| buyer.post(&path, &[("Authorization", token)], body);
+        refund(&alice, "{}").is(409, "wrong-state");
+        site.drain();
+        if policy == RefundPolicy::Operator {
+            site.books.set_status(order_id, OrderStatus::Paid);
+            let refused = refund(&alice, "{}");
+            refused.is(409, "wrong-state");
+            assert!(refused.text().contains("ask the shop"), "{}", refused.text());
+            continue;
+        }
+        refund(&alice, "{}").is(409, "wrong-state");
+        site.books.set_status(order_id, OrderStatus::Paid);
+        refund(&bob, "{}").is(404, "not-found");
+        refund(&alice, r#"{"amount":1}"#).is(400, "bad-request");
+        for _ in 0..2 {
+            let asked = refund(&alice, "{}");
+            assert_eq!((asked.status, asked.json()["status"].as_str()), (202, Some("refunding")));
+        }
+        site.books.set_status(order_id, OrderStatus::Refunded);
+        let back = refund(&alice, "");
+        assert_eq!((back.status, back.json()["status"].as_str()), (200, Some("refunded")));
+        buyer.get(&path, &[]).is(405, "method-not-allowed");
+    }
+}
+
+#[test]
+fn an_operator_closes_refunds_and_withdraws() {
+    let site = Site::start(Options::default());
+    let mut admin = site.admin();
+    let operator = format!("Bearer {ADMIN_TOKEN}");
+    let operator = [("Authorization", operator.as_str())];
+    let order = |user: &str, status| {
+        let (pass, order_id) = site.pass(user);
+        assert_eq!(site.buy(&pass, "{}").status, 202);
+        site.drain();
+        site.books.set_status(order_id, status);
+        order_id
+    };
+    let (open, paid) = (order("alice", OrderStatus::Unpaid), order("bob", OrderStatus::Paid));
+    let mut post = |path: &str, body: &str| admin.post(&format!("/admin/v1/{path}"), &operator, body);
+    for (path, body) in [
+        ("refund", r#"{"amount":1}"#),
+        ("refund", r#"{"request_id":"a"}"#),
+        ("refund", r#"{"request_id":"a","amount":0}"#),
+        ("refund", r#"{"request_id":"","amount":1}"#),
+        ("refund", r#"{"request_id":"a","amount":-1}"#),
+        ("close", r#"{"reason":""}"#),
+        ("close", r#"{"reason":"a\nb"}"#),
+        ("cancel", r#"{"why":"x"}"#),
+    ] {
+        post(&format!("orders/{paid}/{path}"), body).is(400, "bad-request");
+    }
+    post(&format!("orders/{paid}/close"), "{}").is(409, "wrong-state");
+    let closed = post(&format!("orders/{open}/close"), r#"{"reason":"a test"}"#);
+    assert_eq!((closed.status, closed.json()["status"].as_str()), (200, Some("closed")));
+    let part = post(&format!("orders/{paid}/refund"), r#"{"request_id":"a","amount":10,"reason":"late"}"#);
+    assert_eq!((part.status, part.json()["order"]["status"].as_str()), (200, Some("paid")));
+    assert_eq!(
+        (&part.json()["refund"]["amount"], &part.json()["refund"]["reason"]),
+        (&json!(10), &json!("late"))
+    );
+    post(&format!("orders/{paid}/refund"), r#"{"request_id":"b","amount":1001}"#).is(400, "bad-request");
+    let whole = post(&format!("orders/{paid}/refund"), "{}");
+    assert_eq!((whole.status, whole.json()["order"]["status"].as_str()), (200, Some("refunding")));
+    post("orders/x/refund", "{}").is(404, "not-found");
+    assert_eq!(post(&format!("refunds/{paid}/retry"), "{}").json()["refund_id"], paid.to_string());
+    post("refunds/none/retry", "{}").is(404, "not-found");
+    post("sales/nowhere/withdraw", "{}").is(404, "unknown-sale");
+    post("sales/demo/withdraw", r#"{"orders":1}"#).is(400, "bad-request");
+    let withdrawn = post("sales/demo/withdraw", r#"{"orders":true,"reason":"recalled"}"#);
+    assert!(withdrawn.json()["withdrawn_at"].is_string(), "{}", withdrawn.text());
+    let (pass, _) = site.pass("carol");
+    site.buy(&pass, "{}").is(403, "ended");
+    admin.get("/admin/v1/sales/demo/withdraw", &operator).is(405, "method-not-allowed");
 }

@@ -16,7 +16,7 @@ use support::{Options, SALE, Site, now_ms};
 use tokio::sync::watch;
 
 fn attempt<'a>(pass: &'a str, quantity: u32) -> Attempt<'a> {
-    Attempt { sale: SALE, pass: Some(pass), quantity, metadata: None, address: None }
+    Attempt { sale: SALE, pass: Some(pass), quantity, metadata: None, sale_version: None, address: None }
 }
 
 /// Runs `work` beside the batcher, on the test's own thread.
@@ -157,7 +157,8 @@ fn the_owner_appends_what_a_crash_kept_from_the_log() {
     let reserve = |owner: Owner, order: u128| ReserveBatch {
         sale: SALE.parse().expect("a sale"),
         epoch: 1,
-        deadline_ms: now_ms() + 60_000,
+        deadline_ms: now_ms() + 20_000,
+        terms_version: 1,
         owner,
         requests: vec![ReserveRequest {
             order_id: OrderId(order),

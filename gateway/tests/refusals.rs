@@ -78,6 +78,7 @@ fn fill_the_log(site: &Site) {
         quantity: 1,
         metadata: None,
         reserved_at_ms: 1,
+        sale_version: None,
     }
     .encode()
     .expect("json");
@@ -96,6 +97,7 @@ fn retime(site: &Site, starts_at_ms: u64, ends_at_ms: u64) {
         gateway::catalog::CatalogSale {
             definition,
             version: view.version,
+            terms_version: view.terms_version,
             total: view.total_now,
             paused_by: view.paused_by.clone(),
             epoch: 1,
@@ -138,6 +140,7 @@ fn a_ledger_of_another_life_or_in_rebuild_is_busy() {
         per_user_limit: 1,
         passes_per_unit: 0,
         paused: false,
+        terms_version: 1,
     };
     site.runtime.block_on(site.stock.install(&version, 2)).expect("installed");
     site.buy(&pass, "{}").is(503, "busy");

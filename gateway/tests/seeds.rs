@@ -134,6 +134,7 @@ impl World {
             per_user_limit: 1,
             passes_per_unit: 0,
             paused: false,
+            terms_version: 1,
         };
         let stock = Stock::new(
             Ledger::Simulated(server.connect()),
@@ -143,7 +144,8 @@ impl World {
         stock.install(&version, 1).await.expect("installed");
         stock.open(&version.sale, 1).await.expect("opened");
         let counter = AtomicU64::new(seed << 32);
-        let sale = CatalogSale { total: UNITS, definition, version: 1, paused_by: None, epoch: 1 };
+        let sale =
+            CatalogSale { total: UNITS, definition, version: 1, terms_version: 1, paused_by: None, epoch: 1 };
         let random: queue::Random = Arc::new(move || counter.fetch_add(1, Ordering::Relaxed));
         let disk = SimulatedDisk::new(seed, Faults::default());
         // The first one holds the leases.

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Forgets a sale that the database marked settled.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
+-- KEYS    1 books, 2 orders, 3 mine, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 deployment
 -- result  OK, also when it is not known; or FOREIGN deployment, AMNESIA
 -- crash   All of it or nothing. Repeated, it changes nothing. UNLINK frees big keys off the main thread.

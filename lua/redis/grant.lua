@@ -2,7 +2,7 @@
 -- The gate's consent to hand out one more pass. Only unused passes that still count do, against passes_per_unit × remaining: one stops
 -- counting before it expires, and until then it stays its user's only one.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
+-- KEYS    1 books, 2 orders, 3 mine, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 deployment, 3 epoch, 4 user, 5 id (16 bytes) that a new pass would name,
 --         6 when it expires, 7 until when it counts (ledger time, ms; at most 6)
 -- result  OK, remaining, flag counter, then G granted; H the user holds one (when it expires, its id); F gate full; X sold out

@@ -2,7 +2,7 @@
 -- One page of the pending reservations, ordered by id. Reservations leave their ids in fresh, a list, since that costs next to
 -- nothing; whoever lists files them in the index first, a bounded number a step.
 --
--- KEYS    1 books, 2 orders, 3 users, 4 pending, 5 fresh, 6 passes, 7 expiry
+-- KEYS    1 books, 2 orders, 3 mine, 4 pending, 5 fresh, 6 passes, 7 expiry
 -- ARGV    1 identity, 2 deployment, 3 owner (8 bytes, or empty: of all), 4 id (16 bytes) after which to begin, or empty,
 --         5 most to list, 6 the id next to 4, or empty, 7 1: list, whatever is left in fresh
 -- result  OK, PAGE, the last id looked at (empty: there is no more), then id + owner and the value in orders of each

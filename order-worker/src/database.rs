@@ -29,6 +29,7 @@ pub mod books;
 pub mod intake;
 pub mod journal;
 pub mod life;
+pub mod money;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 pub mod outbox;
@@ -49,14 +50,16 @@ use stock::{Now, SaleId};
 pub use books::{RejectedOrder, SaleBooks};
 pub use intake::{Outcome, RejectReason, Settled};
 pub use life::{By, CancelOutcome, CloseOutcome, Due, OrderRow, Standing};
+pub use money::{MoneyRow, PaidOtherwise};
 #[cfg(feature = "mysql")]
 pub use mysql::mysql_schema_sql;
 pub use payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
 pub use refunds::{
-    RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundRow, RefundState, RefundTold, UnknownRefundState,
+    Part, RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundRow, RefundState, RefundTold,
+    UnknownRefundState,
 };
 pub use registry::{ENGINE_DISK, Instance, LedgerChange};
-pub use sales::{Published, SaleRow, SaleVersionRow};
+pub use sales::{LIFTED_EPOCH, Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
 pub use shares::{Beat, LogBeat, Renewed, Share};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};

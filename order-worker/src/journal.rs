@@ -59,8 +59,14 @@ pub enum Action {
     SaleResume,
     /// It ends earlier.
     SaleEnd,
-    /// An unpaid order was closed.
+    /// It ends now, perhaps with its orders.
+    SaleWithdraw,
+    /// It was corrected.
+    SaleEdit,
+    /// An unpaid order was closed in its buyer's place.
     OrderCancel,
+    /// An unpaid order was closed.
+    OrderClose,
     /// Money of a paid order was asked back.
     OrderRefund,
     /// A stuck refund was to be tried again.
@@ -83,7 +89,10 @@ impl Action {
             Self::SalePause => "sale pause",
             Self::SaleResume => "sale resume",
             Self::SaleEnd => "sale end",
+            Self::SaleWithdraw => "sale withdraw",
+            Self::SaleEdit => "sale edit",
             Self::OrderCancel => "order cancel",
+            Self::OrderClose => "order close",
             Self::OrderRefund => "order refund",
             Self::RefundRetry => "refund retry",
             Self::LedgerRebuild => "ledger rebuild",

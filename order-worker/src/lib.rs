@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod clocks;
 pub mod config;
 pub mod database;
 pub mod drain;
@@ -36,8 +37,10 @@ pub use reconcile::accounting::{Accounts, LONG_PENDING_MS, LongPending, OrderGro
 pub use reconcile::audit::{Audit, AuditError, Rejected, SaleAudit, audit, totals_differ};
 #[cfg(feature = "redis")]
 pub use reconcile::auditor::Auditor;
+pub use reconcile::money::{MoneyAudit, MoneySums, audit_money, watch_money};
 pub use reconcile::reconciler::{ReconcileError, Reconciler, bring};
 pub use reconcile::relay::Relay;
+pub use reconcile::statement::{Statement, StatementError};
 pub use topics::{CHANGES_TOPIC, CLOSING_GROUP, DRAIN_GROUP, EVENTS_TOPIC, ORDERS_TOPIC, TIMEOUTS_TOPIC};
 pub use worker_log::{GetLog, WorkerLog, WorkerLogParts, WorkerLogReport};
 

@@ -3,7 +3,6 @@
 //! What a step of an order's life is, and what it leaves, stands in `database/transitions.rs`; here is who takes it, and when. The rows are
 //! changed through [`crate::database`] alone.
 
-mod clocks;
 pub mod closing;
 pub mod joining;
 pub mod outward;

@@ -35,6 +35,9 @@
 //! - *One database.* What the ledger holds names the deployment that it belongs to, and every call of another one is refused by the
 //!   ledger itself ([`stock::LedgerError::Foreign`]): two that share a ledger by mistake never begin lives against each other. Only
 //!   [`operator::adopt`] takes over.
+//! - *Settled by mistake.* A sale whose `settled` was lifted (a clock was wrong, or it was prolonged) has been forgotten by the ledger, and
+//!   all its promises are rows, since nothing was pending. Its row says `opened_epoch` 0: steps 2 and 4 to 6 are done for it alone, in the
+//!   life that there is.
 //! - A sale that was never opened holds no promise: it is opened at once, empty. An operator's pause is in the sale's version,
 //!   which an install carries: no rebuild lifts it.
 //!

@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use queue::{GroupWatch, Lag, LogAddress};
 
+use crate::reconcile::money::MoneyAudit;
+
 /// Every metric of the worker's side. Clones count together.
 #[derive(Clone)]
 pub struct WorkerMetrics {
@@ -57,6 +59,10 @@ pub struct WorkerMetrics {
     pub(crate) refund_tries: Family<Tried, Counter>,
     /// 1 while nothing is closed since clocks do not agree.
     pub(crate) clocks_apart: Gauge,
+    /// Money by currency and what it has become, minor units.
+    money: Family<Part, Gauge>,
+    /// What does not add up of it, in sentences.
+    money_faults: Gauge,
 }
 
 /// Label of `floodgate_rejected_orders_total`.
@@ -65,11 +71,19 @@ pub(crate) struct Reason {
     pub(crate) reason: &'static str,
 }
 
-/// Label of `floodgate_reconciled_orders_total` (`confirmed`, `released` or `absent`) and of `floodgate_closed_orders_total` (`message` or
-/// `sweep`).
+/// Label of `floodgate_reconciled_orders_total` (`confirmed`, `released` or `absent`) and of
+/// `floodgate_closed_orders_total` (`message`, `sweep` or `withdrawal`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Found {
     pub(crate) found: &'static str,
+}
+
+/// Labels of `floodgate_money_minor_units`: `part` is `captured`, `kept`, `refunded`, `requested`, `sent`, `stuck` or
+/// `unmatched`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Part {
+    currency: String,
+    part: &'static str,
 }
 
 /// Label of `floodgate_refund_tries_total`: `succeeded`, `sent`, `again` or `stuck`.
@@ -104,6 +118,8 @@ impl WorkerMetrics {
             closed_orders: Family::default(),
             refund_tries: Family::default(),
             clocks_apart: Gauge::default(),
+            money: Family::default(),
+            money_faults: Gauge::default(),
         };
         registry.register(
             "floodgate_drained_orders",
@@ -201,7 +217,28 @@ impl WorkerMetrics {
             "1 while no order is closed since the clocks of database, ledger and process differ by more than 5 s",
             metrics.clocks_apart.clone(),
         );
+        registry.register(
+            "floodgate_money_minor_units",
+            "Captured money and what it has become, as last audited: captured is the sum of the others",
+            metrics.money.clone(),
+        );
+        registry.register(
+            "floodgate_money_faults",
+            "What does not add up between payments, refunds and orders, as last audited: anything but 0 is a bug or a changed row",
+            metrics.money_faults.clone(),
+        );
         metrics
+    }
+
+    /// What an audit of money found.
+    pub(crate) fn money(&self, audit: &MoneyAudit) {
+        for sums in &audit.currencies {
+            for (part, minor) in sums.parts() {
+                let label = Part { currency: sums.currency.clone(), part };
+                self.money.get_or_create(&label).set(i64::try_from(minor).unwrap_or(i64::MAX));
+            }
+        }
+        self.money_faults.set(i64::try_from(audit.broken.len()).unwrap_or(i64::MAX));
     }
 }
 
@@ -356,8 +393,8 @@ impl AuditorMetrics {
     }
 }
 
-/// `floodgate_backlog_orders` and `floodgate_backlog_age_seconds` of the process's own log, as its watch last saw them: a scrape waits
-/// for no engine. No figure is better than a stale one: where the watch knows nothing, nothing is shown.
+/// `floodgate_backlog_orders` and `floodgate_backlog_age_seconds` of the process's own log, as its watch last saw them:
+/// a scrape waits for no engine. No figure is better than a stale one: where the watch knows nothing, nothing is shown.
 #[derive(Debug)]
 pub struct BacklogMetrics(
     /// Of the drain's group, refreshed by the process's owner.

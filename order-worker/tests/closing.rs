@@ -73,7 +73,7 @@ async fn statuses<const N: usize>(world: &World, orders: [u64; N]) -> [OrderStat
     standings.try_into().unwrap()
 }
 
-use OrderStatus::{Closed, Paid, Unpaid};
+use OrderStatus::{Closed, Paid, Refunding, Unpaid};
 
 async fn promised(process: &Process, orders: std::ops::Range<u64>) -> SaleId {
     let sale = process.world.open("s", 10, 10).await;
@@ -275,4 +275,38 @@ async fn a_payment_that_came_first_finds_its_row_within_two_seconds_and_goes_bac
     assert_eq!(refunds.len(), 1);
     shutdown.send_replace(true);
     joining.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_withdrawn_sale_is_carried_through_with_what_is_still_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(World::new(), directory.path()).await;
+    let sale = promised(&process, 1..4).await;
+    let (closing, timeouts) = closing(&process.world, None, 0);
+    let drain = tokio::spawn(worker(&process, timeouts).await.run());
+    process.drained(&sale).await;
+    let kept = process.world.database.capture(&capture(2)).await.unwrap();
+    assert_eq!(kept.disposition, Disposition::Kept);
+
+    process.world.database.withdraw(&sale, true, &author()).await.unwrap();
+    process.promise(&sale, 4, "u", 1).await.unwrap();
+    until(async || process.world.database.order(order_id(4)).await.unwrap().is_some()).await;
+    assert_eq!(statuses(&process.world, [1, 2, 3, 4]).await, [Unpaid, Paid, Unpaid, Closed]);
+
+    let down = process.shutdown.subscribe();
+    let sweep = tokio::spawn(async move { closing.by_index(down).await });
+    let is_done = async || process.world.database.withdrawing().await.unwrap().is_empty();
+    until(is_done).await;
+    assert_eq!(statuses(&process.world, [1, 2, 3, 4]).await, [Closed, Refunding, Closed, Closed]);
+    let refunds = process.world.database.refunds_due(10).await.unwrap();
+    let told: Vec<_> = refunds.iter().map(|refund| (refund.whole, refund.reason.as_deref())).collect();
+    assert_eq!(told, [(true, Some("withdrawn"))]);
+    assert_eq!(closed_by(&process.world, "withdrawal"), 2);
+
+    process.world.relay().pass().await.unwrap();
+    assert_eq!(process.world.units(&sale).await, (10, 0, 0));
+    assert!(process.audit().await.sales.iter().all(|sale| sale.broken.is_empty()));
+    process.shutdown.send_replace(true);
+    sweep.await.unwrap();
+    process.stop(drain).await;
 }

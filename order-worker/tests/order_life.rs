@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use order_worker::database::{
-    By, CancelOutcome, Capture, CloseOutcome, Database, Disposition, Due, Executor, RefundAsked, RefundBy,
-    RefundHeard, RefundOutcome, RefundReason, RefundState, RefundTold, SharedConnection,
+    By, CancelOutcome, Capture, CloseOutcome, Database, Disposition, Due, Executor, Part, RefundAsked,
+    RefundBy, RefundHeard, RefundOutcome, RefundReason, RefundState, RefundTold, SharedConnection,
 };
 use proptest::prelude::*;
 use samples::{START_MS, author, clock, definition, order_id, reservation, sale_id};
@@ -73,12 +73,13 @@ fn outcome(n: u8) -> RefundOutcome {
 struct Shop {
     database: Database,
     now: Arc<AtomicU64>,
+    wishes: AtomicU64,
 }
 
 impl Shop {
     async fn open(database: Database, now: Arc<AtomicU64>) -> Self {
         database.publish(&definition("s", 100, 100), &author()).await.unwrap();
-        Self { database, now }
+        Self { database, now, wishes: AtomicU64::new(0) }
     }
 
     fn now_ms(&self) -> u64 {
@@ -115,8 +116,13 @@ impl Shop {
             }
             Step::Refund { order, part } => {
                 let author = author();
-                match database.refund(order_id(*order), RefundBy::Operator(&author), *part).await.unwrap() {
+                // Each wish is its own.
+                let request_id = self.wishes.fetch_add(1, Ordering::SeqCst).to_string();
+                let part = part.map(|amount| Part { request_id, amount });
+                let by = RefundBy::Operator(&author);
+                match database.refund(order_id(*order), by, part.as_ref()).await.unwrap() {
                     RefundAsked::Written(refund) => format!("{} whole {}", refund.amount, refund.whole),
+                    RefundAsked::NotOffered => unreachable!("an operator asks"),
                     RefundAsked::WrongState(status) => status.to_string(),
                     RefundAsked::TooMuch(left) => format!("left {left}"),
                     RefundAsked::NotFound => "none".into(),

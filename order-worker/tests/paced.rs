@@ -116,6 +116,7 @@ async fn promise(topic: &Topic, orders: u64) {
             quantity: 1,
             metadata: None,
             reserved_at_ms: START_MS,
+            sale_version: None,
         };
         let payload = reservation.encode().unwrap();
         let permit = loop {

@@ -338,6 +338,16 @@ async fn a_sale_that_its_ledger_still_sells_is_not_settled() {
     world.stock.release(&sale, &[cancelled]).await.unwrap();
     world.advance(behind_ms);
     world.reconciler().pass().await.unwrap();
+    assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "nobody knows which clock is right");
+    assert!((world.metric("floodgate_clocks_apart") - 1.0).abs() < 0.1);
+
+    let world = World::with_slow_ledger(4_000);
+    let sale = world.open("s", 2, 2).await;
+    world.advance(3_600_000 + 60_000);
+    world.reconciler().pass().await.unwrap();
+    assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "not over by the later clock");
+    world.advance(4_000);
+    world.reconciler().pass().await.unwrap();
     assert!(world.database.sale(&sale).await.unwrap().unwrap().settled);
 }
 

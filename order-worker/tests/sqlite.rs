@@ -304,6 +304,16 @@ async fn a_row_with_an_unknown_status_is_named() {
 }
 
 #[tokio::test]
+async fn money_that_does_not_add_up_is_named() {
+    let connection = SharedConnection::open(":memory:").unwrap();
+    let now = Arc::new(AtomicU64::new(START_MS));
+    let database = Database::over_connection(connection.clone(), clock(&now)).unwrap();
+    let fixture = Fixture { database, now, keep: Box::new(()) };
+    let write = |statement: &str| connection.with(|c| assert!(c.execute(statement, []).unwrap() > 0));
+    conformance::money_that_does_not_add_up_is_named(&fixture, write).await;
+}
+
+#[tokio::test]
 async fn each_change_of_an_order_has_its_event() {
     let connection = SharedConnection::open(":memory:").unwrap();
     let now = Arc::new(AtomicU64::new(START_MS));
@@ -399,6 +409,7 @@ async fn each_index_serves_a_query_and_no_query_scans() {
              WHERE p.disposition = 'unmatched' ORDER BY p.received_at LIMIT 9",
             "floodgate_payments_disposition",
         ),
+        ("SELECT sale_id FROM floodgate_sales WHERE withdrawing = 1", "floodgate_sales_withdrawing"),
         (
             "SELECT * FROM floodgate_refunds WHERE state = 'stuck' AND refund_id > ? ORDER BY refund_id LIMIT 9",
             "floodgate_refunds_state",

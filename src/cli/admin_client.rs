@@ -31,6 +31,12 @@ pub(super) async fn call(
     })
 }
 
+/// Whether anybody listens there.
+pub(super) async fn is_answered(config: &Config) -> bool {
+    let connected = tokio::time::timeout(CALL_MAX, TcpStream::connect(config.admin.listen)).await;
+    matches!(connected, Ok(Ok(_)))
+}
+
 async fn exchange(
     config: &Config,
     method: Method,
@@ -71,6 +77,20 @@ async fn exchange(
             Some("not-found") if path.contains("/orders/") => {
                 "no such order, or it is still queued: `floodgate orders list SALE` shows those with a row"
             }
+            Some("not-found") if path.contains("/refunds/") => {
+                "no such refund: `floodgate refunds list` shows those that are not over"
+            }
+            Some("wrong-state") => match member("order_status") {
+                Some("refunding" | "refunded") => {
+                    "its money goes back, or is back: `floodgate payments show ORDER` tells how far it is"
+                }
+                Some("paid") => "it is paid: `floodgate orders refund ORDER` sends its money back",
+                Some("unpaid") => "it is not paid: `floodgate orders cancel ORDER` closes it",
+                Some("closed" | "rejected") => {
+                    "it is closed or rejected, for good: `floodgate orders show ORDER` says why; money that came for it goes back by itself"
+                }
+                _ => "the order's status does not allow that: look at it with `floodgate orders show ORDER`",
+            },
             _ => member("detail").or_else(|| member("title")).unwrap_or("no reason given"),
         };
         Err(Failure::Failed(format!("refused with {status}: {words}")))

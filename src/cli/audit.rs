@@ -2,7 +2,11 @@
 //!
 //! The rows are read from the database, and every registered log that is on this machine. A ledger in Redis is counted there; an
 //! embedded one lives in the running process and is asked through its admin listener. Without a running process there is none to
-//! compare: the rows alone are audited, and it is said so.
+//! compare: the rows alone are audited, and it is said so. Money is audited from the rows alone (`money`).
+
+mod money;
+
+use std::path::PathBuf;
 
 use clap::Args;
 use hyper::Method;
@@ -17,13 +21,24 @@ use super::logs::{self, Log};
 use super::shared_ledger::{SharedBooks, SharedLedger};
 use super::{Failure, Json, admin_client, output};
 use crate::config::Config;
-use crate::{engines, log};
+use crate::{engines, log, stdout};
 
 /// How to audit, and what is known already.
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
     #[command(flatten)]
     json: Json,
+    /// Audit money alone: what became of every captured payment, by currency; exit 1 if a minor unit does not add up
+    ///
+    /// Without it money is audited beside the sales, and shown unless with --json.
+    #[arg(long)]
+    money: bool,
+    /// Compare payments and refunds with a provider's statement, too: a CSV with the columns of docs/payments.md
+    ///
+    /// Named are payments that floodgate never heard of, and those that it has and the provider has not; refunds
+    /// likewise; and amounts that differ.
+    #[arg(long, value_name = "FILE")]
+    statement: Option<PathBuf>,
     /// Orders that were rejected before this time are known, such as 2026-11-11T20:00:00+08:00: they are not named again
     #[arg(long, value_name = "TIME")]
     rejected_since: Option<Timestamp>,
@@ -150,6 +165,11 @@ pub(super) async fn books(config: &Config, sale: &SaleId) -> Result<Books, Failu
 
 pub(super) async fn run(arguments: Audit, config: &Config) -> Result<(), Failure> {
     let database = engines::open_database_to_read(config).await?;
+    let books = money::audit(&database, arguments.statement.as_deref()).await?;
+    if arguments.money {
+        money::print(arguments.json, &books)?;
+        return money::fault(&books).map_or(Ok(()), |fault| Err(Failure::Failed(fault)));
+    }
     let since = arguments.rejected_since.unwrap_or(Timestamp(0));
     let (lines, gap) = match config.stock.backend {
         StockBackend::Embedded => embedded(config, &database, since).await?,
@@ -175,15 +195,19 @@ pub(super) async fn run(arguments: Audit, config: &Config) -> Result<(), Failure
             ]
         },
     )?;
+    if !arguments.json.json && books.payments > 0 {
+        stdout::line("")?;
+        money::print(arguments.json, &books)?;
+    }
     if let Some(gap) = gap {
         log::say(gap);
     }
-    verdict(&lines)
+    verdict(&lines, money::fault(&books))
 }
 
 /// The exit code, in words.
-fn verdict(lines: &[Line]) -> Result<(), Failure> {
-    let mut faults = Vec::new();
+fn verdict(lines: &[Line], money: Option<String>) -> Result<(), Failure> {
+    let mut faults: Vec<String> = money.into_iter().collect();
     let broken = lines.iter().filter(|line| !line.rows.broken.is_empty()).count();
     if broken > 0 {
         faults.push(format!("{broken} of {} sales do not add up", lines.len()));

@@ -2,9 +2,10 @@
 
 use clap::Subcommand;
 use hyper::Method;
+use serde_json::{Value, json};
 use stock::{OrderId, SaleId, currency_digits};
 
-use super::{Failure, Json, admin_client, output};
+use super::{Failure, Json, Reason, admin_client, output};
 use crate::config::Config;
 use crate::engines;
 
@@ -30,15 +31,45 @@ pub(crate) enum OrdersCommand {
         #[command(flatten)]
         json: Json,
     },
-    /// Cancel an unpaid order: its units go back on sale
+    /// Cancel an unpaid order in its buyer's place: its units go back on sale; a repeat changes nothing
     Cancel {
         /// The order's id
         order: OrderId,
+        #[command(flatten)]
+        reason: Reason,
+        #[command(flatten)]
+        json: Json,
     },
-    /// Close an order whose time to pay is over: of a later version
+    /// Close an unpaid order before its time to pay is over: its units go back on sale; a repeat changes nothing
+    ///
+    /// As `cancel`, but its row and its event say `operator` instead of `cancelled`. A payment that comes later goes
+    /// back.
     Close {
         /// The order's id
         order: OrderId,
+        #[command(flatten)]
+        reason: Reason,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Send a paid order's money back: all of it, or a part
+    ///
+    /// The whole: the order is `refunding`, and its units are on sale again unless the sale has unit_returns_on_refund
+    /// = false; a repeat is the same refund. A part moves money only. The shop's service (payment.refund_url) is asked
+    /// to send it; `floodgate payments show ORDER` tells how far it is.
+    Refund {
+        /// The order's id
+        order: OrderId,
+        /// A part: minor units, such as 1050 for 10.50 CNY
+        #[arg(long, value_name = "MINOR_UNITS", requires = "request_id", value_parser = clap::value_parser!(u64).range(1..))]
+        amount: Option<u64>,
+        /// Names this refund in part: the same id again is the same refund, so a repeated call is safe
+        #[arg(long, value_name = "TEXT", requires = "amount")]
+        request_id: Option<String>,
+        #[command(flatten)]
+        reason: Reason,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -74,19 +105,32 @@ pub(super) async fn run(command: OrdersCommand, config: &Config) -> Result<(), F
                 },
             )
         }
-        OrdersCommand::Cancel { order } => {
-            let path = format!("/admin/v1/orders/{order}/cancel");
-            let answer = admin_client::call(config, Method::POST, &path, None).await?;
-            output::one(Json { json: false }, &answer)
+        OrdersCommand::Cancel { order, reason, json } => {
+            change(config, order, "cancel", &json!({ "reason": reason.reason }), json).await
         }
-        OrdersCommand::Close { order } => Err(Failure::Usage(format!(
-            "`orders close` comes with a later version, as payments do: `floodgate orders cancel {order}` closes an unpaid order now"
-        ))),
+        OrdersCommand::Close { order, reason, json } => {
+            change(config, order, "close", &json!({ "reason": reason.reason }), json).await
+        }
+        OrdersCommand::Refund { order, amount, request_id, reason, json } => {
+            let body = json!({ "amount": amount, "request_id": request_id, "reason": reason.reason });
+            change(config, order, "refund", &body, json).await
+        }
     }
 }
 
+async fn change(
+    config: &Config,
+    order: OrderId,
+    what: &str,
+    body: &Value,
+    json: Json,
+) -> Result<(), Failure> {
+    let path = format!("/admin/v1/orders/{order}/{what}");
+    output::one(json, &admin_client::call(config, Method::POST, &path, Some(body)).await?)
+}
+
 /// `2066.40 CNY`; minor units where the currency has no rule.
-fn money(minor: u64, currency: &str) -> String {
+pub(super) fn money(minor: u64, currency: &str) -> String {
     let Some(digits) = currency_digits(currency).filter(|digits| *digits > 0) else {
         return format!("{minor} {currency}");
     };

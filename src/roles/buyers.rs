@@ -16,7 +16,7 @@ use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
 use crate::entropy::random;
 use crate::gateway_ports::{RootOperator, RootOrders, RootPayments};
-use crate::{log, stdout};
+use crate::{clock, log, stdout};
 
 /// The journal's name for the holder of the operator's token.
 const OPERATOR: &str = "admin";
@@ -67,7 +67,8 @@ impl Buyers {
         };
         let gateway = Gateway::new(parts, registry).map_err(|e| ConfigError(e.to_string()))?;
         log::register(registry);
-        let gateway = Arc::new(gateway.with_log(log::loses_lines));
+        clock::register(registry);
+        let gateway = Arc::new(gateway.with_log(log::loses_lines).with_clock(clock::has_jumped));
         operator.offer_through(gateway.catalog().clone());
         operator.refresh_catalog().await?;
         // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.

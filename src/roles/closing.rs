@@ -1,4 +1,5 @@
-//! Wires what closes orders that nobody paid, and what moves money unasked. A thread of its own reads the deadlines: their log's disk may hang.
+//! Wires what closes orders that nobody paid, and what moves money unasked. A thread of its own reads the deadlines:
+//! their log's disk may hang.
 
 use std::sync::Arc;
 
@@ -6,7 +7,9 @@ use order_worker::life::outward::Service;
 use order_worker::life::payments::config::ServiceUrl;
 use order_worker::life::payments::standard_webhooks::StandardWebhooks;
 use order_worker::life::refunds::Refunds;
-use order_worker::{Closing, ClosingParts, GetTopic, Shop, Timeouts, WorkerMetrics, join_payments};
+use order_worker::{
+    Closing, ClosingParts, GetTopic, Shop, Timeouts, WorkerMetrics, join_payments, watch_money,
+};
 use tokio::sync::watch;
 
 use super::worker_thread::WorkerThread;
@@ -35,8 +38,8 @@ pub(super) fn closing(
     Ok((timeouts, Arc::new(closing)))
 }
 
-/// Joins payments that came before their order's row, sends back those whose order never comes, and asks the shop's service for what
-/// is to be refunded, if there is one.
+/// Joins payments that came before their order's row, sends back those whose order never comes, asks the shop's service
+/// for what is to be refunded, if there is one, and audits it all.
 pub(super) fn money(
     config: &Config,
     foundation: &Foundation,
@@ -45,6 +48,7 @@ pub(super) fn money(
 ) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
     let (payment, database) = (&config.payment, foundation.database.clone());
     let joining = join_payments(database.clone(), payment.unmatched_refund_s * 1_000, stopping.clone());
+    let auditing = watch_money(database.clone(), metrics.clone(), stopping.clone());
     let refunds = match &payment.refund_url {
         Some(url) => Some(Refunds::new(database, service(config, url)?, metrics.clone())),
         None => None,
@@ -55,7 +59,7 @@ pub(super) fn money(
         }
     };
     Ok(async move {
-        tokio::join!(joining, refunding);
+        tokio::join!(joining, refunding, auditing);
     })
 }
 

@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Foundation, StartError};
 use crate::config::Config;
-use crate::log;
+use crate::{clock, log};
 
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_MAX: Duration = Duration::from_secs(5);
@@ -143,6 +143,7 @@ impl Watched {
             (Condition::LedgerSilent, !matches!(ledger, Ok(Ok(_)))),
             (Condition::ForeignSales, !stock.foreign_sales().is_empty()),
             (Condition::LogLinesLost, log::loses_lines()),
+            (Condition::ClockJumped, clock::has_jumped()),
         ];
         let plain = plain.into_iter().filter(|(_, holds)| *holds);
         let mut holding: Vec<_> =

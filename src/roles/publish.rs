@@ -6,7 +6,7 @@ use stock::{SaleDefinition, SaleId};
 
 use super::StartError;
 use crate::config::{Config, ConfigError};
-use crate::demo;
+use crate::{demo, sale_words};
 
 /// The key of the operators' journal. A journal that is chained under another secret stops no sale: it refuses what operators
 /// change here, and it is said now.
@@ -41,10 +41,14 @@ pub(super) async fn configured_sales(
 async fn publish(database: &Database, sale: &SaleDefinition, author: &Author) -> Result<(), StartError> {
     match database.publish(sale, author).await? {
         Published::New | Published::Unchanged => Ok(()),
-        Published::Differs(difference) => Err(StartError::Config(ConfigError(format!(
-            "[[sale]] {} differs from what was first published (published → configured):\n{difference}\n\
-             put the published values back, give the changed sale a new id, or use `floodgate sales restock|pause`",
-            sale.id
-        )))),
+        Published::Differs(difference) => {
+            let published = database.sale(&sale.id).await?;
+            let way_out = published.map(|row| sale_words::way_out(&row.definition, sale));
+            Err(StartError::Config(ConfigError(format!(
+                "[[sale]] {} differs from what is published (published → configured):\n{difference}\n{}",
+                sale.id,
+                way_out.unwrap_or_default()
+            ))))
+        }
     }
 }

@@ -25,6 +25,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     let now = clock::system();
     let mut registry = Registry::default();
     log::register(&mut registry);
+    clock::register(&mut registry);
 
     // 1. What processes share.
     let database = engines::open_database(&config, now.clone()).await?;

@@ -57,6 +57,7 @@ fn measure(what: &str, servers: &str) {
                 owner: Owner(1),
                 epoch: 1,
                 deadline_ms: 2_000,
+                terms_version: 1,
                 requests: vec![request],
             };
             let begun = Instant::now();
@@ -100,6 +101,7 @@ fn version(sale: &SaleId) -> SaleVersion {
         per_user_limit: 1,
         passes_per_unit: 0,
         paused: false,
+        terms_version: 1,
     }
 }
 

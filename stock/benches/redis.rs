@@ -2,7 +2,7 @@
 //! server, so that ratios hold on any machine. `cargo bench -p stock --features redis --bench redis`
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench stops at the first surprise")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Connection, Script, Value};
 use testbed::{AppendFsync, Redis, RedisOptions};
@@ -39,7 +39,7 @@ impl Bench {
         let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
         let identity =
             format!("{}:{}", server.info("run_id").unwrap(), server.info("master_replid").unwrap());
-        let keys = ["books", "orders", "users", "pending", "fresh", "passes", "expiry"];
+        let keys = ["books", "orders", "mine", "pending", "fresh", "passes", "expiry"];
         let keys: Vec<String> = keys.iter().map(|kind| format!("{{fg:bench}}:{kind}")).collect();
         for script in [RESERVE, RESERVE_ONE, SETTLE, INSTALL, OPEN] {
             let _: String = redis::cmd("SCRIPT").arg("LOAD").arg(script).query(&mut connection).unwrap();
@@ -51,7 +51,7 @@ impl Bench {
 
     fn install(&mut self, epoch: u64) {
         let mut install = self.call(INSTALL);
-        install.arg(epoch).arg(1).arg(2_000_000_000u32).arg(0).arg(FAR_MS).arg(1).arg(0).arg(0);
+        install.arg(epoch).arg(1).arg(2_000_000_000u32).arg(0).arg(FAR_MS).arg(1).arg(0).arg(0).arg(1);
         let mut open = self.call(OPEN);
         open.arg(epoch);
         self.epoch = epoch;
@@ -62,7 +62,11 @@ impl Bench {
 
     fn call(&self, script: &str) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
-        call.arg(Script::new(script).get_hash()).arg(self.keys.len()).arg(&self.keys).arg(&self.identity);
+        call.arg(Script::new(script).get_hash())
+            .arg(self.keys.len())
+            .arg(&self.keys)
+            .arg(&self.identity)
+            .arg("bench");
         call
     }
 
@@ -80,15 +84,19 @@ impl Bench {
     fn one(&mut self) -> Cmd {
         let (id, user) = self.buyer();
         let mut call = self.call(RESERVE_ONE);
-        call.arg(self.epoch).arg(FAR_MS).arg(&[0xF1u8; 8][..]).arg(&id[..]).arg(user).arg(1);
+        call.arg(self.epoch).arg(soon_ms()).arg(&[0xF1u8; 8][..]).arg(1).arg(&id[..]).arg(user).arg(1);
         call
     }
 
     fn batch(&mut self, size: u64) -> Cmd {
         let buyers: Vec<_> = (0..size).map(|_| self.buyer()).collect();
         let mut call = self.call(RESERVE);
-        // No metadata: an empty map.
-        call.arg(self.epoch).arg(FAR_MS).arg(&[0xF1u8; 8][..]).arg([packed(&buyers), vec![0x80]].concat());
+        // No metadata: an empty map; and nobody stands there twice.
+        call.arg(self.epoch)
+            .arg(soon_ms())
+            .arg(&[0xF1u8; 8][..])
+            .arg(1)
+            .arg([packed(&buyers), vec![0x80, 0xC2]].concat());
         call
     }
 
@@ -121,6 +129,12 @@ impl Bench {
     }
 }
 
+/// A deadline.
+fn soon_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    now.as_millis() as u64 + 20_000
+}
+
 /// Ids, users, quantities of 1, in MessagePack.
 fn packed(buyers: &[([u8; 16], String)]) -> Vec<u8> {
     let head = [&[0xDC][..], &(buyers.len() as u16).to_be_bytes()].concat();
@@ -142,7 +156,7 @@ fn packed(buyers: &[([u8; 16], String)]) -> Vec<u8> {
 fn expect_ok(answer: &Value) {
     let Value::Array(values) = answer else { panic!("{answer:?}") };
     assert_eq!(values[0], Value::BulkString(b"OK".to_vec()), "{answer:?}");
-    if let Some(Value::BulkString(letters)) = values.get(4) {
+    if let Some(Value::BulkString(letters)) = values.get(5) {
         assert!(letters.iter().all(|letter| *letter == b'T'), "{answer:?}");
     }
 }

@@ -9,12 +9,14 @@
 //! - MUST keep `total = remaining + pending + confirmed`, always;
 //! - MUST bump the flag's counter in the step that makes `remaining` ≤ 0 or > 0, and answer with the flag's state;
 //! - MUST check a reserve batch in this order: sale known, open (no rebuild), epoch, batch deadline in ledger time (past it
-//!   nothing is taken, so that after it absence is final); then for each request: the id itself (pending or confirmed
-//!   give the same answer as the first time, released says `PassUsed`, whatever window, limit or stock say now), pause,
-//!   window by the ledger's clock, limit, stock. Validation of the whole call comes before its first write;
+//!   nothing is taken, so that after it absence is final, also where the clock was put back by more than [`DEADLINE_AHEAD_MS_MAX`]); then for each request: the id itself (pending or confirmed
+//!   give the same answer as the first time, released says `PassUsed`, whatever window, limit or stock say now), terms
+//!   (see [`ReserveBatch::terms_version`]), pause, window by the ledger's clock, limit, stock. Validation of the whole call comes before its first write;
 //! - MUST remember the whole reservation with its owner while it is pending; when a confirm names another quantity than the
 //!   pending reservation, the confirm's counts from then on, since the database is the truth;
 //! - MUST keep every id until its sale is forgotten;
+//! - MUST remember of each user which ids hold units, the [`MINE_MAX`] newest, in the step that takes the units, and forget an id in
+//!   the step that gives them back;
 //! - MUST accept confirm, release and restore while closed for a rebuild, and refuse reserve, grant and states; once open, MUST
 //!   refuse restore;
 //! - MUST apply a pushed sale version only if newer; `remaining` then moves by the difference in total;
@@ -40,6 +42,7 @@
 mod books;
 mod embedded;
 pub mod epoch_gate;
+mod error;
 pub(crate) mod foreign;
 mod gate;
 pub(crate) mod recorded;
@@ -52,6 +55,7 @@ mod simulated;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisLedger;
 pub use embedded::EmbeddedLedger;
+pub use error::LedgerError;
 pub use gate::counts_until_ms;
 pub use sight::{LedgerIdentity, LedgerSight};
 #[cfg(feature = "simulation")]
@@ -182,6 +186,12 @@ impl Ledger {
         adapter!(self.pending(sale, owner, after, limit))
     }
 
+    /// Which ids hold units for a user, at most [`MINE_MAX`], in the order in which they came to hold them; each with its reservation
+    /// while it is pending. [`LedgerError::Closed`] during a rebuild, when absence means nothing.
+    pub async fn mine(&self, sale: &SaleId, user: &UserId) -> Result<Vec<Mine>, LedgerError> {
+        adapter!(self.mine(sale, user))
+    }
+
     /// The sale's books, taken in one step.
     pub async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
         adapter!(self.snapshot(sale))
@@ -273,16 +283,33 @@ pub struct ReserveBatch {
     pub sale: SaleId,
     /// The ledger life that the caller knows; another one refuses the batch.
     pub epoch: u64,
-    /// Time of the sale's server past which nothing of it is taken, at most 1 s ahead.
+    /// Time of the sale's server past which nothing of it is taken, at most 1 s ahead. See [`DEADLINE_AHEAD_MS_MAX`].
     pub deadline_ms: u64,
     /// Whose log the winners go to.
     pub owner: Owner,
+    /// See [`SaleVersion::terms_version`]: what the buyers were shown. Other terms refuse each new id.
+    pub terms_version: u64,
     /// At most [`BATCH_MAX`].
     pub requests: Vec<ReserveRequest>,
 }
 
+/// A batch's deadline that lies further ahead is of a clock that was put back since: it has passed.
+pub const DEADLINE_AHEAD_MS_MAX: u64 = 30_000;
+
 /// Most requests in a [`ReserveBatch`], and most ids in any other call.
 pub const BATCH_MAX: usize = 512;
+
+/// Most ids that are remembered of one user: of a user who holds more, the newest.
+pub const MINE_MAX: usize = 64;
+
+/// An id that holds units for its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mine {
+    /// Which order.
+    pub order_id: OrderId,
+    /// While it is pending: whose log it goes to, and what is remembered of it.
+    pub pending: Option<(Owner, Reservation)>,
+}
 
 /// One buyer's attempt.
 #[derive(Debug, Clone)]
@@ -312,6 +339,8 @@ pub enum ReserveOutcome {
     Confirmed,
     /// The id has been released (closed, cancelled or rejected): a new pass is needed.
     PassUsed,
+    /// The ledger has other terms than the batch names.
+    TermsDiffer,
     /// The sale is paused.
     Paused,
     /// The window has not begun by the ledger's clock.
@@ -319,7 +348,10 @@ pub enum ReserveOutcome {
     /// The window is over.
     Ended,
     /// The user would hold more than the limit.
-    LimitReached,
+    LimitReached {
+        /// What the user holds already: see [`Ledger::mine`].
+        order_ids: Vec<OrderId>,
+    },
     /// Fewer units are left than asked for.
     NotEnough {
         /// How many are left; at least 1.
@@ -416,65 +448,4 @@ pub struct Snapshot {
     pub paused: bool,
     /// The flag.
     pub flag: FlagState,
-}
-
-/// What a call on the ledger can meet.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerError {
-    /// Nothing was carried out: the call did not reach the ledger.
-    #[error("the stock ledger is out of reach: {0}")]
-    Unavailable(String),
-    /// It may or may not have been carried out.
-    #[error("the stock ledger's answer was lost: {0}")]
-    Uncertain(String),
-    /// The ledger lives another life than the caller knows. Nothing was carried out.
-    #[error("the stock ledger is at epoch {current}, not the caller's")]
-    WrongEpoch {
-        /// The ledger's.
-        current: u64,
-    },
-    /// The batch came too late. Nothing was taken.
-    #[error("the batch's deadline had passed when the ledger saw it")]
-    DeadlinePassed,
-    /// A rebuild is under way. Nothing was carried out.
-    #[error("the stock ledger is being rebuilt")]
-    Closed,
-    /// The rebuild is over. Nothing was carried out.
-    #[error("the stock ledger is open: there is nothing to restore any more")]
-    Open,
-    /// No such sale. Nothing was carried out.
-    #[error("the stock ledger does not know sale {0}")]
-    UnknownSale(SaleId),
-    /// Nothing was carried out. Retryable, but only once somebody has rebuilt the ledger.
-    #[error("the stock ledger's memory is not the one that this sale was opened with")]
-    Amnesia,
-    /// Another deployment's. Nothing was carried out, and nothing will be before an operator has decided.
-    #[error(
-        "sale {sale} in the stock ledger belongs to another orders database (deployment {by}): nothing of it is touched. Give this \
-         deployment a stock.key_prefix or a Redis of its own; if the other one is gone for good, take its sales over with \
-         `floodgate ledger adopt`"
-    )]
-    Foreign {
-        /// Which sale.
-        sale: SaleId,
-        /// Whose it is.
-        by: Box<str>,
-    },
-    /// The caller broke the contract (batch too large, quantity 0). Nothing was carried out.
-    #[error("a call that the stock ledger cannot take: {0}")]
-    Invalid(String),
-}
-
-impl LedgerError {
-    /// Whether the same call may succeed later.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Uncertain(_) | Self::Closed | Self::Amnesia)
-    }
-
-    /// Whether it is certain that the call changed nothing.
-    #[must_use]
-    pub fn took_nothing(&self) -> bool {
-        !matches!(self, Self::Uncertain(_))
-    }
 }

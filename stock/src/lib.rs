@@ -27,7 +27,7 @@ pub use ledger::epoch_gate::{EpochGate, UnderWay};
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerIdentity, LedgerServer, LedgerSight};
 pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;
-pub use sale::{SaleDefinition, SaleError, SaleVersion, currency_digits};
+pub use sale::{RefundPolicy, SaleDefinition, SaleEdit, SaleError, SaleVersion, currency_digits};
 pub use stock::Stock;
 pub use timestamp::Timestamp;
 

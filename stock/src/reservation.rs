@@ -20,6 +20,9 @@ pub struct Reservation {
     pub metadata: Option<Box<str>>,
     /// Ledger time of the taking, milliseconds since the Unix epoch.
     pub reserved_at_ms: u64,
+    /// The sale's version under which they were taken: the order is judged by that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sale_version: Option<u64>,
 }
 
 /// The version of the message that [`Reservation::encode`] writes.
@@ -86,6 +89,7 @@ mod tests {
             quantity: 2,
             metadata: metadata.map(Into::into),
             reserved_at_ms: 1_700_000_000_001,
+            sale_version: Some(3),
         }
     }
 
@@ -102,7 +106,7 @@ mod tests {
         let properties = schema["properties"].as_object().unwrap();
         let required: Vec<&str> =
             schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
-        for (metadata, fields) in [(None, required.len()), (Some("gift"), required.len() + 1)] {
+        for (metadata, fields) in [(None, required.len() + 1), (Some("gift"), required.len() + 2)] {
             let message = reservation(metadata).encode().unwrap();
             let message: Value = serde_json::from_slice(&message).unwrap();
             let message = message.as_object().unwrap();

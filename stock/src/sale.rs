@@ -2,6 +2,7 @@
 
 mod check;
 mod currency;
+mod edit;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::SaleError;
 pub use currency::currency_digits;
+pub use edit::SaleEdit;
 
 use crate::{SaleId, Timestamp};
 
@@ -53,9 +55,26 @@ pub struct SaleDefinition {
     /// A practice run: marked as such wherever it shows.
     #[serde(default)]
     pub rehearsal: bool,
+    /// On whose word a paid order's money goes back.
+    #[serde(default)]
+    pub refund: RefundPolicy,
+    /// Whether the units of an order that is refunded whole are on sale again.
+    #[serde(default = "unit_returns_on_refund_default")]
+    pub unit_returns_on_refund: bool,
     /// The operator's own.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// On whose word a paid order's money goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RefundPolicy {
+    /// The buyer's, at any time, and an operator's.
+    #[default]
+    Buyer,
+    /// An operator's alone.
+    Operator,
 }
 
 fn currency_default() -> String {
@@ -70,13 +89,19 @@ fn pay_within_s_default() -> u32 {
     900
 }
 
+fn unit_returns_on_refund_default() -> bool {
+    true
+}
+
 /// The versioned part of a sale's row that the ledger must know. Newer wins; see [`crate::ledger`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaleVersion {
     /// Names the sale.
     pub sale: SaleId,
-    /// Rises with every change of the row's definition (publish, restock, pause, resume).
+    /// Rises with every change of the row's definition (publish, restock, pause, resume, edit).
     pub version: u64,
+    /// The version since which price, currency, limit and pay time are as they are.
+    pub terms_version: u64,
     /// Units on offer now.
     pub total: u32,
     /// Ledger time, milliseconds since the Unix epoch; inclusive.

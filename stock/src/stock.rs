@@ -9,11 +9,13 @@ use tokio::sync::Notify;
 use crate::ledger::foreign::Foreign;
 use crate::ledger::recorded::Recorded;
 use crate::ledger::{
-    GrantOutcome, GrantRequest, IdState, Ledger, LedgerServer, ReserveAnswer, ReserveBatch, Settlement,
+    GrantOutcome, GrantRequest, IdState, Ledger, LedgerServer, Mine, ReserveAnswer, ReserveBatch, Settlement,
     Snapshot,
 };
 use crate::metrics::{LedgerCall, StockMetrics};
-use crate::{Flag, FlagState, LedgerError, LedgerIdentity, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::{
+    Flag, FlagState, LedgerError, LedgerIdentity, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId,
+};
 
 /// See the module. The methods are those of [`Ledger`], with its contract.
 #[derive(Debug)]
@@ -154,6 +156,12 @@ impl Stock {
     ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
         self.is_here(LedgerCall::Pending)?;
         self.told(LedgerCall::Pending, self.ledger.pending(sale, owner, after, limit).await)
+    }
+
+    /// See [`Ledger::mine`].
+    pub async fn mine(&self, sale: &SaleId, user: &UserId) -> Result<Vec<Mine>, LedgerError> {
+        self.is_here(LedgerCall::Mine)?;
+        self.told(LedgerCall::Mine, self.ledger.mine(sale, user).await)
     }
 
     /// See [`Ledger::snapshot`]. Refreshes the gauges of this sale.

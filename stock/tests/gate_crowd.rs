@@ -33,6 +33,7 @@ impl Scene {
             per_user_limit: 1,
             passes_per_unit,
             paused: false,
+            terms_version: 1,
         };
         ledger.install(&version, 1).await.unwrap();
         ledger.open(&sale, 1).await.unwrap();
@@ -58,7 +59,8 @@ impl Scene {
         let batch = ReserveBatch {
             sale: self.sale.clone(),
             epoch: 1,
-            deadline_ms: OPENS_MS + 3_600_000,
+            deadline_ms: self.clock.load(Ordering::Relaxed) + 1_000,
+            terms_version: 1,
             owner: Owner(1),
             requests: vec![request],
         };

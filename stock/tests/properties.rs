@@ -95,10 +95,11 @@ fn name(outcome: &ReserveOutcome) -> &'static str {
         ReserveOutcome::Pending { first: false, .. } => "pending again",
         ReserveOutcome::Confirmed => "confirmed",
         ReserveOutcome::PassUsed => "pass used",
+        ReserveOutcome::TermsDiffer => "terms differ",
         ReserveOutcome::Paused => "paused",
         ReserveOutcome::NotStarted => "not started",
         ReserveOutcome::Ended => "ended",
-        ReserveOutcome::LimitReached => "limit reached",
+        ReserveOutcome::LimitReached { .. } => "limit reached",
         ReserveOutcome::NotEnough { .. } => "not enough",
         ReserveOutcome::SoldOut => "sold out",
     }
@@ -138,6 +139,7 @@ impl Subject {
             per_user_limit,
             passes_per_unit: 0,
             paused,
+            terms_version: 1,
         }
     }
 
@@ -171,8 +173,14 @@ impl Subject {
             })
             .collect();
         let deadline_ms = if late { now_ms - 1 } else { now_ms };
-        let batch =
-            ReserveBatch { sale: self.sale.clone(), epoch: 1, deadline_ms, owner: Owner(1), requests };
+        let batch = ReserveBatch {
+            sale: self.sale.clone(),
+            epoch: 1,
+            deadline_ms,
+            terms_version: 1,
+            owner: Owner(1),
+            requests,
+        };
         Ok(self.runtime.block_on(self.ledger.reserve(&batch))?.outcomes)
     }
 

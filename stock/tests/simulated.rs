@@ -32,6 +32,7 @@ async fn opened(server: &SimulatedServer) -> (Ledger, SaleVersion, Settlement) {
         per_user_limit: 1,
         passes_per_unit: 0,
         paused: false,
+        terms_version: 1,
     };
     ledger.install(&version, 1).await.unwrap();
     ledger.open(&version.sale, 1).await.unwrap();
@@ -227,6 +228,7 @@ async fn press(ledger: &Ledger, sale: &SaleVersion, deadline_ms: u64) -> Result<
         sale: sale.sale.clone(),
         epoch: 1,
         deadline_ms,
+        terms_version: 1,
         owner: Owner(1),
         requests: vec![request],
     };

@@ -96,14 +96,50 @@ test('a user whose login has run out is logged in again', () =>
     await status(page, 'closed');
   }));
 
-test('the limit of one user is said, from another browser of theirs', () =>
+test('a press of who has bought on another device goes to that order, to be paid', () =>
   scenario({}, {}, async ({ floodgate, page }) => {
     await page.goto(floodgate.saleUrl);
     await lit(page);
     const user = await page.evaluate(() => JSON.parse(localStorage.getItem('floodgate.user')));
-    await (await floodgate.buyer(user)).buy();
+    const { order_id: id } = await (await floodgate.buyer(user)).buy();
     await page.locator('#buy').click();
-    await page.getByText('You already hold as many units as one person may.').waitFor();
+    await status(page, 'unpaid');
+    assert.equal(await page.locator('#to-order').getAttribute('href'), `/orders/${id}`);
+    await page.locator('#pay').waitFor();
+  }));
+
+test('who was shown another price is told, sees the new one, and buys at that', () =>
+  scenario({}, {}, async ({ floodgate, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    await page.locator('#price', { hasText: '2,066.40' }).waitFor();
+    // Frozen, so that the page does not hear of the change before it presses.
+    await page.route('**/api/v1/sales/desk', (route) => route.abort());
+    await floodgate.admin('POST', '/edit', { price: 99900, reason: 'a misprint' });
+    await page.locator('#buy').click();
+    await page.getByText('The seller has changed price or terms.').waitFor();
+    await page.unroute('**/api/v1/sales/desk');
+    await page.locator('#price', { hasText: '999.00' }).waitFor();
+    await page.locator('#buy').click();
+    await status(page, 'unpaid');
+    await page.locator('#ticket', { hasText: '999.00' }).waitFor();
+  }));
+
+test('sold out, and an order from another device is found; without one it is said', () =>
+  scenario({ sale: { total: 1 } }, {}, async ({ floodgate, context, page }) => {
+    await page.goto(floodgate.saleUrl);
+    await lit(page);
+    const user = await page.evaluate(() => JSON.parse(localStorage.getItem('floodgate.user')));
+    const { order_id: id } = await (await floodgate.buyer(user)).buy();
+    await page.locator('#buy:not(.lit)', { hasText: 'Sold out' }).waitFor();
+    await page.locator('#own').click();
+    await status(page, 'unpaid');
+    assert.equal(await page.locator('#to-order').getAttribute('href'), `/orders/${id}`);
+    await page.evaluate(() => localStorage.clear());
+    await context.clearCookies();
+    await page.goto(floodgate.saleUrl);
+    await page.locator('#own').click();
+    await page.getByText('You have no order here.').waitFor();
   }));
 
 test('the language follows the browser, is switched and remembered', () =>

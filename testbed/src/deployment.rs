@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::http::Client;
-use crate::{Directory, Error, Nginx, Port, Process, ProcessOptions};
+use crate::{Directory, Error, Nginx, Port, Process, ProcessOptions, wrong_clock};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// A deployment of the testbed is open to nobody but this machine.
@@ -41,16 +41,9 @@ pub struct Instance {
 impl Instance {
     /// Of later starts: its clock is wrong by so many seconds.
     pub fn set_clock_wrong_by(&self, seconds: i64) -> Result<(), Error> {
-        let library = fs::read_dir("/usr/lib")
-            .map_err(|error| Error::io("/usr/lib", &error))?
-            .flatten()
-            .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))
-            .find(|library| library.is_file())
-            .ok_or_else(|| Error::missing("libfaketimeMT.so.1", "libfaketime"))?;
-        self.process.set_environment("LD_PRELOAD", &library.display().to_string());
-        self.process.set_environment("FAKETIME", &format!("{seconds:+}"));
-        // Only what it is called differs, not how fast it passes.
-        self.process.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        for (name, value) in wrong_clock::ahead_by(seconds)? {
+            self.process.set_environment(name, &value);
+        }
         Ok(())
     }
 

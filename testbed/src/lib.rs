@@ -17,6 +17,7 @@ mod redis;
 mod sandbox;
 mod scratch;
 mod sentinel;
+pub mod wrong_clock;
 mod zookeeper;
 
 pub use deployment::{Deployment, DeploymentOptions, Instance, moment};
@@ -28,7 +29,7 @@ pub use ports::Port;
 pub use process::{Process, ProcessOptions};
 pub use proxy::Proxy;
 pub use redis::{AppendFsync, Redis, RedisOptions};
-pub use sandbox::{How, Payment, Sandbox};
+pub use sandbox::{How, Mood, Payment, Sandbox, Service};
 pub use scratch::Directory;
 pub use sentinel::Sentinel;
 pub use zookeeper::{ZooKeeper, ZooKeeperEnsemble, ZooKeeperOptions};

@@ -1,7 +1,10 @@
 //! A payment provider with the habits of real ones: it pays, refuses, delays, repeats, loses, swaps, and is used twice for one order.
 //! It tells of its money by Standard Webhooks, signed by code of its own, and keeps an outside book. It moves no money.
 
+mod service;
+
 use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+
+pub use service::{Mood, Service};
 
 use crate::deployment::moment;
 use crate::http::{Answer, Client};
@@ -67,11 +72,25 @@ struct Book {
     swapped: Vec<Payment>,
 }
 
+impl Book {
+    fn capture(&mut self, channel: &str, reference: &str, (amount, currency): (u64, &str)) -> Payment {
+        let payment = Payment {
+            id: format!("{channel}-{:06}", self.payments.len() + 1),
+            reference: reference.to_owned(),
+            amount,
+            currency: currency.to_owned(),
+            at: moment(0),
+        };
+        self.payments.push(payment.clone());
+        payment
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Sandbox {
     secret: Vec<u8>,
-    port: u16,
+    port: AtomicU16,
     book: Mutex<Book>,
 }
 
@@ -82,7 +101,13 @@ impl Sandbox {
     /// For a secret that is no base64.
     pub fn new(secret: &str, port: u16) -> Self {
         let secret = STANDARD.decode(secret.trim_start_matches("whsec_")).expect("whsec_ and padded base64");
-        Self { secret, port, book: Mutex::default() }
+        Self { secret, port: AtomicU16::new(port), book: Mutex::default() }
+    }
+
+    /// From now on it calls the gateway at this port.
+    pub fn tell_at_port(&self, port: u16) {
+        // A lone number that guards nothing else: relaxed serves.
+        self.port.store(port, Ordering::Relaxed);
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -106,14 +131,7 @@ impl Sandbox {
         }
         let (payment, before) = {
             let mut book = self.book();
-            let payment = Payment {
-                id: format!("{channel}-{:06}", book.payments.len() + 1),
-                reference: reference.to_owned(),
-                amount,
-                currency: currency.to_owned(),
-                at: moment(0),
-            };
-            book.payments.push(payment.clone());
+            let payment = book.capture(channel, reference, (amount, currency));
             match how {
                 How::Delayed => book.kept_back.push(payment.clone()),
                 How::Swapped => book.swapped.push(payment.clone()),
@@ -139,6 +157,21 @@ impl Sandbox {
             answers.push(self.tell(&earlier)?);
         }
         Ok(answers)
+    }
+
+    /// Captures money and tells nobody: the caller does, by [`Self::tell`], or does not.
+    pub fn capture(&self, channel: &str, reference: &str, price: (u64, &str)) -> Payment {
+        self.book().capture(channel, reference, price)
+    }
+
+    /// Each payment, and how much of it has gone back.
+    pub fn balances(&self) -> Vec<(Payment, u64)> {
+        let book = self.book();
+        let back = |payment: &Payment| {
+            let of_it = book.refunds.iter().filter(|refund| refund.payment.id == payment.id);
+            of_it.map(|refund| refund.amount).sum()
+        };
+        book.payments.iter().map(|payment| (payment.clone(), back(payment))).collect()
     }
 
     /// Tells of all that was kept back, the latest first.
@@ -187,7 +220,12 @@ impl Sandbox {
             ("webhook-timestamp", timestamp.as_str()),
             ("webhook-signature", signature.as_str()),
         ];
-        Client::new(self.port, WITHIN).request("POST", "/api/v1/payments/callback", &headers, body)
+        Client::new(self.port.load(Ordering::Relaxed), WITHIN).request(
+            "POST",
+            "/api/v1/payments/callback",
+            &headers,
+            body,
+        )
     }
 
     /// All that was captured, told of or not.
@@ -213,7 +251,7 @@ impl Sandbox {
         true
     }
 
-    /// The statement: a line for each movement of money, in the order of time. Minor units; a refund's amount is what went back.
+    /// The statement as docs/payments.md describes it: a line for each movement of money, first what came in.
     pub fn statement(&self) -> String {
         let book = self.book();
         let mut lines = vec!["kind,provider,payment_id,refund_id,reference,amount,currency,at".to_owned()];

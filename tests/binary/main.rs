@@ -1,8 +1,11 @@
 //! The binary from outside: what it says to mistakes, and one purchase from login to row and back.
 
+mod clocks;
 mod damage;
 mod demo;
+mod edits;
 mod log;
+mod money;
 mod readme;
 mod restore;
 mod server;

@@ -109,6 +109,13 @@ impl Site {
         self.start_by(self.command(&[]))
     }
 
+    /// The same in an environment of its own.
+    pub(crate) fn start_under(&self, environment: Vec<(&'static str, String)>) -> Server {
+        let mut command = self.command(&[]);
+        command.envs(environment);
+        self.start_by(command)
+    }
+
     /// The same in a process that may open so many files and no more.
     pub(crate) fn start_with_files(&self, files: u32) -> Server {
         let floodgate = self.command(&[]);

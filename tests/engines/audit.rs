@@ -27,8 +27,8 @@ fn an_order_that_is_nowhere_and_one_that_was_rejected_fail_the_audit() {
     let key = |kind: &str| format!("{{{name}:shop}}:{kind}");
     let member = format!("{LOST}{OWNER}");
     for command in [
-        &["HSET", &key("orders"), LOST, &format!("p{OWNER}1700000000000:1:bob")][..],
-        &["HSET", &key("users"), "bob", "1"],
+        &["HSET", &key("orders"), LOST, &format!("p{OWNER}1700000000000:1:1:bob")][..],
+        &["HSET", &key("mine"), "bob", &format!("1:{LOST}")],
         &["ZADD", &key("pending"), "0", &member],
         &["HINCRBY", &key("books"), "pending", "1"],
         &["HINCRBY", &key("books"), "remaining", "-1"],

@@ -4,6 +4,7 @@
 mod audit;
 mod behind_nginx;
 mod deployments;
+mod hunt;
 mod lives;
 mod mistakes;
 mod payments;

@@ -408,6 +408,7 @@ impl Front<'_> {
                     pass: Some(&pass),
                     quantity,
                     metadata: None,
+                    sale_version: None,
                     address: None,
                 };
                 unless_gone(answer, self.inside.purchases.purchase(attempt)).await;

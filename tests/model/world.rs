@@ -11,7 +11,7 @@ use order_worker::database::SharedConnection;
 use parking_lot::Mutex;
 use queue::{Faults, SimulatedDisk};
 use stock::ledger::{FaultPlan, SimulatedLedger, SimulatedServer};
-use stock::{Ledger, Now, Owner, SaleDefinition, SaleId, Timestamp};
+use stock::{Ledger, Now, Owner, RefundPolicy, SaleDefinition, SaleId, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use crate::census::{CLOCK_STEPPED, Census};
@@ -470,6 +470,8 @@ fn draw_sale(random: &Random, now_ms: u64) -> SaleDefinition {
         starts_at: Timestamp(now_ms + random.below(2_000)),
         ends_at: Timestamp(now_ms + 86_400_000),
         rehearsal: false,
+        refund: RefundPolicy::Buyer,
+        unit_returns_on_refund: true,
         labels: Default::default(),
     }
 }

@@ -1,19 +1,21 @@
-//! `GET /api/v1/orders/{order}` and `POST …/cancel`: the ledger is asked first, so that a queued order's status never costs a
-//! database read; the row otherwise.
+//! `GET /api/v1/orders/{order}`, `POST …/cancel` and `…/refund`: the ledger is asked first, so that a queued order's
+//! status never costs a database read; the row otherwise.
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stock::ledger::IdState;
-use stock::{LedgerError, OrderId, OrderStatus, Reservation, SaleId, Timestamp, UserId, currency_digits};
+use stock::{
+    LedgerError, OrderId, OrderStatus, Owner, Reservation, SaleId, Timestamp, UserId, currency_digits,
+};
 
 use super::purchases::Waiting;
 use super::{Api, Ask, Reply, json as json_reply};
 use crate::Gateway;
 use crate::catalog::Sale;
 use crate::http::problem::Problem;
-use crate::ports::{Cancelled, OrderView, PortError, in_time};
+use crate::ports::{Cancelled, OrderView, PortError, RefundView, Refunded, in_time};
 
 /// A reservation of this instance that is older has reached the log, or its append's failure has reached recovery.
 const KEPT_AFTER_MS: u64 = 10_000;
@@ -21,7 +23,7 @@ const KEPT_AFTER_MS: u64 = 10_000;
 /// The body of `GET /api/v1/orders/{order}` and of each event.
 #[derive(Clone, Serialize)]
 pub(crate) struct OrderDocument {
-    order_id: OrderId,
+    pub(super) order_id: OrderId,
     sale: SaleId,
     quantity: u32,
     pub(super) amount: u64,
@@ -101,26 +103,47 @@ impl Api {
     }
 
     pub(super) async fn cancel(&self, ask: &Ask<'_>, order: &str, body: Incoming) -> Reply {
-        if let Err(refusal) = self.json::<Nothing>(ask, body).await {
-            return refusal;
-        }
-        if let Err(refusal) = ask.refuse_cross_site() {
-            return refusal;
-        }
-        let user = match self.user(ask) {
-            Ok(user) => user,
+        let (order_id, user) = match self.order_to_change(ask, order, body).await {
+            Ok(named) => named,
             Err(refusal) => return refusal,
         };
-        let Ok(order_id) = order.parse::<OrderId>() else { return Problem::NotFound.response() };
-        match self.gateway.look_up(order_id, &user).await {
-            Ok(document) if document.status == OrderStatus::Queued => return wrong_state(document.status),
-            Ok(_) => {}
-            Err(not_shown) => return not_shown.reply(),
-        }
         let result = in_time(self.gateway.orders.cancel(order_id, user)).await;
         // Also where it is not known what became of it: they look.
         self.gateway.streams.changed(order_id);
         cancelled(result)
+    }
+
+    pub(super) async fn refund(&self, ask: &Ask<'_>, order: &str, body: Incoming) -> Reply {
+        let (order_id, user) = match self.order_to_change(ask, order, body).await {
+            Ok(named) => named,
+            Err(refusal) => return refusal,
+        };
+        let result = in_time(self.gateway.orders.refund(order_id, user)).await;
+        // Also where it is not known what became of it: they look.
+        self.gateway.streams.changed(order_id);
+        refunded(result, |order, _| {
+            let status =
+                if order.status == OrderStatus::Refunded { StatusCode::OK } else { StatusCode::ACCEPTED };
+            json_reply(status, &OrderDocument::from(order))
+        })
+    }
+
+    /// Which order its user wants changed: one that has a row.
+    async fn order_to_change(
+        &self,
+        ask: &Ask<'_>,
+        order: &str,
+        body: Incoming,
+    ) -> Result<(OrderId, UserId), Reply> {
+        self.json::<Nothing>(ask, body).await?;
+        ask.refuse_cross_site()?;
+        let user = self.user(ask)?;
+        let Ok(order_id) = order.parse::<OrderId>() else { return Err(Problem::NotFound.response()) };
+        match self.gateway.look_up(order_id, &user).await {
+            Ok(document) if document.status == OrderStatus::Queued => Err(wrong_state(document.status)),
+            Ok(_) => Ok((order_id, user)),
+            Err(not_shown) => Err(not_shown.reply()),
+        }
     }
 }
 
@@ -134,6 +157,29 @@ pub(crate) fn cancelled(result: Result<Cancelled, PortError>) -> Reply {
         // Cancelling again is harmless.
         Err(PortError::Unavailable(_) | PortError::UnknownSale(_) | PortError::Differs(_)) => {
             Problem::Busy.because("the order may or may not have been cancelled: ask again")
+        }
+    }
+}
+
+/// What a buyer or the operator hears of a wish for money; `show` where it was written.
+pub(crate) fn refunded(
+    result: Result<Refunded, PortError>,
+    show: impl FnOnce(OrderView, RefundView) -> Reply,
+) -> Reply {
+    match result {
+        Ok(Refunded::Asked { order, refund }) => show(*order, *refund),
+        Ok(Refunded::WrongState(status)) => wrong_state(status),
+        Ok(Refunded::NotOffered) => {
+            Problem::WrongState.because("money of this sale goes back on the shop's word alone: ask the shop")
+        }
+        Ok(Refunded::TooMuch(left)) => {
+            Problem::BadRequest.because(&format!("{left} minor units are left of the payment"))
+        }
+        Ok(Refunded::NotFound) => Problem::NotFound.response(),
+        Err(PortError::Invalid(problem)) => Problem::BadRequest.because(&problem),
+        // Asking again is harmless.
+        Err(PortError::Unavailable(_) | PortError::UnknownSale(_) | PortError::Differs(_)) => {
+            Problem::Busy.because("the refund may or may not have been asked for: ask again")
         }
     }
 }
@@ -159,14 +205,46 @@ impl Gateway {
         }
     }
 
-    /// Whether this instance's log holds a reservation of its own. Until it does, a crash may still take the order back: to show
-    /// it would be a promise. An old one that is not remembered has long been appended and drained, or recovery would be at work.
+    /// Whether this instance's log holds a reservation of its own. Until it does, a crash may still take the order
+    /// back: to show it would be a promise. An old one that is not remembered has long been appended and drained, or
+    /// recovery would be at work.
     fn has_kept(&self, sale: &Sale, reservation: &Reservation) -> bool {
         let order_id = reservation.order_id;
         self.progress.holds(order_id)
             || self.parts.recovery.is_idle_for(&sale.id)
                 && !self.parts.recovery.doubts(&sale.id, order_id)
                 && reservation.reserved_at_ms + KEPT_AFTER_MS <= sale.now_ms()
+    }
+
+    /// Whether a pending order may be shown: to show one that a crash may take back would be a promise.
+    pub(super) fn may_show(&self, sale: &Sale, owner: Owner, reservation: &Reservation) -> bool {
+        owner != self.parts.owner || self.has_kept(sale, reservation)
+    }
+
+    /// A pending order as its user may see it: at the price under which it was taken, which is asked for only after an edit.
+    pub(super) async fn queued(
+        &self,
+        sale: &Sale,
+        reservation: Reservation,
+    ) -> Result<OrderDocument, NotShown> {
+        let older = reservation.sale_version.filter(|version| *version < sale.terms_version);
+        let older = match older {
+            Some(version) => in_time(self.orders.offered(sale.id.clone(), version)).await,
+            None => Ok(None),
+        };
+        let older = older.map_err(|_| NotShown::Unknown)?;
+        let definition = older.as_ref().unwrap_or(&sale.definition);
+        Ok(OrderDocument {
+            order_id: reservation.order_id,
+            sale: reservation.sale,
+            quantity: reservation.quantity,
+            amount: definition.price.saturating_mul(u64::from(reservation.quantity)),
+            currency: definition.currency.clone(),
+            currency_digits: currency_digits(&definition.currency),
+            status: OrderStatus::Queued,
+            pay_by: None,
+            queued: Some(self.progress.estimate(reservation.order_id).into()),
+        })
     }
 
     /// The order as its user may see it.
@@ -190,20 +268,10 @@ impl Gateway {
                     if reservation.user != *user {
                         return Err(NotShown::None);
                     }
-                    if owner == self.parts.owner && !self.has_kept(sale, &reservation) {
+                    if !self.may_show(sale, owner, &reservation) {
                         return Err(NotShown::Unknown);
                     }
-                    return Ok(OrderDocument {
-                        order_id,
-                        sale: reservation.sale,
-                        quantity: reservation.quantity,
-                        amount: sale.definition.price.saturating_mul(u64::from(reservation.quantity)),
-                        currency: sale.definition.currency.clone(),
-                        currency_digits: currency_digits(&sale.definition.currency),
-                        status: OrderStatus::Queued,
-                        pay_by: None,
-                        queued: Some(self.progress.estimate(order_id).into()),
-                    });
+                    return self.queued(sale, reservation).await;
                 }
                 Err(LedgerError::UnknownSale(_)) => {}
                 Err(_) => ledger_silent = true,

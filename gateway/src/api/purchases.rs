@@ -25,6 +25,9 @@ struct Wish<'a> {
     /// A text, or an object that is carried as its JSON text.
     #[serde(default, borrow)]
     metadata: Option<&'a RawValue>,
+    /// The version that the buyer was shown.
+    #[serde(default)]
+    sale_version: Option<u64>,
 }
 
 fn one() -> u32 {
@@ -76,7 +79,8 @@ impl Api {
             Err(refusal) => return self.unread(refusal),
         };
         let address = self.gateway.limits_by_address.then(|| self.client(ask).address);
-        let attempt = Attempt { sale, pass, quantity: wish.quantity, metadata: metadata.as_deref(), address };
+        let (quantity, sale_version) = (wish.quantity, wish.sale_version);
+        let attempt = Attempt { sale, pass, quantity, metadata: metadata.as_deref(), sale_version, address };
         answer(self.purchases.purchase(attempt).await)
     }
 
@@ -113,11 +117,18 @@ fn answer(answer: PurchaseAnswer) -> Reply {
         PurchaseAnswer::NotStarted { wait_ms } => Problem::NotStarted.after_ms(wait_ms),
         PurchaseAnswer::Ended => Problem::Ended.response(),
         PurchaseAnswer::PassInvalid => Problem::PassInvalid.response(),
+        PurchaseAnswer::SaleChanged => Problem::SaleChanged.response(),
         PurchaseAnswer::SlowDown { wait_ms: 0..=1_000 } => Problem::SlowDown.response(),
         PurchaseAnswer::SlowDown { wait_ms } => Problem::SlowDown.after_ms(wait_ms),
         PurchaseAnswer::Busy => Problem::Busy.response(),
         PurchaseAnswer::PassUsed { order_id } => Problem::PassUsed.with([("order_id", json!(order_id))]),
-        PurchaseAnswer::LimitReached => Problem::LimitReached.response(),
+        PurchaseAnswer::LimitReached { order_ids } if order_ids.is_empty() => {
+            Problem::LimitReached.response()
+        }
+        PurchaseAnswer::LimitReached { mut order_ids } => {
+            order_ids.reverse();
+            Problem::LimitReached.with([("order_ids", json!(order_ids))])
+        }
         PurchaseAnswer::NotEnough { remaining } => Problem::NotEnough.with([("remaining", json!(remaining))]),
         PurchaseAnswer::Uncertain { order_id } => Problem::Uncertain.with([("order_id", json!(order_id))]),
     }

@@ -27,16 +27,24 @@ impl Api {
 
     /// The clock of the sale that is named, or the one of what belongs to no sale.
     pub(super) fn time(&self, query: Option<&str>) -> Reply {
-        let members = query.unwrap_or_default().split('&');
-        let mut sales = members.filter_map(|member| member.strip_prefix("sale="));
-        let now_ms = match (sales.next(), sales.next()) {
-            (None, _) => self.gateway.now_ms(),
-            (Some(sale), None) => match self.gateway.catalog.offer().sale(sale) {
+        let now_ms = match sale_of(query) {
+            Ok(None) => self.gateway.now_ms(),
+            Ok(Some(sale)) => match self.gateway.catalog.offer().sale(sale) {
                 Some(sale) => sale.now_ms(),
                 None => return Problem::UnknownSale.response(),
             },
-            (Some(_), Some(_)) => return Problem::BadRequest.because("sale is there more than once"),
+            Err(refusal) => return refusal,
         };
         json(StatusCode::OK, &Time { now: Timestamp(now_ms) })
+    }
+}
+
+/// The `sale` of a query. Ids need no escaping.
+pub(super) fn sale_of(query: Option<&str>) -> Result<Option<&str>, Reply> {
+    let members = query.unwrap_or_default().split('&');
+    let mut sales = members.filter_map(|member| member.strip_prefix("sale="));
+    match (sales.next(), sales.next()) {
+        (sale, None) => Ok(sale),
+        (_, Some(_)) => Err(Problem::BadRequest.because("sale is there more than once")),
     }
 }

@@ -56,6 +56,7 @@ problems! {
     AmountMismatch = 409 "amount-mismatch" None, "Not what the order costs", "The payment is kept in the books and goes back.";
     PassUsed = 409 "pass-used" None, "This pass's order is over", "Ask for a new pass.";
     LimitReached = 409 "limit-reached" None, "That would be more than one buyer may hold", "This user holds as many units as the sale's per_user_limit allows. Another user, or this one after cancelling, may buy.";
+    SaleChanged = 409 "sale-changed" None, "The sale is not what you were shown", "Price, currency, limit or pay time were changed. Look at the sale again; nothing was taken, and the pass is still good.";
     NotEnough = 409 "not-enough" None, "Fewer are left than asked for", "Ask for at most as many as remain.";
     WrongState = 409 "wrong-state" None, "The order's status does not allow that", "Look at the order's status.";
     SaleDiffers = 409 "sale-differs" None, "A sale of this id was first published differently", "Publish under a new id, or with the same definition.";

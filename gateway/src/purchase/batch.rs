@@ -37,6 +37,8 @@ const LEDGER_ANSWER_MAX: Duration = Duration::from_millis(2 * BATCH_DEADLINE_MS)
 /// One attempt on its way through ledger and queue.
 pub(super) struct Waiting {
     pub(super) request: ReserveRequest,
+    /// What its buyer was told to be shown: see [`Sale::terms_version`].
+    pub(super) terms_version: u64,
     pub(super) permit: Permit,
     pub(super) payload_bytes: usize,
     pub(super) slot: Slot,
@@ -192,8 +194,13 @@ impl Purchases {
 async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) -> Reserved<'_> {
     let mut requests = Vec::with_capacity(batch.len());
     let mut asked = Vec::with_capacity(batch.len());
-    for Waiting { request, permit, payload_bytes, slot, since, answer } in batch {
+    for Waiting { request, terms_version, permit, payload_bytes, slot, since, answer } in batch {
         let told = Told { sale: sale.clone(), answer, since, _slot: slot };
+        // Judged by what the sale was a moment ago.
+        if terms_version != sale.terms_version {
+            told.tell(parts, PurchaseAnswer::Busy);
+            continue;
+        }
         asked.push(Asked { order_id: request.order_id, permit, payload_bytes, told });
         requests.push(request);
     }
@@ -203,8 +210,14 @@ async fn reserve(parts: &PurchaseParts, sale: Arc<Sale>, batch: Vec<Waiting>) ->
     let server = sale.clock.server();
     let knows_time = parts.clocks.knows(server) || parts.clocks.refresh(&parts.stock, server).await.is_ok();
     let deadline_ms = sale.now_ms() + BATCH_DEADLINE_MS;
-    let batch =
-        ReserveBatch { sale: sale.id.clone(), epoch: sale.epoch, deadline_ms, owner: parts.owner, requests };
+    let batch = ReserveBatch {
+        sale: sale.id.clone(),
+        epoch: sale.epoch,
+        deadline_ms,
+        owner: parts.owner,
+        terms_version: sale.terms_version,
+        requests,
+    };
     let result = if under_way.is_none() {
         // A newer life has begun, and the catalog will name it in a moment.
         Err(LedgerError::Closed)
@@ -295,12 +308,14 @@ fn decide(parts: &PurchaseParts, reserved: Reserved<'_>) -> (Vec<Promised>, Opti
             }
             ReserveOutcome::Confirmed => PurchaseAnswer::Settled { order_id, status: None },
             ReserveOutcome::PassUsed => PurchaseAnswer::PassUsed { order_id },
+            // Ledger and catalog will agree in a moment.
+            ReserveOutcome::TermsDiffer => PurchaseAnswer::Busy,
             ReserveOutcome::Paused => PurchaseAnswer::Paused,
             ReserveOutcome::NotStarted => {
                 PurchaseAnswer::NotStarted { wait_ms: sale.starts_at_ms.saturating_sub(sale.now_ms()) }
             }
             ReserveOutcome::Ended => PurchaseAnswer::Ended,
-            ReserveOutcome::LimitReached => PurchaseAnswer::LimitReached,
+            ReserveOutcome::LimitReached { order_ids } => PurchaseAnswer::LimitReached { order_ids },
             ReserveOutcome::NotEnough { remaining } => PurchaseAnswer::NotEnough { remaining },
             ReserveOutcome::SoldOut => PurchaseAnswer::SoldOut,
         };

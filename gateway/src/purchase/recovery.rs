@@ -59,11 +59,16 @@ pub struct Recovery {
     begun: AtomicBool,
 }
 
+/// A deadline is at most a second ahead: one that lies further ahead is of a clock that was put back since.
+const OVER_AT_LATEST: Duration = Duration::from_secs(30);
+
 #[derive(Clone, Copy)]
 struct Wanted {
     first_ms: u64,
     /// A request that came later must be met by a look of its own.
     last_ms: u64,
+    /// When the last one came.
+    asked_at: Instant,
     /// Requests so far: one that came during a look is not met by it.
     requests: u64,
     /// All that the ledger holds for us, not only what is doubted.
@@ -102,12 +107,14 @@ impl Recovery {
             .and_modify(|w| {
                 w.first_ms = w.first_ms.min(not_before_ms);
                 w.last_ms = w.last_ms.max(not_before_ms);
+                w.asked_at = Instant::now();
                 w.requests += 1;
                 w.whole |= whole;
             })
             .or_insert(Wanted {
                 first_ms: not_before_ms,
                 last_ms: not_before_ms,
+                asked_at: Instant::now(),
                 requests: 1,
                 whole,
                 pause: BACK_OFF.0,
@@ -144,7 +151,8 @@ impl Recovery {
             let paused = w
                 .paused_until
                 .map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
-            paused.max(Duration::from_millis(w.first_ms.saturating_sub(now_ms(sale))))
+            let due = Duration::from_millis(w.first_ms.saturating_sub(now_ms(sale)));
+            paused.max(due.min(OVER_AT_LATEST.saturating_sub(w.asked_at.elapsed())))
         };
         let wanted = self.wanted.lock();
         let waits = wanted.iter().filter(|(sale, _)| may_look(sale));
@@ -160,7 +168,7 @@ impl Recovery {
         if w.requests != looked.requests {
             return;
         }
-        if w.last_ms <= looked_at_ms {
+        if w.last_ms <= looked_at_ms || w.asked_at.elapsed() >= OVER_AT_LATEST {
             wanted.remove(sale);
         } else {
             w.first_ms = w.last_ms;
@@ -306,7 +314,7 @@ async fn recover_if_due(
 ) -> Result<Option<u64>, Unfinished> {
     // The server's own clock decides, since it is the one that the deadline is checked by.
     let told_ms = parts.clocks.refresh(&parts.stock, parts.stock.server_of(sale)).await?;
-    if told_ms < wanted.first_ms {
+    if told_ms < wanted.first_ms && wanted.asked_at.elapsed() < OVER_AT_LATEST {
         return Ok(None);
     }
     if wanted.whole {

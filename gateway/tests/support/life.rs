@@ -164,5 +164,5 @@ impl Life {
 }
 
 pub fn attempt(pass: &str) -> Attempt<'_> {
-    Attempt { sale: SALE, pass: Some(pass), quantity: 1, metadata: None, address: None }
+    Attempt { sale: SALE, pass: Some(pass), quantity: 1, metadata: None, sale_version: None, address: None }
 }

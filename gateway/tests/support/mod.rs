@@ -4,7 +4,10 @@
 mod epoch_gates;
 pub(crate) mod http;
 pub(crate) mod life;
+mod options;
+mod orders;
 mod payments;
+mod refunds;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::FutureExt;
 use gateway::admission::pass::Pass;
 use gateway::catalog::{Catalog, CatalogSale};
-use gateway::config::{
-    AdminConfig, AuthConfig, ChallengeKind, GateConfig, GatewayConfig, LimitsConfig, PassSecret, Secret,
-};
+use gateway::config::{AdminConfig, Secret};
 use gateway::ports::{
-    Cancelled, Figures, Operator, OrderView, Orders, PortError, PortFuture, RebuildBegun, SaleChange,
-    SaleView,
+    Cancelled, Figures, Operator, OrderChange, OrderChanged, OrderView, Orders, PortError, PortFuture,
+    RebuildBegun, RefundView, Refunded, SaleChange, SaleView, Standing,
 };
 use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
@@ -34,6 +35,7 @@ use stock::{
 
 use epoch_gates::epoch_gate_at;
 pub use http::{Answer, Connection};
+pub use options::Options;
 pub use tokens::{bearer, token};
 
 pub const SALE: &str = "demo";
@@ -43,56 +45,6 @@ pub const DRAIN_GROUP: &str = "order-worker";
 
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
-}
-
-/// What a test changes of an ordinary sale and gateway.
-pub struct Options {
-    pub gateway: GatewayConfig,
-    pub auth: AuthConfig,
-    pub gate: GateConfig,
-    pub limits: LimitsConfig,
-    pub sale: SaleDefinition,
-    pub backlog_max: u64,
-    pub segment_bytes: u64,
-    pub ring_bytes: usize,
-    pub storage: Storage,
-    /// Instead of an embedded one that goes by the wall clock.
-    pub ledger: Option<Ledger>,
-    /// The process's wall clock.
-    pub wall: stock::Now,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let key = |id: &str| Some(Secret::new(id.repeat(32)));
-        let secret = |id: &str| PassSecret { id: id.into(), secret: key(id), secret_file: None };
-        Self {
-            gateway: GatewayConfig {
-                listen: ([127, 0, 0, 1], 0).into(),
-                threads: 2,
-                shutdown_max_s: 5,
-                ..GatewayConfig::default()
-            },
-            auth: AuthConfig {
-                hs256_secret: Some(Secret::new(JWT_SECRET)),
-                demo: true,
-                ..AuthConfig::default()
-            },
-            gate: GateConfig {
-                challenge: ChallengeKind::Off,
-                pass_secrets: vec![secret("k2"), secret("k1")],
-                ..GateConfig::default()
-            },
-            limits: LimitsConfig { per_user_rps: 0, ..LimitsConfig::default() },
-            sale: sale(SALE),
-            backlog_max: 1_000_000,
-            segment_bytes: 4 << 20,
-            ring_bytes: 8 << 20,
-            storage: Storage::Real,
-            ledger: None,
-            wall: Arc::new(now_ms),
-        }
-    }
 }
 
 /// A sale of 100 units, 2 a user, open since a minute and for an hour.
@@ -269,6 +221,8 @@ pub struct MapBooks {
     pub stock: Arc<Stock>,
     pub orders: Mutex<BTreeMap<OrderId, OrderView>>,
     pub sales: Mutex<BTreeMap<SaleId, SaleView>>,
+    /// What sales offered before an edit.
+    pub versions: Mutex<BTreeMap<(SaleId, u64), SaleDefinition>>,
     pub restocks: Mutex<BTreeMap<String, u32>>,
     pub unreachable: AtomicBool,
     /// Never answers a buyer's call.
@@ -284,6 +238,7 @@ impl MapBooks {
             stock,
             orders: Mutex::default(),
             sales: Mutex::default(),
+            versions: Mutex::default(),
             restocks: Mutex::default(),
             unreachable: AtomicBool::new(false),
             silent: AtomicBool::new(false),
@@ -340,6 +295,7 @@ impl MapBooks {
             per_user_limit: sale.definition.per_user_limit,
             passes_per_unit: sale.definition.passes_per_unit,
             paused: sale.paused_by.is_some(),
+            terms_version: sale.terms_version,
         };
         if self.stock.push_sale(&version).await.is_err() {
             self.stock.install(&version, 1).await.expect("installed");
@@ -350,6 +306,7 @@ impl MapBooks {
         let offered = sales.values().map(|sale| CatalogSale {
             definition: sale.definition.clone(),
             version: sale.version,
+            terms_version: sale.terms_version,
             total: sale.total_now,
             paused_by: sale.paused_by.clone(),
             epoch: 1,
@@ -358,53 +315,22 @@ impl MapBooks {
     }
 }
 
-impl Orders for MapBooks {
-    fn order(&self, order_id: OrderId) -> PortFuture<'_, Option<OrderView>> {
+impl Operator for MapBooks {
+    fn change_order(
+        &self,
+        order_id: OrderId,
+        change: OrderChange,
+        reason: Option<String>,
+    ) -> PortFuture<'_, OrderChanged> {
+        refunds::change_order(self, order_id, change, reason).boxed()
+    }
+
+    fn retry_refund(&self, refund_id: String, _: Option<String>) -> PortFuture<'_, Option<RefundView>> {
         async move {
-            self.answers().await;
             self.check()?;
-            self.order_reads.fetch_add(1, Ordering::Relaxed);
-            Ok(self.orders.lock().get(&order_id).cloned())
+            Ok(refund_id.parse().ok().map(|order_id| refunds::refund_view(order_id, 1)))
         }
         .boxed()
-    }
-
-    fn cancel(&self, order_id: OrderId, user: UserId) -> PortFuture<'_, Cancelled> {
-        self.close(order_id, Some(user)).boxed()
-    }
-
-    fn reachable(&self) -> PortFuture<'_, ()> {
-        async move { self.check() }.boxed()
-    }
-}
-
-impl MapBooks {
-    async fn close(&self, order_id: OrderId, user: Option<UserId>) -> Result<Cancelled, PortError> {
-        self.answers().await;
-        self.check()?;
-        let closed = {
-            let mut orders = self.orders.lock();
-            let of_user = |order: &&mut OrderView| user.as_ref().is_none_or(|user| order.user == *user);
-            let Some(order) = orders.get_mut(&order_id).filter(of_user) else {
-                return Ok(Cancelled::NotFound);
-            };
-            match order.status {
-                OrderStatus::Unpaid => order.status = OrderStatus::Closed,
-                OrderStatus::Closed => return Ok(Cancelled::Done(order.clone())),
-                status => return Ok(Cancelled::WrongState(status)),
-            }
-            order.clone()
-        };
-        let settlement =
-            stock::ledger::Settlement { order_id, user: closed.user.clone(), quantity: closed.quantity };
-        self.stock.release(&closed.sale, &[settlement]).await.expect("released");
-        Ok(Cancelled::Done(closed))
-    }
-}
-
-impl Operator for MapBooks {
-    fn cancel(&self, order_id: OrderId) -> PortFuture<'_, Cancelled> {
-        self.close(order_id, None).boxed()
     }
 
     fn sales(&self) -> PortFuture<'_, Vec<SaleView>> {
@@ -425,7 +351,10 @@ impl Operator for MapBooks {
                     total_now: definition.total,
                     sold: 0,
                     paused_by: None,
+                    withdrawn_at: None,
                     version: 1,
+                    terms_version: 1,
+                    standing: None,
                     definition: definition.clone(),
                 });
                 if view.definition != definition {
@@ -448,10 +377,23 @@ impl Operator for MapBooks {
                 match change {
                     SaleChange::Pause { by } => view.paused_by = Some(by),
                     SaleChange::Resume => view.paused_by = None,
+                    SaleChange::Edit { edit, .. } => {
+                        let after = edit.of(&view.definition);
+                        let before = std::mem::replace(&mut view.definition, after);
+                        if before.price != view.definition.price {
+                            view.terms_version = view.version + 1;
+                        }
+                        self.versions.lock().insert((sale.clone(), view.version), before);
+                        view.standing = Some(Standing::InForce);
+                    }
                     SaleChange::Restock { restock_id, units } => {
                         if self.restocks.lock().insert(restock_id, units).is_none() {
                             view.total_now += units;
                         }
+                    }
+                    SaleChange::Withdraw { orders, .. } => {
+                        view.definition.ends_at = Timestamp(now_ms());
+                        view.withdrawn_at = orders.then(|| Timestamp(now_ms()));
                     }
                 }
                 view.version += 1;

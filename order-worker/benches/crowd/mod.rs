@@ -12,8 +12,8 @@ use order_worker::{
 use prometheus_client::registry::Registry;
 use queue::{DiskOptions, NewRecord, Queue, StartAt, Topic};
 use stock::{
-    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, OrderId, Owner, Reservation, SaleDefinition, SaleId,
-    Stock, Timestamp,
+    EmbeddedFlag, EmbeddedLedger, Flag, Ledger, Now, OrderId, Owner, RefundPolicy, Reservation,
+    SaleDefinition, SaleId, Stock, Timestamp,
 };
 use tokio::sync::watch;
 
@@ -41,6 +41,8 @@ pub(crate) fn definition() -> SaleDefinition {
         starts_at: Timestamp(START_MS - 1),
         ends_at: Timestamp(START_MS + 3_600_000),
         rehearsal: false,
+        refund: RefundPolicy::Buyer,
+        unit_returns_on_refund: true,
         labels: [].into(),
     }
 }
@@ -60,6 +62,7 @@ pub(crate) fn reservation(sale: &SaleId, n: u64) -> Reservation {
         quantity: 1,
         metadata: None,
         reserved_at_ms: START_MS,
+        sale_version: None,
     }
 }
 

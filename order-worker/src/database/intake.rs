@@ -31,12 +31,24 @@ pub struct Settled {
 /// What one intake call did for one order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It fitted: a row `unpaid` that holds its units.
+    /// It fitted: a row `unpaid` that holds its units; or `closed`, where its sale is withdrawn.
     Inserted,
     /// It had a row already, which was left alone.
     Duplicate,
     /// It did not fit: a row `rejected` that holds none, and a release for the ledger.
     Rejected(RejectReason),
+}
+
+impl Settled {
+    /// Whether this call has written a release.
+    pub(super) fn is_released(&self) -> bool {
+        self.outcome != Outcome::Duplicate && self.units_held == 0
+    }
+
+    /// As it is once the withdrawal of its sale has closed it.
+    pub(super) fn withdrawn(self) -> Self {
+        Self { units_held: 0, status: OrderStatus::Closed, ..self }
+    }
 }
 
 /// ISO 4217's code for "no currency": of orders whose sale the database has not.
@@ -74,12 +86,14 @@ impl fmt::Display for RejectReason {
 impl Database {
     /// Settles a batch in one transaction, in the order given, and answers for each order in that order.
     ///
-    /// Neither window nor pause is asked: the promise was made.
+    /// Neither window nor pause is asked: the promise was made. An order that fits a sale that is withdrawn with its
+    /// orders is closed in the same transaction: its row has two versions, and holds nothing.
     ///
     /// # Errors
-    /// [`DatabaseError::UnknownSale`] when an order without a row is of a sale that the database has not: nothing was written. A sale's row
-    /// is there before its first promise and never goes, so this is an older database than the log's, or a damaged one, and a rejected
-    /// row would be of a promise that can be kept. [`DatabaseError::Record`] when one of them can never be written: nothing was, and the caller searches for it.
+    /// [`DatabaseError::UnknownSale`] when an order without a row is of a sale that the database has not: nothing was
+    /// written. A sale's row is there before its first promise and never goes, so this is an older database than the
+    /// log's, or a damaged one, and a rejected row would be of a promise that can be kept. [`DatabaseError::Record`]
+    /// when one of them can never be written: nothing was, and the caller searches for it.
     pub async fn settle(&self, batch: impl Into<Arc<[Reservation]>>) -> Result<Vec<Settled>, DatabaseError> {
         adapter!(self, database => database.settle(batch.into()).await)
     }

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::json;
 use stock::{OrderId, OrderStatus, SaleId, Timestamp, UnknownOrderStatus, UserId};
 
-use super::{CloseCause, Database, DatabaseError, adapter};
+use super::transitions::has_lapsed;
+use super::{CloseCause, Database, DatabaseError, SaleRow, adapter};
 use crate::journal::{Action, Author, Change};
 
 /// The status in a row: any but `queued`, which is no row yet.
@@ -51,7 +52,7 @@ pub struct OrderRow {
     pub currency: String,
     /// Where it stands.
     pub status: OrderStatus,
-    /// Why it is closed (`cancelled`) or rejected (see [`super::RejectReason`]).
+    /// Why it is closed (see [`CloseCause`]) or rejected (see [`super::RejectReason`]).
     pub reason: Option<String>,
     /// The buyer's own.
     pub metadata: Option<Box<str>>,
@@ -69,6 +70,8 @@ pub struct OrderRow {
     pub paid_at: Option<Timestamp>,
     /// What has gone back of that payment, minor units.
     pub refunded_amount: u64,
+    /// The sale's, under which it was promised: price, currency, limit and pay time are that version's.
+    pub sale_version: Option<u64>,
 }
 
 /// What became of a cancellation.
@@ -100,12 +103,39 @@ pub enum By<'a> {
 pub(super) enum Canceller {
     User(UserId),
     Operator(Author),
+    /// An operator's, in nobody's place.
+    Closer(Author),
 }
 
 impl Canceller {
     /// Whether this order is none of theirs.
     pub(super) fn is_stranger_to(&self, row: &OrderRow) -> bool {
         matches!(self, Self::User(user) if *user != row.user_id)
+    }
+
+    /// As what the order is closed.
+    pub(super) fn cause(&self) -> CloseCause {
+        match self {
+            Self::User(_) | Self::Operator(_) => CloseCause::Cancelled,
+            Self::Closer(_) => CloseCause::Operator,
+        }
+    }
+
+    /// Whether the order is closed as they want it: a repeat.
+    pub(super) fn has_closed(&self, row: &OrderRow) -> bool {
+        row.status == OrderStatus::Closed && row.reason.as_deref() == Some(self.cause().as_str())
+    }
+
+    /// What the journal says of it, and for whom: nothing of the buyer, and nothing on a buyer's word.
+    pub(super) fn journal(&self, before: &OrderRow, after: &OrderRow) -> Option<(&Author, Change)> {
+        let (author, action) = match self {
+            Self::User(_) => return None,
+            Self::Operator(author) => (author, Action::OrderCancel),
+            Self::Closer(author) => (author, Action::OrderClose),
+        };
+        let state = |row: &OrderRow| json!({ "status": row.status, "reason": row.reason, "units_held": row.units_held, "version": row.version });
+        let subject = before.order_id.to_string();
+        Some((author, Change { action, subject, before: Some(state(before)), after: Some(state(after)) }))
     }
 }
 
@@ -116,11 +146,6 @@ impl From<By<'_>> for Canceller {
             By::Operator(author) => Self::Operator(author.clone()),
         }
     }
-}
-
-/// Whether somebody has cancelled it before.
-pub(super) fn is_cancelled(row: &OrderRow) -> bool {
-    row.status == OrderStatus::Closed && row.reason.as_deref() == Some(CloseCause::Cancelled.as_str())
 }
 
 /// An order whose deadline may be over. Its sale never changes, so the caller can name the row that is locked first.
@@ -153,14 +178,40 @@ impl CloseOutcome {
     }
 }
 
-/// What the journal says of a cancellation: nothing of the buyer.
-pub(super) fn cancelled(before: &OrderRow, after: &OrderRow) -> Change {
-    let state = |row: &OrderRow| json!({ "status": row.status, "reason": row.reason, "units_held": row.units_held, "version": row.version });
-    Change {
-        action: Action::OrderCancel,
-        subject: before.order_id.to_string(),
-        before: Some(state(before)),
-        after: Some(state(after)),
+/// Why orders are closed a batch at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closes {
+    /// Nobody has paid them, and their deadline is so long over.
+    Lapsed { grace_ms: u64 },
+    /// Their sale is withdrawn with its orders.
+    Withdrawn,
+}
+
+impl Closes {
+    pub(super) fn cause(self) -> CloseCause {
+        match self {
+            Self::Lapsed { .. } => CloseCause::Lapsed,
+            Self::Withdrawn => CloseCause::Withdrawn,
+        }
+    }
+
+    /// What is said of an unpaid order that is not to be closed (yet).
+    pub(super) fn spares(self, row: &OrderRow, now: Timestamp) -> Option<CloseOutcome> {
+        match self {
+            Self::Lapsed { grace_ms } if !has_lapsed(row, now, grace_ms) => {
+                Some(CloseOutcome::early(row, now, grace_ms))
+            }
+            Self::Lapsed { .. } | Self::Withdrawn => None,
+        }
+    }
+
+    /// Whether orders of this sale may be closed for it.
+    pub(super) fn check(self, sale: &SaleRow) -> Result<(), DatabaseError> {
+        if self == Self::Withdrawn && sale.withdrawn_at.is_none() {
+            let sale = &sale.definition.id;
+            return Err(DatabaseError::Invalid(format!("sale {sale} is not withdrawn with its orders")));
+        }
+        Ok(())
     }
 }
 
@@ -195,6 +246,19 @@ impl Database {
         adapter!(self, database => database.orders(sale.clone(), after, limit).await)
     }
 
+    /// A user's orders of a sale, by id, the newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn orders_of_user(
+        &self,
+        sale: &SaleId,
+        user: &UserId,
+        limit: usize,
+    ) -> Result<Vec<OrderRow>, DatabaseError> {
+        adapter!(self, database => database.orders_of_user(sale.clone(), user.clone(), limit).await)
+    }
+
     // ## Unpaid => Closed (reason `cancelled`)
     /// Closes an unpaid order and gives its units back, exactly once, by compare-and-set under the sale's row. An operator's word
     /// stands in the journal.
@@ -205,6 +269,15 @@ impl Database {
         adapter!(self, database => database.cancel(order, by.into()).await)
     }
 
+    // ## Unpaid => Closed (reason `operator`)
+    /// Closes an unpaid order before its deadline on an operator's word; otherwise as [`Self::cancel`].
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn close_order(&self, order: OrderId, author: &Author) -> Result<CancelOutcome, DatabaseError> {
+        adapter!(self, database => database.cancel(order, Canceller::Closer(author.clone())).await)
+    }
+
     // ## Unpaid => Closed (reason `lapsed`)
     /// Closes those of `due` that are unpaid and whose deadline is `grace_ms` ago by the database's clock, all in one transaction under
     /// their sales' rows: units, releases and events with them. Answers for each in the order given.
@@ -212,7 +285,16 @@ impl Database {
     /// # Errors
     /// See [`DatabaseError`]: then none of them was closed.
     pub async fn close_due(&self, due: &[Due], grace_ms: u64) -> Result<Vec<CloseOutcome>, DatabaseError> {
-        adapter!(self, database => database.close_due(due.to_vec(), grace_ms).await)
+        adapter!(self, database => database.close_all(due.to_vec(), Closes::Lapsed { grace_ms }).await)
+    }
+
+    // ## Unpaid => Closed (reason `withdrawn`)
+    /// The same for orders of withdrawn sales, whatever their deadlines.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Invalid`] where a sale is not withdrawn with its orders; then none was closed.
+    pub async fn close_withdrawn(&self, orders: &[Due]) -> Result<Vec<CloseOutcome>, DatabaseError> {
+        adapter!(self, database => database.close_all(orders.to_vec(), Closes::Withdrawn).await)
     }
 
     /// Up to `limit` unpaid orders whose deadline is `grace_ms` ago by the database's clock, the longest over first, by the index alone.

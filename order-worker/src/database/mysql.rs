@@ -10,6 +10,7 @@ mod fault;
 mod intake;
 mod journal;
 mod life;
+mod money;
 mod outbox;
 mod payments;
 mod pool;

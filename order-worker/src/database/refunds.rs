@@ -1,5 +1,7 @@
-//! The refunds port: money that goes back. Each refund has one id at every try; those of a payment never exceed it, which its row's lock
-//! guards.
+//! The refunds port: money that goes back. Each refund has one id at every try; those of a payment never exceed it,
+//! which its row's lock guards.
+
+mod asking;
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +9,13 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stock::{OrderId, OrderStatus, Timestamp};
+use stock::{OrderId, Timestamp};
+
+pub(super) use asking::{Asker, Decision, asked, decide, steps};
+pub use asking::{Part, RefundAsked, RefundBy};
 
 use super::payments::{Capture, Disposition, PaymentRow, REFERENCE_BYTES_MAX, RefundReason};
-use super::{Database, DatabaseError, OrderRow, adapter};
+use super::{Database, DatabaseError, adapter};
 use crate::journal::{Action, Author, Change};
 
 /// Longest words of a provider that are kept, in characters.
@@ -69,9 +74,8 @@ impl FromStr for RefundState {
 
 /// A refund that its row would be written with.
 struct NewRefund<'a> {
-    /// Of which payment, and how many refunds it has already: with it the id is the same however often it is computed.
     payment: &'a PaymentRow,
-    earlier: u64,
+    id: String,
     amount: u64,
     whole: bool,
     reason: Option<&'a str>,
@@ -80,12 +84,12 @@ struct NewRefund<'a> {
 
 impl NewRefund<'_> {
     /// The row, due at once.
-    fn row(&self, now: Timestamp) -> RefundRow {
+    fn row(self, now: Timestamp) -> RefundRow {
         let PaymentRow { provider, payment_id, order_id, .. } = self.payment;
-        // Not drawn: after a database was restored the same refund asks for the same money under the same id.
-        let digest = Sha256::digest(format!("{provider}\0{payment_id}\0{}", self.earlier));
+        // Money that is none moves nowhere: nobody is asked.
+        let is_nothing = self.amount == 0;
         RefundRow {
-            refund_id: digest[..16].iter().map(|byte| format!("{byte:02x}")).collect(),
+            refund_id: self.id,
             provider: provider.clone(),
             payment_id: payment_id.clone(),
             order_id: *order_id,
@@ -93,22 +97,32 @@ impl NewRefund<'_> {
             whole: self.whole,
             reason: self.reason.map(str::to_owned),
             requested_by: self.requested_by.to_owned(),
-            state: RefundState::Requested,
+            state: if is_nothing { RefundState::Succeeded } else { RefundState::Requested },
             attempts: 0,
-            next_try_at: Some(now),
+            next_try_at: (!is_nothing).then_some(now),
             provider_refund_id: None,
             last_error: None,
             created_at: now,
+            updated_at: now,
         }
     }
+}
+
+/// Not drawn: after a database was restored the same refund asks for the same money under the same id. `of` tells the
+/// refunds of a payment apart.
+fn refund_id(payment: &PaymentRow, of: &str) -> String {
+    let PaymentRow { provider, payment_id, .. } = payment;
+    let digest = Sha256::digest(format!("{provider}\0{payment_id}\0{of}"));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// In whose name money goes back that nobody asked for.
 const BY_FLOODGATE: &str = "floodgate";
 /// In whose name it does on a buyer's word.
-pub(super) const BY_BUYER: &str = "buyer";
+const BY_BUYER: &str = "buyer";
 
-/// After this time the shop's service is asked again how a refund ended that it has taken: the provider's word may be lost.
+/// After this time the shop's service is asked again how a refund ended that it has taken: the provider's word may be
+/// lost.
 const SENT_AGAIN_MS: u64 = 600_000;
 
 impl RefundRow {
@@ -139,6 +153,7 @@ impl RefundRow {
         };
         row.state = state;
         row.next_try_at = next_try_at;
+        row.updated_at = now;
         Some(row)
     }
 }
@@ -174,6 +189,8 @@ pub struct RefundRow {
     pub last_error: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
 }
 
 /// What a provider, or the shop's service, says of a refund.
@@ -228,118 +245,12 @@ pub enum RefundHeard {
     Unknown,
 }
 
-/// On whose word money goes back.
-#[derive(Debug, Clone)]
-pub enum RefundBy<'a> {
-    /// The buyer's: another user's order is as good as none.
-    User(&'a stock::UserId),
-    /// An operator's, in the journal.
-    Operator(&'a Author),
-}
-
-/// What became of a wish for a refund.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one answer of a transaction: a box would cost more than it saves"
-)]
-pub enum RefundAsked {
-    /// It is written. A whole one has made the order `refunding`; the same answer for each repeat of a whole one.
-    Written(RefundRow),
-    /// The order is not paid.
-    WrongState(OrderStatus),
-    /// More than is left of the payment, in minor units.
-    TooMuch(u64),
-    /// No such order, or another user's.
-    NotFound,
-}
-
-/// The same, for a transaction that outlives its caller.
-#[derive(Debug, Clone)]
-pub(super) enum Asker {
-    User(stock::UserId),
-    Operator(Author),
-}
-
-impl Asker {
-    /// Whether this order is none of theirs.
-    pub(super) fn is_stranger_to(&self, row: &OrderRow) -> bool {
-        matches!(self, Self::User(user) if *user != row.user_id)
-    }
-
-    /// As the refund's `requested_by`.
-    pub(super) fn name(&self) -> &str {
-        match self {
-            Self::User(_) => BY_BUYER,
-            Self::Operator(author) => author.operator(),
-        }
-    }
-
-    /// As the refund's `reason`.
-    pub(super) fn reason(&self) -> Option<&str> {
-        match self {
-            Self::User(_) => None,
-            Self::Operator(author) => author.reason(),
-        }
-    }
-}
-
 /// The refund of a capture that cannot be kept: all of it, at once.
 pub(super) fn of_capture(capture: &Capture, reason: RefundReason, now: Timestamp) -> RefundRow {
     let payment = &capture.row(now, Disposition::Refund(reason));
-    let (earlier, whole, amount) = (0, true, capture.amount);
+    let (id, whole, amount) = (refund_id(payment, "0"), true, capture.amount);
     let reason = Some(reason.as_str());
-    NewRefund { payment, earlier, amount, whole, reason, requested_by: BY_FLOODGATE }.row(now)
-}
-
-/// What becomes of a wish for a refund.
-pub(super) enum Decision {
-    /// This row.
-    Write(RefundRow),
-    /// Nothing is written.
-    Answer(RefundAsked),
-}
-
-/// What a wish for a refund comes to, given the order, the payment that it kept, and that payment's refunds so far. No
-/// amount asks for all that is left.
-pub(super) fn decide(
-    order: &OrderRow,
-    payment: &PaymentRow,
-    earlier: &[RefundRow],
-    (by, amount): (&Asker, Option<u64>),
-    now: Timestamp,
-) -> Decision {
-    let is_going = matches!(order.status, OrderStatus::Refunding | OrderStatus::Refunded);
-    if let Some(whole) = earlier.iter().find(|refund| is_going && amount.is_none() && refund.whole) {
-        return Decision::Answer(RefundAsked::Written(whole.clone()));
-    }
-    if order.status != OrderStatus::Paid {
-        return Decision::Answer(RefundAsked::WrongState(order.status));
-    }
-    let left = payment.amount - earlier.iter().map(|refund| refund.amount).sum::<u64>();
-    let amount = amount.unwrap_or(left);
-    if amount > left || amount == 0 {
-        return Decision::Answer(RefundAsked::TooMuch(left));
-    }
-    let new = NewRefund {
-        payment,
-        earlier: earlier.len() as u64,
-        amount,
-        whole: amount == left,
-        reason: by.reason(),
-        requested_by: by.name(),
-    };
-    Decision::Write(new.row(now))
-}
-
-/// What the journal says of a refund that an operator asks for: nothing of the buyer.
-pub(super) fn asked(order: &OrderRow, refund: &RefundRow) -> Change {
-    Change {
-        action: Action::OrderRefund,
-        subject: order.order_id.to_string(),
-        before: Some(json!({ "status": order.status, "refunded_amount": order.refunded_amount })),
-        after: Some(json!({ "refund_id": refund.refund_id, "amount": refund.amount, "whole": refund.whole })),
-    }
+    NewRefund { payment, id, amount, whole, reason, requested_by: BY_FLOODGATE }.row(now)
 }
 
 /// A stuck refund as it is when it is tried again, and what the journal says of that; `None` where it is not stuck.
@@ -347,7 +258,8 @@ pub(super) fn retried(row: &RefundRow, now: Timestamp) -> Option<(RefundRow, Cha
     if row.state != RefundState::Stuck {
         return None;
     }
-    let after = RefundRow { state: RefundState::Requested, next_try_at: Some(now), ..row.clone() };
+    let after =
+        RefundRow { state: RefundState::Requested, next_try_at: Some(now), updated_at: now, ..row.clone() };
     let change = Change {
         action: Action::RefundRetry,
         subject: row.refund_id.clone(),
@@ -357,19 +269,10 @@ pub(super) fn retried(row: &RefundRow, now: Timestamp) -> Option<(RefundRow, Cha
     Some((after, change))
 }
 
-impl From<RefundBy<'_>> for Asker {
-    fn from(by: RefundBy<'_>) -> Self {
-        match by {
-            RefundBy::User(user) => Self::User(user.clone()),
-            RefundBy::Operator(author) => Self::Operator(author.clone()),
-        }
-    }
-}
-
 impl Database {
-    /// Writes what is known of a refund. `Succeeded` is final and, of the payment that its order kept, makes a `refunding` order
-    /// `refunded`; `Failed` makes it stuck, which a later `Succeeded` mends; `Sent` and `Again` count a try and change nothing that
-    /// is over.
+    /// Writes what is known of a refund. `Succeeded` is final and, of the payment that its order kept, makes a
+    /// `refunding` order `refunded`; `Failed` makes it stuck, which a later `Succeeded` mends; `Sent` and `Again` count
+    /// a try and change nothing that is over.
     ///
     /// # Errors
     /// See [`DatabaseError`].
@@ -377,21 +280,36 @@ impl Database {
         adapter!(self, database => database.refund_told(told.clone()).await)
     }
 
-    /// Asks for money back, of the payment that the order kept: `amount` minor units of it, or with `None` the whole. A whole refund
-    /// is paid => refunding and gives the units back (if the sale says so); a part moves money only. What is asked for a second time as a whole is the same refund.
+    /// Asks for money back, of the payment that the order kept: a part of it, or with `None` the whole. A whole refund
+    /// is paid => refunding and gives the units back, if the sale says so; a part moves money only. What is asked for a
+    /// second time, as a whole or under the same request id, is the same refund.
     ///
     /// # Errors
-    /// [`DatabaseError::Invalid`] for an amount of 0.
+    /// [`DatabaseError::Invalid`] for a part of 0, or a request id that was used with another amount or has not 1 to
+    /// 128 bytes.
     pub async fn refund(
         &self,
         order: OrderId,
         by: RefundBy<'_>,
-        amount: Option<u64>,
+        part: Option<&Part>,
     ) -> Result<RefundAsked, DatabaseError> {
-        if amount == Some(0) {
+        if part.is_some_and(|part| part.amount == 0) {
             return Err(DatabaseError::Invalid("a refund of nothing moves nothing: give an amount".into()));
         }
-        adapter!(self, database => database.refund(order, by.into(), amount).await)
+        if part.is_some_and(|part| !(1..=REFERENCE_BYTES_MAX).contains(&part.request_id.len())) {
+            return Err(DatabaseError::Invalid(format!(
+                "a refund's request id has 1 to {REFERENCE_BYTES_MAX} bytes"
+            )));
+        }
+        adapter!(self, database => database.refund(order, by.into(), part.cloned()).await)
+    }
+
+    /// The whole refund of an order whose sale is withdrawn.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn refund_withdrawn(&self, order: OrderId) -> Result<RefundAsked, DatabaseError> {
+        adapter!(self, database => database.refund(order, Asker::Withdrawal, None).await)
     }
 
     /// Up to `limit` refunds whose next try is due by the database's clock, the longest due first.
@@ -415,8 +333,8 @@ impl Database {
         adapter!(self, database => database.refunds(state, after.unwrap_or_default().to_owned(), limit).await)
     }
 
-    /// Has a stuck refund tried again, under its own id, on an operator's word; `None` if there is none, else its row. One that is not
-    /// stuck is left alone.
+    /// Has a stuck refund tried again, under its own id, on an operator's word; `None` if there is none, else its row.
+    /// One that is not stuck is left alone.
     ///
     /// # Errors
     /// See [`DatabaseError`].

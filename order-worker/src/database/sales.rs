@@ -1,7 +1,7 @@
 //! The sales port: what is on offer, versioned, so that anyone may push it to the ledger until both are equal.
 
 use serde_json::{Value, json};
-use stock::{SaleDefinition, SaleId, SaleVersion, Timestamp};
+use stock::{SaleDefinition, SaleEdit, SaleId, SaleVersion, Timestamp};
 
 use super::{Database, DatabaseError, adapter};
 use crate::journal::{Action, Author, Change};
@@ -9,10 +9,12 @@ use crate::journal::{Action, Author, Change};
 /// A row of `floodgate_sales`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaleRow {
-    /// As first published, but with the window as it is now. Its `total` is the first one; see [`Self::total`].
+    /// As published and edited, with the window as it is now. Its `total` is the first one; see [`Self::total`].
     pub definition: SaleDefinition,
-    /// Rises with publish, restock, pause, resume and a changed end.
+    /// Rises with publish, restock, pause, resume, edit and a changed end.
     pub version: u64,
+    /// The version since which price, currency, limit and pay time are as they are.
+    pub terms_version: u64,
     /// Units on offer now, restocks included.
     pub total: u32,
     /// Units held by rows.
@@ -23,10 +25,12 @@ pub struct SaleRow {
     pub opened_epoch: Option<u64>,
     /// The latest epoch at which somebody took the right to install it in the ledger.
     pub installed_epoch: Option<u64>,
-    /// Ended, nothing outstanding: the ledger may forget it.
+    /// Ended, nothing outstanding: the ledger may forget it. Lifted where the end lies ahead again.
     pub settled: bool,
     /// First instant at which no unit may be taken any more.
     pub ends_at: Timestamp,
+    /// When it was withdrawn with its orders: those that are unpaid are closed, those that are paid go back.
+    pub withdrawn_at: Option<Timestamp>,
 }
 
 impl SaleRow {
@@ -48,6 +52,7 @@ impl SaleRow {
             per_user_limit: self.definition.per_user_limit,
             passes_per_unit: self.definition.passes_per_unit,
             paused: self.paused_by.is_some(),
+            terms_version: self.terms_version,
         }
     }
 }
@@ -104,7 +109,8 @@ impl Database {
         adapter!(self, database => database.sales().await)
     }
 
-    /// Those that are not settled, by id: what is done every second is done with these, and costs nothing for what is over.
+    /// Those that are not settled, by id: what is done every second is done with these, and costs nothing for what is
+    /// over.
     ///
     /// # Errors
     /// See [`DatabaseError`].
@@ -132,7 +138,8 @@ impl Database {
         adapter!(self, database => database.sale_version(sale.clone(), version).await)
     }
 
-    /// Raises the total by `units`, once for each restock id of the sale; the same call again answers with the row as it is.
+    /// Raises the total by `units`, once for each restock id of the sale; the same call again answers with the row as
+    /// it is.
     ///
     /// # Errors
     /// [`DatabaseError::RestockDiffers`] when the id was used with other units, [`DatabaseError::UnknownSale`],
@@ -167,6 +174,19 @@ impl Database {
         adapter!(self, database => database.resume(sale.clone(), author.clone()).await)
     }
 
+    /// Corrects a published sale; `reason` of the author says what for. What is as it should be already changes nothing.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Invalid`] for what cannot be changed, or not now, with the way out; [`DatabaseError::UnknownSale`].
+    pub async fn edit_sale(
+        &self,
+        sale: &SaleId,
+        edit: &SaleEdit,
+        author: &Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.edit_sale(sale.clone(), edit.clone(), author.clone()).await)
+    }
+
     /// Ends a sale now, unless it has ended already. A sale that has not begun never will: its start moves along.
     ///
     /// # Errors
@@ -175,8 +195,40 @@ impl Database {
         adapter!(self, database => database.end_now(sale.clone(), author.clone()).await)
     }
 
-    /// Records that this epoch's ledger holds all that it must of this sale and is about to open: whoever finds it closed may
-    /// open it, and an empty one is amnesia from now on, not a beginning. An older epoch changes nothing.
+    /// Ends a sale now, as [`Self::end_now`], for good; `with_orders` marks it besides: what intake writes of it from
+    /// then on is closed at once, and the closer finds it ([`Self::withdrawing`]) and does the rest. A repeat changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn withdraw(
+        &self,
+        sale: &SaleId,
+        with_orders: bool,
+        author: &Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        adapter!(self, database => database.withdraw(sale.clone(), with_orders, author.clone()).await)
+    }
+
+    /// The sales that are withdrawn with their orders and may have some that are unpaid or paid, by id.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn withdrawing(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        adapter!(self, database => database.withdrawing().await)
+    }
+
+    /// Takes a sale out of [`Self::withdrawing`] if none of its orders is unpaid or paid; none ever will be again.
+    /// `true` when it is out. Reads every order of the sale.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn withdrawal_done(&self, sale: &SaleId) -> Result<bool, DatabaseError> {
+        adapter!(self, database => database.withdrawal_done(sale.clone()).await)
+    }
+
+    /// Records that this epoch's ledger holds all that it must of this sale and is about to open: whoever finds it
+    /// closed may open it, and an empty one is amnesia from now on, not a beginning. An older epoch changes nothing.
     ///
     /// # Errors
     /// [`DatabaseError::UnknownSale`].
@@ -184,14 +236,33 @@ impl Database {
         adapter!(self, database => database.mark_opened(sale.clone(), epoch).await)
     }
 
-    /// Takes the one right to install this sale in the ledger of `epoch`: of all calls for an epoch `true` goes to one at most,
-    /// and its caller sends one install, which it never repeats. So a state of an epoch is the only one that ever was, and
-    /// what was merged into it is there as long as it is. `false`: somebody took it, or may have, or at a newer epoch.
+    /// Takes the one right to install this sale in the ledger of `epoch`: of all calls for an epoch `true` goes to one
+    /// at most, and its caller sends one install, which it never repeats. So a state of an epoch is the only one that
+    /// ever was, and what was merged into it is there as long as it is. `false`: somebody took it, or may have, or at a
+    /// newer epoch.
     ///
     /// # Errors
     /// [`DatabaseError::UnknownSale`]. After a lost answer the repetition says `false`.
     pub async fn claim_install(&self, sale: &SaleId, epoch: u64) -> Result<bool, DatabaseError> {
         adapter!(self, database => database.claim_install(sale.clone(), epoch).await)
+    }
+
+    /// Sales that are settled though their end lies ahead: a clock was wrong then, or they were prolonged since.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn settled_too_early(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        adapter!(self, database => database.settled_too_early().await)
+    }
+
+    /// Lifts `settled` of a sale whose end lies ahead; `true` when it is not settled afterwards. The ledger has forgotten it: its row says
+    /// [`LIFTED_EPOCH`] then, so that it is installed anew in the life that there is, and opened only with its orders, which are all
+    /// rows. The caller answers for the ledger having forgotten it.
+    ///
+    /// # Errors
+    /// [`DatabaseError::UnknownSale`].
+    pub async fn lift_settled(&self, sale: &SaleId) -> Result<bool, DatabaseError> {
+        adapter!(self, database => database.lift_settled(sale.clone()).await)
     }
 
     /// Settles a sale that has ended, none of whose orders is unpaid or refunding, and which owes the ledger no release.
@@ -203,6 +274,13 @@ impl Database {
         adapter!(self, database => database.mark_settled(sale.clone()).await)
     }
 }
+
+/// `opened_epoch` of a sale whose `settled` was lifted, until it is opened again: it was open once, and holds orders, in no life of the
+/// ledger that there is.
+pub const LIFTED_EPOCH: u64 = 0;
+
+/// The change of the row that lifts `settled`. One that was never opened stays so.
+pub(super) const LIFT: &str = "settled = 0, opened_epoch = 0 * opened_epoch, installed_epoch = NULL";
 
 /// `by_whom` and `reason` of a version that no operator made: the ledger had a newer one than a database that was put back.
 pub(super) const RAISED_BY: &str = "floodgate";
@@ -225,6 +303,9 @@ pub(super) fn restocked_total(
         None if row.settled => {
             return Err(DatabaseError::Invalid(format!("sale {sale} is settled: publish a new one")));
         }
+        None if row.withdrawn_at.is_some() => {
+            return Err(DatabaseError::Invalid(format!("sale {sale} is withdrawn: publish a new one")));
+        }
         None => {}
     }
     let total = row.total.checked_add(units).ok_or_else(|| {
@@ -233,10 +314,98 @@ pub(super) fn restocked_total(
     Ok(Some(total))
 }
 
+/// How long before its start a sale may be postponed or shortened for the last time: until then every gateway knows.
+const FIXED_BEFORE_START_MS: u64 = 10_000;
+
+/// The row after an edit, or `None` where nothing changes. Its version is the next one.
+pub(super) fn edited(
+    row: &SaleRow,
+    edit: &SaleEdit,
+    now: Timestamp,
+) -> Result<Option<SaleRow>, DatabaseError> {
+    let before = &row.definition;
+    let after = edit.of(before);
+    if after == *before {
+        return Ok(None);
+    }
+    let sale = &before.id;
+    let invalid = |why: String| Err(DatabaseError::Invalid(format!("sale {sale}: {why}")));
+    if row.withdrawn_at.is_some() {
+        return invalid("it is withdrawn: publish a new one".into());
+    }
+    if let Err(fault) = after.validate() {
+        return invalid(fault.to_string());
+    }
+    let is_about_to_start = now.0 + FIXED_BEFORE_START_MS > before.starts_at.0;
+    if after.starts_at != before.starts_at {
+        if is_about_to_start {
+            return invalid(
+                "starts_at can be changed until 10 s before the start: `floodgate sales pause` holds it up"
+                    .into(),
+            );
+        }
+        if after.starts_at.0 < now.0 + FIXED_BEFORE_START_MS {
+            return invalid("starts_at must be 10 s ahead at least".into());
+        }
+    }
+    if after.ends_at < before.ends_at {
+        if is_about_to_start && now < before.starts_at {
+            return invalid(
+                "ends_at can be brought forward until 10 s before the start, and after it".into(),
+            );
+        }
+        if after.ends_at <= now {
+            return invalid("ends_at must lie ahead: `floodgate sales pause` ends it at once".into());
+        }
+    }
+    let version = row.version + 1;
+    let has_other_terms = Terms::of(&after) != Terms::of(before);
+    let terms_version = if has_other_terms { version } else { row.terms_version };
+    // One that is settled and ends later now is lifted by the reconciler.
+    Ok(Some(SaleRow { version, terms_version, ends_at: after.ends_at, definition: after, ..row.clone() }))
+}
+
+/// What an order is judged by: of the version under which it was promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) price: u64,
+    pub(super) currency: String,
+    pub(super) per_user_limit: u32,
+    pub(super) pay_within_s: u32,
+}
+
+impl Terms {
+    pub(super) fn of(definition: &SaleDefinition) -> Self {
+        Self {
+            price: definition.price,
+            currency: definition.currency.clone(),
+            per_user_limit: definition.per_user_limit,
+            pay_within_s: definition.pay_within_s,
+        }
+    }
+
+    /// Minor units, for so many. Always there for what fits: a checked definition's price times its limit does.
+    pub(super) fn amount(&self, quantity: u32) -> Option<i64> {
+        let amount = self.price.checked_mul(u64::from(quantity))?;
+        i64::try_from(amount).ok()
+    }
+
+    pub(super) fn pay_by(&self, now: Timestamp) -> Timestamp {
+        Timestamp(now.0 + u64::from(self.pay_within_s) * 1_000)
+    }
+}
+
+/// The version whose terms a reservation was made under, where they are not the row's. A record that names none was made before a
+/// first edit; one that names a version that is not there, before the database was put back: the row's terms are all there is.
+pub(super) fn older_terms(row: &SaleRow, sale_version: Option<u64>) -> Option<u64> {
+    sale_version.filter(|version| *version < row.terms_version)
+}
+
 /// The row of a sale that has just been published.
 pub(super) fn published(definition: SaleDefinition) -> SaleRow {
     SaleRow {
         version: 1,
+        terms_version: 1,
         total: definition.total,
         sold: 0,
         paused_by: None,
@@ -244,6 +413,7 @@ pub(super) fn published(definition: SaleDefinition) -> SaleRow {
         installed_epoch: None,
         settled: false,
         ends_at: definition.ends_at,
+        withdrawn_at: None,
         definition,
     }
 }
@@ -268,7 +438,8 @@ pub(super) fn read_offered(text: &str) -> Result<(SaleDefinition, Option<String>
     Ok((serde_json::from_value(offered)?, serde_json::from_value(paused_by.unwrap_or_default())?))
 }
 
-/// What the journal says of a new version: of the first one all, of others what versions differ in, and what `with` adds.
+/// What the journal says of a new version: of the first one all, of others what versions differ in, and what `with`
+/// adds.
 pub(super) fn changed(
     action: Action,
     before: Option<&SaleRow>,
@@ -278,15 +449,21 @@ pub(super) fn changed(
     let state = |row: &SaleRow| {
         json!({
             "version": row.version, "total": row.total, "starts_at": row.definition.starts_at, "ends_at": row.ends_at,
-            PAUSED_BY: row.paused_by,
+            PAUSED_BY: row.paused_by, "withdrawn_at": row.withdrawn_at,
         })
     };
     let mut now = if before.is_some() { state(after) } else { offered(after)? };
+    let mut was = before.map(state);
+    if let (Some(row), Some(was)) = (before, &mut was) {
+        for (name, from, to) in differing(&row.definition, &after.definition).map_err(broken)? {
+            (was[&name], now[&name]) = (from, to);
+        }
+    }
     if let Value::Object(fields) = &mut now {
         fields.extend(with.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     }
     let subject = after.definition.id.to_string();
-    Ok(Change { action, subject, before: before.map(state), after: Some(now) })
+    Ok(Change { action, subject, before: was, after: Some(now) })
 }
 
 pub(super) fn broken(error: serde_json::Error) -> DatabaseError {
@@ -301,17 +478,23 @@ pub(super) fn difference(
     if first == now {
         return Ok(None);
     }
+    let lines = differing(first, now)?.into_iter().map(|(name, was, is)| format!("{name}: {was} → {is}"));
+    Ok(Some(lines.collect::<Vec<_>>().join("\n")))
+}
+
+/// The fields in which two definitions differ: name, before, after.
+fn differing(
+    first: &SaleDefinition,
+    now: &SaleDefinition,
+) -> Result<Vec<(String, Value, Value)>, serde_json::Error> {
     let (first, now) = (serde_json::to_value(first)?, serde_json::to_value(now)?);
-    let absent = serde_json::Value::Null;
     let mut names: Vec<&String> =
-        [&first, &now].into_iter().filter_map(serde_json::Value::as_object).flat_map(|o| o.keys()).collect();
+        [&first, &now].into_iter().filter_map(Value::as_object).flat_map(|object| object.keys()).collect();
     names.sort();
     names.dedup();
-    let lines = names.into_iter().filter_map(|name| {
-        let (was, is) = (first.get(name).unwrap_or(&absent), now.get(name).unwrap_or(&absent));
-        (was != is).then(|| format!("{name}: {was} → {is}"))
-    });
-    Ok(Some(lines.collect::<Vec<_>>().join("\n")))
+    let of = |object: &Value, name: &String| object.get(name).cloned().unwrap_or_default();
+    let both = names.into_iter().map(|name| (name.clone(), of(&first, name), of(&now, name)));
+    Ok(both.filter(|(_, was, is)| was != is).collect())
 }
 
 #[cfg(test)]

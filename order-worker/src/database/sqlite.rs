@@ -9,6 +9,7 @@ mod executor;
 mod intake;
 mod journal;
 mod life;
+mod money;
 mod outbox;
 mod payments;
 mod refunds;

@@ -19,6 +19,10 @@ pub enum CloseCause {
     Cancelled,
     /// It was not paid in time.
     Lapsed,
+    /// An operator has closed it.
+    Operator,
+    /// Its sale was withdrawn with its orders.
+    Withdrawn,
 }
 
 impl CloseCause {
@@ -28,6 +32,8 @@ impl CloseCause {
         match self {
             Self::Cancelled => "cancelled",
             Self::Lapsed => "lapsed",
+            Self::Operator => "operator",
+            Self::Withdrawn => RefundReason::Withdrawn.as_str(),
         }
     }
 }

@@ -1,6 +1,9 @@
-//! Closes what nobody paid: by the delayed message of its deadline, which finds it at its time, and, as the net below that, by a slow
-//! look through the index (status, pay_by). Both ask the row, in batches under a budget of their own; the second to come changes
-//! nothing. Gives no units to anybody: the transaction leaves the release that the relay takes to the ledger.
+//! Closes what nobody paid: by the delayed message of its deadline, which finds it at its time, and, as the net below
+//! that, by a slow look through the index (status, pay_by). Both ask the row, in batches under a budget of their own;
+//! the second to come changes nothing. What is withdrawn is closed, too (`withdrawals`). Gives no units to anybody: the
+//! transaction leaves the release that the relay takes to the ledger.
+
+mod withdrawals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +14,12 @@ use stock::{Now, Stock, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::clocks::Clocks;
 use super::shop::Shop;
 use super::timeouts::{Deadline, Timeouts};
 use crate::backoff::Backoff;
+use crate::clocks::Clocks;
 use crate::config::DrainConfig;
-use crate::database::{CloseOutcome, Database, DatabaseError, Due};
+use crate::database::{CloseCause, CloseOutcome, Database, DatabaseError, Due};
 use crate::drain::pace::Pace;
 use crate::metrics::{Found, WorkerMetrics};
 use crate::topics::CLOSING_GROUP;
@@ -29,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while there are deadlines that no log has.
 const SWEEP_INTERVAL_LEFT: Duration = Duration::from_secs(1);
-/// So long after its time an order is still its message's: what the net catches before would be counted as if a message were lost.
+/// So long after its time an order is still its message's: what the net catches before would be counted as if a message
+/// were lost.
 const SWEEP_AFTER_MS: u64 = 60_000;
 /// How long a closer that had more to do than it could counts as being behind.
 const BEHIND_HOLDS: Duration = Duration::from_secs(30);
@@ -52,8 +56,8 @@ pub struct ClosingParts {
     pub metrics: WorkerMetrics,
 }
 
-/// Closes what nobody paid. Its owner drives [`Closing::by_message`], where a disk that hangs holds up nothing else, and
-/// [`Closing::by_index`].
+/// Closes what nobody paid. Its owner drives [`Closing::by_message`], where a disk that hangs holds up nothing else,
+/// and [`Closing::by_index`].
 pub struct Closing {
     database: Database,
     timeouts: Timeouts,
@@ -86,13 +90,14 @@ impl Closing {
     #[must_use]
     pub fn new(parts: ClosingParts) -> Self {
         let ClosingParts { database, stock, timeouts, shop, budget, now, metrics } = parts;
-        let clocks = Clocks::new(database.clone(), stock, now.clone(), metrics.clocks_apart.clone());
+        let apart = metrics.clocks_apart.clone();
+        let clocks = Clocks::new(database.clone(), stock, now.clone(), apart, "no order is closed");
         let behind_at = Mutex::new(None);
         Self { database, timeouts, shop, now, clocks, pace: Pace::new(&budget), metrics, behind_at }
     }
 
-    /// Closes at each deadline's message, until `shutdown` is true or its sender gone. A log that cannot be used is looked for until
-    /// it can.
+    /// Closes at each deadline's message, until `shutdown` is true or its sender gone. A log that cannot be used is
+    /// looked for until it can.
     pub async fn by_message(&self, mut shutdown: watch::Receiver<bool>) {
         loop {
             if let Some(topic) = self.timeouts.topic() {
@@ -113,22 +118,28 @@ impl Closing {
         }
     }
 
-    /// Looks through the index, slowly, until `shutdown` is true or its sender gone; every second while deadlines were left to it.
+    /// Looks through the index, slowly, until `shutdown` is true or its sender gone; every second while deadlines were
+    /// left to it, and for withdrawn sales.
     pub async fn by_index(&self, mut shutdown: watch::Receiver<bool>) {
+        let mut beside = shutdown.clone();
+        tokio::join!(self.lapses(&mut shutdown), self.withdrawals(&mut beside));
+    }
+
+    async fn lapses(&self, shutdown: &mut watch::Receiver<bool>) {
         loop {
             let interval =
                 if self.timeouts.left_until_ms() > 0 { SWEEP_INTERVAL_LEFT } else { SWEEP_INTERVAL };
             // Woken early where deadlines are left meanwhile.
             let begun = Instant::now();
             while begun.elapsed() < interval {
-                if pause(&mut shutdown, SWEEP_INTERVAL_LEFT).await.is_err() {
+                if pause(shutdown, SWEEP_INTERVAL_LEFT).await.is_err() {
                     return;
                 }
                 if self.timeouts.left_until_ms() > 0 {
                     break;
                 }
             }
-            if let Err(error) = self.sweep(&mut shutdown).await {
+            if let Err(error) = self.sweep(shutdown).await {
                 match error {
                     None => return,
                     Some(error) => {
@@ -217,7 +228,8 @@ impl Closing {
             }
         }
 
-        // 2. Close, as soon as the clocks agree and the budget allows. A crash after this repeats the batch: all closed before.
+        // 2. Close, as soon as the clocks agree and the budget allows. A crash after this repeats the batch: all closed
+        // before.
         while !self.clocks.agree().await {
             pause(shutdown, LOOK).await?;
         }
@@ -262,7 +274,8 @@ impl Closing {
         }
     }
 
-    /// Repeats a batch until it is carried out. The row that the database refuses for good is left to people: its message goes.
+    /// Repeats a batch until it is carried out. The row that the database refuses for good is left to people: its
+    /// message goes.
     async fn insist(
         &self,
         due: &[Due],
@@ -303,7 +316,7 @@ impl Closing {
                 let is_closed = |(_, outcome): &(&Due, &CloseOutcome)| **outcome == CloseOutcome::Closed;
                 let told: Vec<Due> =
                     due.iter().zip(outcomes).filter(is_closed).map(|(due, _)| due.clone()).collect();
-                self.shop.tell(told, Timestamp((self.now)())).await;
+                self.shop.tell(told, CloseCause::Lapsed, Timestamp((self.now)())).await;
             }
             Err(_) => self.pace.failed(),
         }

@@ -43,6 +43,9 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::StandardWebhooks, Self::WechatPay, Self::Alipay];
+
     /// As the rows and the configuration have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

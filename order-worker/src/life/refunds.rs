@@ -189,6 +189,7 @@ mod tests {
             provider_refund_id: None,
             last_error: None,
             created_at: Timestamp(DAY_MS),
+            updated_at: Timestamp(DAY_MS),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::outward::{Answer, Service};
 use super::payments::Provider;
-use crate::database::{Capture, Database, DatabaseError, Due, Standing};
+use crate::database::{Capture, CloseCause, Database, DatabaseError, Due, Standing};
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -111,9 +111,10 @@ impl Shop {
     }
 
     /// Says once that these are closed. Who must hear it for certain subscribes to `order.closed`.
-    pub(super) async fn tell(&self, closed: Vec<Due>, now: Timestamp) {
+    pub(super) async fn tell(&self, closed: Vec<Due>, cause: CloseCause, now: Timestamp) {
         let Some(close) = &self.close else { return };
-        let mut telling = stream::iter(closed).map(|due| told(close, due, now)).buffer_unordered(CALLS_MAX);
+        let mut telling =
+            stream::iter(closed).map(|due| told(close, due, cause, now)).buffer_unordered(CALLS_MAX);
         while let Some(told) = telling.next().await {
             if let Err(error) = told {
                 tracing::warn!(error, "payment.close_url was not told of closed orders");
@@ -123,8 +124,7 @@ impl Shop {
     }
 }
 
-async fn told(close: &Service, due: Due, now: Timestamp) -> Result<Answer, String> {
-    let body =
-        json!({ "type": "order.closed", "order_id": due.order_id, "sale": due.sale, "cause": "lapsed" });
+async fn told(close: &Service, due: Due, cause: CloseCause, now: Timestamp) -> Result<Answer, String> {
+    let body = json!({ "type": "order.closed", "order_id": due.order_id, "sale": due.sale, "cause": cause.as_str() });
     close.post(&format!("{}-closed", due.order_id), now.0, &body, ANSWER_MAX).await
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::merge::{RebuildError, merge_log, merge_rows, owes_nothing};
 use super::tie::{self, TieError};
 use super::{Member, take_part};
-use crate::database::{Begun, Instance, SaleRow, Sight, WITNESS_MAX_MS, Witness};
+use crate::database::{Begun, Instance, LIFTED_EPOCH, SaleRow, Sight, WITNESS_MAX_MS, Witness};
 use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
@@ -354,7 +354,8 @@ impl Member {
             return Ok(Place::Open);
         }
         // What was said before the ledger was asked: it was there.
-        if row.opened_epoch == Some(epoch) || self.view.seen.contains(sale) {
+        let was_seen = self.view.seen.contains(sale) && row.opened_epoch != Some(LIFTED_EPOCH);
+        if row.opened_epoch == Some(epoch) || was_seen {
             return Ok(Place::Lost);
         }
         // A crash between claim and install, or an install whose end is not known, leaves it missing: nobody installs it at this

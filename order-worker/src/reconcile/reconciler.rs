@@ -3,7 +3,8 @@
 //! Pending ids that should be rows by now are looked up: the database holds the order → confirm; closed or
 //! rejected → release; no row → its owner's business (the log has it, or will, or never promised it). Units never come back
 //! by a timer alone. Which ids those are, and how many a second, [`look_ups`] says; what is pending is read a few pages a
-//! second, round and round. It also brings sale rows to the ledger, and lets the ledger forget settled sales.
+//! second, round and round. It also brings sale rows to the ledger, and lets the ledger forget settled sales:
+//! never while clocks do not agree, and not for good where the end lies ahead again.
 //!
 //! [`look_ups`]: super::look_ups
 
@@ -16,6 +17,7 @@ use stock::{LedgerError, Now, OrderId, SaleId, Stock};
 use tokio::sync::watch;
 
 use super::look_ups::{LookUps, Page};
+use crate::clocks::Clocks;
 use crate::database::{Database, DatabaseError, SaleRow, Standing};
 use crate::drain::pace::Pace;
 use crate::journal::HeadWatch;
@@ -59,6 +61,7 @@ pub struct Reconciler {
     database: Database,
     stock: Arc<Stock>,
     now: Now,
+    clocks: Clocks,
     metrics: WorkerMetrics,
     look_ups: LookUps,
     /// How far the pending ids of each sale have been read.
@@ -102,7 +105,9 @@ impl Reconciler {
     ) -> Self {
         let journal = HeadWatch::new(database.clone(), now.clone());
         let (look_ups, readings, over) = (LookUps::new(pace), BTreeMap::new(), BTreeMap::new());
-        Self { database, stock, now, metrics, look_ups, readings, over, journal }
+        let apart = metrics.clocks_apart.clone();
+        let clocks = Clocks::new(database.clone(), stock.clone(), now.clone(), apart, "no sale is settled");
+        Self { database, stock, now, clocks, metrics, look_ups, readings, over, journal }
     }
 
     /// Makes a pass every second until `shutdown` is true or its sender gone, and keeps the journal's head in the log.
@@ -133,6 +138,11 @@ impl Reconciler {
         self.look_ups.begin_pass(is_sale);
         self.readings.retain(|sale, _| is_sale(sale));
         self.over.retain(|sale, _| is_sale(sale));
+
+        let may_settle = self.clocks.agree().await;
+        if may_settle {
+            self.lift().await?;
+        }
 
         // Before the books are looked at: what was over then takes no promise any more.
         let now_ms = (self.now)();
@@ -166,7 +176,7 @@ impl Reconciler {
                     // One that is closed may not know of every promise yet.
                     if books.open && is_over {
                         self.over.insert(sale.clone(), row.into());
-                        if let Err(error) = self.settle(sale).await {
+                        if may_settle && let Err(error) = self.settle(sale).await {
                             later(sale, &error);
                         }
                     }
@@ -306,6 +316,22 @@ impl Reconciler {
         }
         let found = pending.into_iter().zip(standings.iter().map(Option::is_some));
         Ok(Some(found.collect()))
+    }
+
+    // ## Settled => lifted, to be installed anew and opened with its rows: see `membership`
+    async fn lift(&self) -> Result<(), DatabaseError> {
+        for sale in self.database.settled_too_early().await? {
+            // First of all: a state that somebody settled and did not forget would pass for complete. A crash here leaves the sale
+            // settled; one behind the transaction leaves it missing in the ledger, for any member to install.
+            if let Err(error) = self.stock.forget(&sale).await {
+                later(&sale, &error.into());
+                continue;
+            }
+            if self.database.lift_settled(&sale).await? {
+                tracing::warn!(%sale, "a settled sale whose end lies ahead is on offer again; its orders are taken to the ledger first");
+            }
+        }
+        Ok(())
     }
 
     // ## Ended => Settled => forgotten by the ledger

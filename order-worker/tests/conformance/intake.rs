@@ -226,3 +226,55 @@ pub(crate) async fn any_text_comes_back_as_it_was(fixture: Fixture) {
         assert_eq!((row.user_id, row.metadata), (one.user, one.metadata));
     }
 }
+
+pub(crate) async fn an_order_is_judged_by_the_version_under_which_it_was_promised(fixture: Fixture) {
+    let database = &fixture.database;
+    let before = fixture.publish("s", 100, 2).await;
+    let edit = stock::SaleEdit {
+        price: Some(before.price + 50),
+        currency: Some("EUR".into()),
+        per_user_limit: Some(1),
+        pay_within_s: Some(60),
+        ..stock::SaleEdit::default()
+    };
+    let promised = |n: u64, user: &str, quantity, sale_version| Reservation {
+        sale_version,
+        ..reservation("s", n, user, quantity)
+    };
+    // Before the edit, as the drain usually finds it: so the terms are known where they are remembered.
+    fixture.settle_one(promised(1, "a", 2, Some(1))).await;
+    database.edit_sale(&before.id, &edit, &author()).await.unwrap();
+    let batch = vec![
+        promised(2, "b", 2, Some(1)),
+        promised(3, "c", 1, Some(2)),
+        promised(4, "d", 2, Some(2)),
+        promised(5, "e", 1, None),
+        // Of a version that a database which was put back has never had.
+        promised(6, "f", 1, Some(9)),
+    ];
+    let settled = database.settle(batch).await.unwrap();
+    let rejected = Outcome::Rejected(RejectReason::LimitReached);
+    let inserted = Outcome::Inserted;
+    let outcomes: Vec<_> = settled.iter().map(|settled| settled.outcome).collect();
+    assert_eq!(outcomes, [inserted, inserted, rejected, inserted, inserted]);
+    let (old, new) = ((before.price, "CNY", before.pay_within_s), (before.price + 50, "EUR", 60));
+    for (n, quantity, terms, version) in [
+        (1, 2, old, Some(1)),
+        (2, 2, old, Some(1)),
+        (3, 1, new, Some(2)),
+        (5, 1, new, None),
+        (6, 1, new, Some(9)),
+    ] {
+        let row = database.order(order_id(n)).await.unwrap().unwrap();
+        assert_eq!((row.amount, &*row.currency), (terms.0 * quantity, terms.1), "{n}");
+        let pay_by = Timestamp(row.created_at.0 + u64::from(terms.2) * 1_000);
+        assert_eq!((row.pay_by, row.sale_version), (Some(pay_by), version), "{n}");
+    }
+    // The whole batch of the new terms, which are known by now; and the old ones once more.
+    let settled =
+        database.settle(vec![promised(7, "g", 1, Some(2)), promised(8, "h", 1, Some(2))]).await.unwrap();
+    assert!(settled.iter().all(|settled| settled.outcome == Outcome::Inserted), "{settled:?}");
+    assert_eq!(database.order(order_id(8)).await.unwrap().unwrap().amount, before.price + 50);
+    fixture.settle_one(promised(9, "i", 1, Some(1))).await;
+    assert_eq!(database.order(order_id(9)).await.unwrap().unwrap().amount, before.price);
+}

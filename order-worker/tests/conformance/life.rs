@@ -101,6 +101,23 @@ pub(crate) async fn orders_come_in_pages(fixture: Fixture) {
     assert!(fixture.database.orders(&sale_id("nowhere"), None, 7).await.unwrap().is_empty());
 }
 
+pub(crate) async fn a_users_orders_come_newest_first(fixture: Fixture) {
+    fixture.publish("s", 100, 50).await;
+    fixture.publish("t", 100, 50).await;
+    for (n, sale, user) in [(1, "s", "u"), (3, "s", "u"), (2, "s", "u"), (4, "s", "v"), (5, "t", "u")] {
+        fixture.settle_one(reservation(sale, n, user, 1)).await;
+    }
+    fixture.database.cancel(order_id(2), By::Operator(&author())).await.unwrap();
+    let of = async |sale: &str, user: &str, limit| {
+        let rows = fixture.database.orders_of_user(&sale_id(sale), &user_id(user), limit).await.unwrap();
+        rows.into_iter().map(|row| (row.order_id, row.status)).collect::<Vec<_>>()
+    };
+    let (unpaid, closed) = (OrderStatus::Unpaid, OrderStatus::Closed);
+    assert_eq!(of("s", "u", 10).await, [(order_id(3), unpaid), (order_id(2), closed), (order_id(1), unpaid)]);
+    assert_eq!(of("s", "u", 1).await, [(order_id(3), unpaid)]);
+    assert_eq!(of("t", "v", 10).await, []);
+}
+
 pub(crate) async fn statuses_answer_in_order(fixture: Fixture) {
     fixture.publish("s", 2, 2).await;
     let batch = vec![reservation("s", 1, "a", 1), reservation("s", 2, "b", 2), reservation("s", 3, "c", 1)];

@@ -5,6 +5,7 @@
 mod intake;
 mod journal;
 mod life;
+mod money;
 mod payments;
 mod refunds;
 mod sales;
@@ -12,6 +13,7 @@ mod sales;
 mod samples;
 pub(crate) mod schema;
 mod shares;
+mod withdrawal;
 mod witness;
 
 use std::any::Any;
@@ -25,11 +27,13 @@ use stock::{Reservation, SaleDefinition};
 pub(crate) use intake::*;
 pub(crate) use journal::*;
 pub(crate) use life::*;
+pub(crate) use money::*;
 pub(crate) use payments::*;
 pub(crate) use refunds::*;
 pub(crate) use sales::*;
 pub(crate) use samples::*;
 pub(crate) use shares::*;
+pub(crate) use withdrawal::*;
 pub(crate) use witness::*;
 
 /// An empty database with its clock in the test's hand.
@@ -53,6 +57,10 @@ impl Fixture {
     pub(crate) fn advance(&self, ms: u64) {
         self.now.fetch_add(ms, Ordering::SeqCst);
     }
+
+    pub(crate) fn go_back(&self, ms: u64) {
+        self.now.fetch_sub(ms, Ordering::SeqCst);
+    }
 }
 
 /// The list. `$open` is an `async` closure that makes an empty [`Fixture`].
@@ -68,6 +76,9 @@ macro_rules! database_suite {
             end_now_moves_the_window,
             opened_and_settled_are_remembered,
             a_sale_settles_only_when_nothing_is_outstanding,
+            settled_is_lifted_when_the_end_lies_ahead_again,
+            an_edit_is_a_version_with_terms_of_its_own,
+            a_window_is_moved_only_while_everybody_can_hear_of_it,
             a_database_is_one_deployment,
             epochs_rise,
             a_lost_life_is_followed_by_one_next,
@@ -95,6 +106,7 @@ macro_rules! database_suite {
             settle_writes_nothing_of_an_unknown_sale,
             settle_writes_the_largest_amount,
             settle_spans_sales,
+            an_order_is_judged_by_the_version_under_which_it_was_promised,
             settle_of_nothing_is_nothing,
             a_duplicate_is_never_written_again,
             reject_writes_a_bare_row_once,
@@ -107,6 +119,7 @@ macro_rules! database_suite {
             a_cancelled_unit_can_be_sold_again,
             concurrent_cancels_release_once,
             orders_come_in_pages,
+            a_users_orders_come_newest_first,
             statuses_answer_in_order,
             releases_come_in_pages_until_done,
             a_written_release_wakes_the_relay,
@@ -123,6 +136,16 @@ macro_rules! database_suite {
             a_refund_is_tried_under_one_id_until_it_is_over,
             refunds_at_once_never_exceed_the_payment,
             a_sale_settles_though_refunds_are_on_their_way,
+            a_sale_says_whose_word_refunds_and_whether_units_return,
+            an_order_that_costs_nothing_is_refunded_at_once,
+            an_operator_closes_what_is_unpaid,
+            a_withdrawn_sale_ends_and_keeps_its_orders,
+            a_sale_withdrawn_with_its_orders_closes_and_refunds_them,
+            what_is_still_in_a_log_is_closed_with_its_row,
+            a_withdrawal_races_with_intake_and_payments,
+            captured_money_is_accounted_for,
+            money_comes_in_pages,
+            a_statement_shows_what_nobody_was_told,
             the_clock_is_the_databases,
             every_version_is_kept_as_it_was_offered,
             a_change_has_its_row_in_the_journal_and_no_change_none,

@@ -1,10 +1,10 @@
 //! Money that goes back.
 
 use order_worker::database::{
-    By, Capture, DatabaseError, Disposition, RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundReason,
-    RefundRow, RefundState, RefundTold,
+    By, Capture, DatabaseError, Disposition, Part, RefundAsked, RefundBy, RefundHeard, RefundOutcome,
+    RefundReason, RefundRow, RefundState, RefundTold,
 };
-use stock::{OrderStatus, Timestamp};
+use stock::{OrderStatus, RefundPolicy, Timestamp};
 
 use super::payments::PRICE;
 use super::*;
@@ -13,41 +13,55 @@ pub(super) fn told(refund: &RefundRow, outcome: RefundOutcome) -> RefundTold {
     RefundTold { refund_id: refund.refund_id.clone(), outcome, provider_refund_id: Some("p".into()) }
 }
 
+pub(super) fn part(request_id: &str, amount: u64) -> Part {
+    Part { request_id: request_id.into(), amount }
+}
+
 pub(crate) async fn a_whole_refund_gives_the_units_back(fixture: Fixture) {
     fixture.publish("s", 10, 5).await;
     fixture.settle_one(reservation("s", 1, "u", 2)).await;
     let (user, stranger, author) = (user_id("u"), user_id("v"), author().because("broken"));
-    let refund =
-        async |by: RefundBy<'_>, amount| fixture.database.refund(order_id(1), by, amount).await.unwrap();
+    let refund = async |by: RefundBy<'_>, part: Option<Part>| {
+        fixture.database.refund(order_id(1), by, part.as_ref()).await.unwrap()
+    };
     let (buyer, operator) = (|| RefundBy::User(&user), || RefundBy::Operator(&author));
     assert_eq!(refund(buyer(), None).await, RefundAsked::WrongState(OrderStatus::Unpaid));
     fixture.capture(&Capture { amount: 2 * PRICE, ..capture(1, 1) }).await;
     assert_eq!(refund(RefundBy::User(&stranger), None).await, RefundAsked::NotFound);
-    assert_eq!(refund(operator(), Some(2 * PRICE + 1)).await, RefundAsked::TooMuch(2 * PRICE));
-    let nothing = fixture.database.refund(order_id(1), operator(), Some(0)).await;
-    assert!(matches!(nothing, Err(DatabaseError::Invalid(_))), "{nothing:?}");
+    let too_much = refund(operator(), Some(part("a", 2 * PRICE + 1))).await;
+    assert_eq!(too_much, RefundAsked::TooMuch(2 * PRICE));
+    for wrong in [part("a", 0), part("", 1), part(&"x".repeat(129), 1)] {
+        let refused = fixture.database.refund(order_id(1), operator(), Some(&wrong)).await;
+        assert!(matches!(refused, Err(DatabaseError::Invalid(_))), "{wrong:?}: {refused:?}");
+    }
 
     // A part moves money only.
-    let RefundAsked::Written(part) = refund(operator(), Some(PRICE)).await else { panic!() };
+    let RefundAsked::Written(first) = refund(operator(), Some(part("a", PRICE))).await else { panic!() };
     assert_eq!(
-        (part.whole, part.reason.as_deref(), part.requested_by.as_str()),
+        (first.whole, first.reason.as_deref(), first.requested_by.as_str()),
         (false, Some("broken"), "小明")
     );
     assert_eq!((fixture.order(1).await.status, fixture.sold().await), (OrderStatus::Paid, 2));
-    assert_eq!(refund(operator(), Some(PRICE + 1)).await, RefundAsked::TooMuch(PRICE));
+    // Who lost the answer asks again, under the same request id.
+    assert_eq!(refund(operator(), Some(part("a", PRICE))).await, RefundAsked::Written(first.clone()));
+    let other = fixture.database.refund(order_id(1), operator(), Some(&part("a", 1))).await;
+    assert!(matches!(other, Err(DatabaseError::Invalid(_))), "{other:?}");
+    assert_eq!(refund(operator(), Some(part("b", PRICE + 1))).await, RefundAsked::TooMuch(PRICE));
 
     // The rest is the whole: units come back at once, money when the provider says so.
     let RefundAsked::Written(rest) = refund(buyer(), None).await else { panic!() };
     assert_eq!((rest.whole, rest.amount, rest.requested_by.as_str()), (true, PRICE, "buyer"));
-    assert_ne!(rest.refund_id, part.refund_id);
+    assert_ne!(rest.refund_id, first.refund_id);
     let row = fixture.order(1).await;
     assert_eq!((row.status, row.units_held, row.version), (OrderStatus::Refunding, 0, 3));
     assert_eq!((fixture.sold().await, fixture.database.releases_outstanding().await.unwrap()), (0, 1));
     assert_eq!(refund(buyer(), None).await, RefundAsked::Written(rest.clone()), "the same refund");
-    assert_eq!(refund(operator(), Some(1)).await, RefundAsked::WrongState(OrderStatus::Refunding));
+    let more = refund(operator(), Some(part("c", 1))).await;
+    assert_eq!(more, RefundAsked::WrongState(OrderStatus::Refunding));
+    assert_eq!(refund(operator(), Some(part("a", PRICE))).await, RefundAsked::Written(first.clone()));
 
     let hear = async |refund, outcome| fixture.database.refund_told(&told(refund, outcome)).await.unwrap();
-    assert_eq!(hear(&part, RefundOutcome::Succeeded).await, RefundHeard::Changed);
+    assert_eq!(hear(&first, RefundOutcome::Succeeded).await, RefundHeard::Changed);
     let row = fixture.order(1).await;
     assert_eq!((row.status, row.refunded_amount, row.version), (OrderStatus::Refunding, PRICE, 4));
     assert_eq!(hear(&rest, RefundOutcome::Succeeded).await, RefundHeard::Changed);
@@ -122,12 +136,11 @@ pub(crate) async fn refunds_at_once_never_exceed_the_payment(fixture: Fixture) {
     fixture.publish("s", 10, 5).await;
     fixture.settle_one(reservation("s", 1, "u", 1)).await;
     fixture.capture(&capture(1, 1)).await;
-    let part = PRICE / 5;
-    let asked = (0..12).map(|_| {
+    let asked = (0..12).map(|n| {
         let database = fixture.database.clone();
         tokio::spawn(async move {
-            let author = author();
-            database.refund(order_id(1), RefundBy::Operator(&author), Some(part)).await.unwrap()
+            let (author, wish) = (author(), part(&format!("{n}"), PRICE / 5));
+            database.refund(order_id(1), RefundBy::Operator(&author), Some(&wish)).await.unwrap()
         })
     });
     let mut written = Vec::new();
@@ -146,6 +159,49 @@ pub(crate) async fn refunds_at_once_never_exceed_the_payment(fixture: Fixture) {
     assert_eq!(refunds.iter().map(|refund| refund.amount).sum::<u64>(), PRICE);
     assert_eq!(refunds.iter().filter(|refund| refund.whole).count(), 1);
     assert_eq!(fixture.database.books(None).await.unwrap()[0].units_held, 0);
+}
+
+pub(crate) async fn a_sale_says_whose_word_refunds_and_whether_units_return(fixture: Fixture) {
+    let strict = SaleDefinition {
+        refund: RefundPolicy::Operator,
+        unit_returns_on_refund: false,
+        ..definition("s", 10, 5)
+    };
+    fixture.database.publish(&strict, &author()).await.unwrap();
+    let version = fixture.database.sale_version(&sale_id("s"), 1).await.unwrap().unwrap();
+    assert_eq!(version.definition, strict, "each version carries it");
+    fixture.settle_one(reservation("s", 1, "u", 1)).await;
+    fixture.capture(&capture(1, 1)).await;
+    let (user, author) = (user_id("u"), author());
+    let by_buyer = fixture.database.refund(order_id(1), RefundBy::User(&user), None).await.unwrap();
+    assert_eq!(by_buyer, RefundAsked::NotOffered);
+    assert_eq!(fixture.order(1).await.status, OrderStatus::Paid);
+
+    // The units are not on sale again: neither now nor when the money is back.
+    let asked = fixture.database.refund(order_id(1), RefundBy::Operator(&author), None).await.unwrap();
+    let RefundAsked::Written(refund) = asked else { panic!("{asked:?}") };
+    for status in [OrderStatus::Refunding, OrderStatus::Refunded] {
+        let row = fixture.order(1).await;
+        assert_eq!((row.status, row.units_held), (status, 1));
+        let outstanding = fixture.database.releases_outstanding().await.unwrap();
+        assert_eq!((fixture.sold().await, outstanding), (1, 0));
+        fixture.database.refund_told(&told(&refund, RefundOutcome::Succeeded)).await.unwrap();
+    }
+}
+
+pub(crate) async fn an_order_that_costs_nothing_is_refunded_at_once(fixture: Fixture) {
+    let free = SaleDefinition { price: 0, ..definition("s", 10, 5) };
+    fixture.database.publish(&free, &author()).await.unwrap();
+    fixture.settle_one(reservation("s", 1, "u", 2)).await;
+    fixture.capture(&Capture { amount: 0, ..capture(1, 1) }).await;
+    let user = user_id("u");
+    let refund = async || fixture.database.refund(order_id(1), RefundBy::User(&user), None).await.unwrap();
+    let RefundAsked::Written(refunded) = refund().await else { panic!() };
+    assert_eq!((refunded.amount, refunded.state, refunded.next_try_at), (0, RefundState::Succeeded, None));
+    let row = fixture.order(1).await;
+    assert_eq!((row.status, row.units_held, row.version), (OrderStatus::Refunded, 0, 4));
+    assert_eq!((fixture.sold().await, fixture.database.refunds_due(10).await.unwrap()), (0, Vec::new()));
+    assert_eq!(refund().await, RefundAsked::Written(refunded), "the same refund");
 }
 
 pub(crate) async fn a_sale_settles_though_refunds_are_on_their_way(fixture: Fixture) {

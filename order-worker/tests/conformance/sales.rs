@@ -1,8 +1,8 @@
 //! Sales, epoch and instances.
 
-use order_worker::database::{Begun, By, DatabaseError, LedgerChange, Published, RejectReason};
+use order_worker::database::{Begun, By, DatabaseError, LIFTED_EPOCH, LedgerChange, Published, RejectReason};
 use queue::Opening;
-use stock::{DeploymentId, Owner, SaleId, Timestamp};
+use stock::{DeploymentId, Owner, SaleEdit, SaleId, Timestamp};
 
 use super::*;
 
@@ -136,6 +136,112 @@ pub(crate) async fn a_sale_settles_only_when_nothing_is_outstanding(fixture: Fix
     assert!(!fixture.database.mark_settled(&id).await.unwrap(), "a release is owed");
     fixture.database.releases_done(&[order_id(1)]).await.unwrap();
     assert!(fixture.database.mark_settled(&id).await.unwrap());
+}
+
+pub(crate) async fn settled_is_lifted_when_the_end_lies_ahead_again(fixture: Fixture) {
+    let database = &fixture.database;
+    let (sold, never_opened) = (fixture.publish("s", 3, 1).await.id, fixture.publish("t", 3, 1).await.id);
+    assert!(database.claim_install(&sold, 2).await.unwrap());
+    database.mark_opened(&sold, 2).await.unwrap();
+    // By a clock that is a day ahead.
+    fixture.advance(86_400_000);
+    for sale in [&sold, &never_opened] {
+        assert!(database.mark_settled(sale).await.unwrap());
+        assert!(!database.lift_settled(sale).await.unwrap(), "it is over");
+    }
+    assert_eq!(database.settled_too_early().await.unwrap(), []);
+    fixture.go_back(86_400_000);
+    assert_eq!(database.settled_too_early().await.unwrap(), [sold.clone(), never_opened.clone()]);
+    for sale in [&sold, &never_opened] {
+        for _ in 0..2 {
+            assert!(database.lift_settled(sale).await.unwrap());
+        }
+    }
+    assert_eq!(database.settled_too_early().await.unwrap(), []);
+    assert_eq!(database.unsettled_sales().await.unwrap().len(), 2);
+    let row = database.sale(&sold).await.unwrap().unwrap();
+    assert_eq!(
+        (row.opened_epoch, row.installed_epoch),
+        (Some(LIFTED_EPOCH), None),
+        "it holds orders in no life"
+    );
+    assert!(!database.sale(&never_opened).await.unwrap().unwrap().was_opened());
+    // In the same life as before.
+    assert!(database.claim_install(&sold, 2).await.unwrap());
+    assert!(!database.claim_install(&sold, 2).await.unwrap());
+    database.mark_opened(&sold, 2).await.unwrap();
+    assert_eq!(database.sale(&sold).await.unwrap().unwrap().opened_epoch, Some(2));
+}
+
+pub(crate) async fn an_edit_is_a_version_with_terms_of_its_own(fixture: Fixture) {
+    let database = &fixture.database;
+    let published = fixture.publish("s", 3, 2).await;
+    let id = &published.id;
+    let edit = async |edit: SaleEdit| database.edit_sale(id, &edit, &author()).await;
+    let row = edit(SaleEdit { title: Some("红包".into()), ..SaleEdit::default() }).await.unwrap();
+    assert_eq!((row.version, row.terms_version, &*row.definition.title), (2, 1, "红包"));
+    assert_eq!(
+        edit(SaleEdit { title: Some("红包".into()), ..SaleEdit::default() }).await.unwrap(),
+        row,
+        "no change"
+    );
+    let row = edit(SaleEdit { price: Some(7), pay_within_s: Some(60), ..SaleEdit::default() }).await.unwrap();
+    assert_eq!((row.version, row.terms_version, row.definition.price), (3, 3, 7));
+    assert_eq!(row.ledger_version().terms_version, 3);
+    assert_eq!(database.sale(id).await.unwrap().unwrap(), row);
+    let first = database.sale_version(id, 1).await.unwrap().unwrap();
+    assert_eq!(first.definition, published);
+    let third = database.sale_version(id, 3).await.unwrap().unwrap();
+    assert_eq!((third.definition.price, &*third.definition.title), (7, "红包"));
+
+    // A configuration that says the same publishes it no second time; the first one differs now.
+    assert_eq!(database.publish(&row.definition, &author()).await.unwrap(), Published::Unchanged);
+    let Published::Differs(difference) = database.publish(&published, &author()).await.unwrap() else {
+        panic!()
+    };
+    assert!(difference.contains("price: 7 → ") && difference.contains("title"), "{difference}");
+
+    let none = SaleEdit { price: Some(1), ..SaleEdit::default() };
+    let unknown = database.edit_sale(&sale_id("other"), &none, &author()).await;
+    assert!(matches!(unknown, Err(DatabaseError::UnknownSale(_))));
+    let impossible = edit(SaleEdit { currency: Some("yen".into()), ..SaleEdit::default() }).await;
+    assert!(matches!(impossible, Err(DatabaseError::Invalid(why)) if why.contains("currency")));
+    assert_eq!(database.sale(id).await.unwrap().unwrap(), row, "nothing was written");
+}
+
+pub(crate) async fn a_window_is_moved_only_while_everybody_can_hear_of_it(fixture: Fixture) {
+    let database = &fixture.database;
+    let now_ms = fixture.now.load(Ordering::SeqCst);
+    let at = |seconds: u64| Timestamp(now_ms + seconds * 1_000);
+    let sale = SaleDefinition { starts_at: at(60), ends_at: at(600), ..definition("s", 3, 1) };
+    database.publish(&sale, &author()).await.unwrap();
+    let starts = |seconds| SaleEdit { starts_at: Some(at(seconds)), ..SaleEdit::default() };
+    let ends = |seconds| SaleEdit { ends_at: Some(at(seconds)), ..SaleEdit::default() };
+    let edit = async |edit: SaleEdit| match database.edit_sale(&sale.id, &edit, &author()).await {
+        Ok(row) => Ok((row.definition.starts_at, row.ends_at)),
+        Err(DatabaseError::Invalid(why)) => Err(why),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(edit(starts(120)).await, Ok((at(120), at(600))), "postponed");
+    assert_eq!(edit(starts(60)).await, Ok((at(60), at(600))), "and brought forward");
+    assert!(edit(starts(9)).await.is_err_and(|why| why.contains("10 s ahead")));
+    assert_eq!(edit(ends(500)).await, Ok((at(60), at(500))), "shortened");
+    assert!(edit(ends(50)).await.is_err_and(|why| why.contains("ends_at")));
+    // The last 10 s before the start.
+    fixture.advance(50_001);
+    assert!(edit(starts(120)).await.is_err_and(|why| why.contains("10 s before the start")));
+    assert!(edit(ends(400)).await.is_err_and(|why| why.contains("10 s before the start")));
+    assert_eq!(edit(ends(700)).await, Ok((at(60), at(700))), "prolonged at any time");
+    // It runs.
+    fixture.advance(20_000);
+    assert!(edit(starts(120)).await.is_err());
+    assert_eq!(edit(ends(400)).await, Ok((at(60), at(400))));
+    assert!(edit(ends(70)).await.is_err_and(|why| why.contains("must lie ahead")));
+    // It is over, settled and forgotten, and goes on.
+    fixture.advance(400_000);
+    assert!(database.mark_settled(&sale.id).await.unwrap());
+    assert_eq!(edit(ends(900)).await, Ok((at(60), at(900))));
+    assert_eq!(database.settled_too_early().await.unwrap(), std::slice::from_ref(&sale.id));
 }
 
 pub(crate) async fn a_database_is_one_deployment(fixture: Fixture) {

@@ -76,9 +76,14 @@ const TABLES: &[Table] = &[
     ("sale_versions", "sale_id version definition by_whom at reason?", &["!primary(sale_id,version)"]),
     (
         "sales",
-        "sale_id total sold version definition starts_at ends_at paused_by? opened_epoch? installed_epoch? settled \
-         withdrawn_at? gather_key? created_at updated_at",
-        &["!primary(sale_id)", "sales_settled(settled,sale_id)"],
+        "sale_id total sold version definition terms_version starts_at ends_at paused_by? opened_epoch? installed_epoch? settled \
+         withdrawn_at? withdrawing gather_key? created_at updated_at",
+        &[
+            "!primary(sale_id)",
+            "sales_ends(settled,ends_at)",
+            "sales_settled(settled,sale_id)",
+            "sales_withdrawing(withdrawing,sale_id)",
+        ],
     ),
     ("settings", "name value version", &["!primary(name)"]),
     (

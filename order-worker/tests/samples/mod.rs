@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use order_worker::database::Sight;
 use order_worker::{Author, JournalKey};
-use stock::{Now, OrderId, Reservation, SaleDefinition, SaleId, Timestamp, UserId};
+use stock::{Now, OrderId, RefundPolicy, Reservation, SaleDefinition, SaleId, Timestamp, UserId};
 
 /// 2026-11-11T12:00:00Z: when every test's clock starts, and its sales have begun.
 pub(crate) const START_MS: u64 = 1_794_398_400_000;
@@ -33,6 +33,8 @@ pub(crate) fn definition(id: &str, total: u32, per_user_limit: u32) -> SaleDefin
         starts_at: Timestamp(START_MS - 1_000),
         ends_at: Timestamp(START_MS + 3_600_000),
         rehearsal: false,
+        refund: RefundPolicy::Buyer,
+        unit_returns_on_refund: true,
         labels: [("colour".to_owned(), "red".to_owned())].into(),
     }
 }
@@ -71,5 +73,6 @@ pub(crate) fn reservation(sale: &str, n: u64, user: &str, quantity: u32) -> Rese
         quantity,
         metadata: Some("{\"gift\":true}".into()),
         reserved_at_ms: START_MS,
+        sale_version: None,
     }
 }

@@ -138,6 +138,7 @@ impl World {
             sale: sale.clone(),
             epoch,
             deadline_ms: self.now_ms.load(Ordering::SeqCst) + 500,
+            terms_version: 1,
             owner: OWNER,
             requests: vec![request],
         };

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    BATCH_MAX, GrantOutcome, GrantRequest, IdState, LedgerError, ReserveBatch, ReserveOutcome,
-    ReserveRequest, Settlement, Snapshot,
+    BATCH_MAX, DEADLINE_AHEAD_MS_MAX, GrantOutcome, GrantRequest, IdState, LedgerError, MINE_MAX, Mine,
+    ReserveBatch, ReserveOutcome, ReserveRequest, Settlement, Snapshot,
 };
 use crate::{FlagState, FlagVersion, OrderId, Owner, Reservation, SaleVersion, UserId};
 
@@ -34,9 +34,38 @@ pub(super) struct Books {
     units_confirmed: u64,
     entries: HashMap<OrderId, Entry>,
     pending: BTreeMap<OrderId, (Owner, Reservation)>,
-    /// Units pending or confirmed; nobody stands here with 0.
-    units_by_user: HashMap<UserId, u64>,
+    /// Nobody stands here with 0 units.
+    by_user: HashMap<UserId, Holding>,
     passes: Passes,
+}
+
+/// What one user holds, pending or confirmed.
+#[derive(Debug, Clone, Default)]
+struct Holding {
+    units: u64,
+    /// The newest that hold them, oldest first.
+    ids: Vec<OrderId>,
+}
+
+/// How an id's units change hands: what is held for its user more (or less) than before.
+struct Step {
+    units: i64,
+    comes: Option<OrderId>,
+    goes: Option<OrderId>,
+}
+
+impl Step {
+    fn takes(order_id: OrderId, quantity: u32) -> Self {
+        Self { units: i64::from(quantity), comes: Some(order_id), goes: None }
+    }
+
+    fn gives_back(order_id: OrderId, quantity: u32) -> Self {
+        Self { units: -i64::from(quantity), comes: None, goes: Some(order_id) }
+    }
+
+    fn keeps(before: u32, after: u32) -> Self {
+        Self { units: i64::from(after) - i64::from(before), comes: None, goes: None }
+    }
 }
 
 impl Books {
@@ -52,7 +81,7 @@ impl Books {
             units_confirmed: 0,
             entries: HashMap::new(),
             pending: BTreeMap::new(),
-            units_by_user: HashMap::new(),
+            by_user: HashMap::new(),
             passes: Passes::default(),
         }
     }
@@ -114,14 +143,13 @@ impl Books {
         check_call(batch.requests.iter().map(|r| r.quantity))?;
         self.check_open()?;
         self.check_epoch(batch.epoch)?;
-        if now_ms > batch.deadline_ms {
+        if now_ms > batch.deadline_ms || batch.deadline_ms - now_ms > DEADLINE_AHEAD_MS_MAX {
             return Err(LedgerError::DeadlinePassed);
         }
-        Ok(self
-            .step(|books| batch.requests.iter().map(|r| books.reserve_one(batch.owner, r, now_ms)).collect()))
+        Ok(self.step(|books| batch.requests.iter().map(|r| books.reserve_one(batch, r, now_ms)).collect()))
     }
 
-    fn reserve_one(&mut self, owner: Owner, request: &ReserveRequest, now_ms: u64) -> ReserveOutcome {
+    fn reserve_one(&mut self, batch: &ReserveBatch, request: &ReserveRequest, now_ms: u64) -> ReserveOutcome {
         match self.entries.get(&request.order_id) {
             Some(Entry::Pending) => {
                 let (_, reservation) = &self.pending[&request.order_id];
@@ -130,6 +158,9 @@ impl Books {
             Some(Entry::Confirmed { .. }) => return ReserveOutcome::Confirmed,
             Some(Entry::Released) => return ReserveOutcome::PassUsed,
             None => {}
+        }
+        if batch.terms_version != self.sale.terms_version {
+            return ReserveOutcome::TermsDiffer;
         }
         if self.sale.paused {
             return ReserveOutcome::Paused;
@@ -140,9 +171,12 @@ impl Books {
         if now_ms >= self.sale.ends_at_ms {
             return ReserveOutcome::Ended;
         }
-        let held = self.units_by_user.get(&request.user).copied().unwrap_or(0);
-        if held + u64::from(request.quantity) > u64::from(self.sale.per_user_limit) {
-            return ReserveOutcome::LimitReached;
+        let held = self.by_user.get(&request.user);
+        let units = held.map_or(0, |held| held.units);
+        if units + u64::from(request.quantity) > u64::from(self.sale.per_user_limit) {
+            return ReserveOutcome::LimitReached {
+                order_ids: held.map_or_else(Vec::new, |held| held.ids.clone()),
+            };
         }
         if self.remaining <= 0 {
             return ReserveOutcome::SoldOut;
@@ -158,15 +192,16 @@ impl Books {
             quantity: request.quantity,
             metadata: request.metadata.clone(),
             reserved_at_ms: now_ms,
+            sale_version: Some(self.sale.version),
         };
-        self.take_pending(owner, reservation.clone());
+        self.take_pending(batch.owner, reservation.clone());
         ReserveOutcome::Pending { first: true, reservation }
     }
 
     // ## Absent => Pending
     fn take_pending(&mut self, owner: Owner, reservation: Reservation) {
         self.passes.used(reservation.order_id);
-        self.take(&reservation.user, reservation.quantity);
+        self.change(&reservation.user, Step::takes(reservation.order_id, reservation.quantity));
         self.units_pending += u64::from(reservation.quantity);
         self.entries.insert(reservation.order_id, Entry::Pending);
         self.pending.insert(reservation.order_id, (owner, reservation));
@@ -177,13 +212,23 @@ impl Books {
         check_call(settled.iter().map(|s| s.quantity))?;
         self.step(|books| {
             for settlement in settled {
-                match books.entries.get(&settlement.order_id) {
-                    Some(Entry::Confirmed { .. } | Entry::Released) => continue,
-                    Some(Entry::Pending) => books.leave_pending(settlement.order_id),
-                    None => books.passes.used(settlement.order_id),
-                }
                 let Settlement { order_id, user, quantity } = settlement.clone();
-                books.take(&user, quantity);
+                let mut step = Step::takes(order_id, quantity);
+                match books.entries.get(&order_id) {
+                    Some(Entry::Confirmed { .. } | Entry::Released) => continue,
+                    Some(Entry::Pending) => {
+                        // Every entry that says pending has its reservation: both are written in the same steps.
+                        if let Some(held) = books.leave_pending(order_id) {
+                            if held.user == user {
+                                step = Step::keeps(held.quantity, quantity);
+                            } else {
+                                books.change(&held.user, Step::gives_back(order_id, held.quantity));
+                            }
+                        }
+                    }
+                    None => books.passes.used(order_id),
+                }
+                books.change(&user, step);
                 books.units_confirmed += u64::from(quantity);
                 books.entries.insert(order_id, Entry::Confirmed { user, quantity });
             }
@@ -198,10 +243,14 @@ impl Books {
             for settlement in settled {
                 match books.entries.insert(settlement.order_id, Entry::Released) {
                     Some(Entry::Released) => {}
-                    Some(Entry::Pending) => books.leave_pending(settlement.order_id),
+                    Some(Entry::Pending) => {
+                        if let Some(held) = books.leave_pending(settlement.order_id) {
+                            books.change(&held.user, Step::gives_back(held.order_id, held.quantity));
+                        }
+                    }
                     Some(Entry::Confirmed { user, quantity }) => {
                         books.units_confirmed -= u64::from(quantity);
-                        books.give_back(&user, quantity);
+                        books.change(&user, Step::gives_back(settlement.order_id, quantity));
                     }
                     None => books.passes.used(settlement.order_id),
                 }
@@ -210,26 +259,28 @@ impl Books {
         Ok(self.flag())
     }
 
-    fn leave_pending(&mut self, order_id: OrderId) {
-        // Every entry that says pending has its reservation: both are written in the same steps.
-        if let Some((_, reservation)) = self.pending.remove(&order_id) {
-            self.units_pending -= u64::from(reservation.quantity);
-            self.give_back(&reservation.user, reservation.quantity);
+    fn leave_pending(&mut self, order_id: OrderId) -> Option<Reservation> {
+        let (_, reservation) = self.pending.remove(&order_id)?;
+        self.units_pending -= u64::from(reservation.quantity);
+        Some(reservation)
+    }
+
+    fn change(&mut self, user: &UserId, step: Step) {
+        self.remaining -= step.units;
+        let held = self.by_user.entry(user.clone()).or_default();
+        held.units = held.units.saturating_add_signed(step.units);
+        if held.units == 0 {
+            self.by_user.remove(user);
+            return;
         }
-    }
-
-    fn take(&mut self, user: &UserId, quantity: u32) {
-        self.remaining -= i64::from(quantity);
-        *self.units_by_user.entry(user.clone()).or_default() += u64::from(quantity);
-    }
-
-    fn give_back(&mut self, user: &UserId, quantity: u32) {
-        self.remaining += i64::from(quantity);
-        if let Some(held) = self.units_by_user.get_mut(user) {
-            *held -= u64::from(quantity);
-            if *held == 0 {
-                self.units_by_user.remove(user);
+        if let Some(order_id) = step.goes {
+            held.ids.retain(|id| *id != order_id);
+        }
+        if let Some(order_id) = step.comes {
+            if held.ids.len() == MINE_MAX {
+                held.ids.remove(0);
             }
+            held.ids.push(order_id);
         }
     }
 
@@ -271,6 +322,12 @@ impl Books {
                 Some(Entry::Released) => IdState::Released,
             })
             .collect())
+    }
+
+    pub(super) fn mine(&self, user: &UserId) -> Result<Vec<Mine>, LedgerError> {
+        self.check_open()?;
+        let ids = self.by_user.get(user).map_or(&[][..], |held| &held.ids);
+        Ok(ids.iter().map(|id| Mine { order_id: *id, pending: self.pending.get(id).cloned() }).collect())
     }
 
     /// Every id that has left absent, in no order.

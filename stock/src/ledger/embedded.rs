@@ -10,9 +10,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::books::Books;
 use super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
+    GrantOutcome, GrantRequest, IdState, LedgerError, Mine, ReserveAnswer, ReserveBatch, Settlement, Snapshot,
 };
-use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::{FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
 /// See the module. Clones share the same books.
 #[derive(Clone)]
@@ -78,6 +78,10 @@ impl EmbeddedLedger {
         limit: usize,
     ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
         self.with(sale, |books| books.pending(owner, after, limit))
+    }
+
+    pub(super) fn mine(&self, sale: &SaleId, user: &UserId) -> Result<Vec<Mine>, LedgerError> {
+        self.with(sale, |books| books.mine(user))
     }
 
     pub(super) fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {

@@ -27,11 +27,12 @@ use self::server::Target;
 use self::wire::{Answer, KeySet, Packed, SaleKeys};
 use super::books::{check_call, check_size};
 use super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerSight, ReserveAnswer, ReserveBatch,
+    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerSight, Mine, ReserveAnswer, ReserveBatch,
     ReserveOutcome, ReserveRequest, Settlement, Snapshot,
 };
 use crate::{
     DeploymentId, FlagState, FlagVersion, OrderId, Owner, Reservation, SaleId, SaleVersion, StockConfig,
+    UserId,
 };
 
 /// See the module. Clones share one connection; any runtime may call.
@@ -108,6 +109,7 @@ impl RedisLedger {
         packed.users(requests.iter().map(|request| &request.user));
         packed.numbers(requests.iter().map(|request| request.quantity));
         packed.metadata(requests.iter().map(|request| request.metadata.as_deref()));
+        packed.flag(repeats(requests));
         let answer = self.step(&scripts::RESERVE, &batch.sale, KeySet::All, turn, |call| {
             begin_reserve(call, batch).arg(packed.into_bytes());
         });
@@ -248,6 +250,20 @@ impl RedisLedger {
         }
     }
 
+    pub(super) async fn mine(&self, sale: &SaleId, user: &UserId) -> Result<Vec<Mine>, LedgerError> {
+        let answer = self.sale_call(&scripts::MINE, sale, KeySet::All, |call| {
+            call.arg(user.as_str());
+        });
+        let mut answer = answer.await?;
+        let mut mine = Vec::new();
+        while !answer.is_done() {
+            let (order_id, value) = (wire::order_id(&answer.bytes()?)?, answer.bytes()?);
+            let pending = (value.first() == Some(&b'p')).then(|| wire::reservation(order_id, sale, &value));
+            mine.push(Mine { order_id, pending: pending.transpose()? });
+        }
+        Ok(mine)
+    }
+
     pub(super) async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {
         let mut answer = self.sale_call(&scripts::SNAPSHOT, sale, KeySet::Books, |_| {}).await?;
         let epoch = answer.number()?;
@@ -291,6 +307,8 @@ impl RedisLedger {
         packed.array(reservations.len());
         reservations.iter().for_each(|r| packed.text(r.reserved_at_ms.to_string().as_bytes()));
         packed.metadata(reservations.iter().map(|reservation| reservation.metadata.as_deref()));
+        packed.array(reservations.len());
+        reservations.iter().for_each(|r| packed.text(r.sale_version.unwrap_or(0).to_string().as_bytes()));
         let answer = self.sale_call(&scripts::RESTORE, sale, KeySet::All, |call| {
             call.arg(epoch).arg(&owner.0.to_be_bytes()[..]).arg(packed.into_bytes());
         });
@@ -421,7 +439,20 @@ fn evalsha<'a>(script: &Script, keys: impl ExactSizeIterator<Item = &'a str>) ->
 }
 
 fn begin_reserve<'a>(call: &'a mut Cmd, batch: &ReserveBatch) -> &'a mut Cmd {
-    call.arg(batch.epoch).arg(batch.deadline_ms).arg(&batch.owner.0.to_be_bytes()[..])
+    call.arg(batch.epoch)
+        .arg(batch.deadline_ms)
+        .arg(&batch.owner.0.to_be_bytes()[..])
+        .arg(batch.terms_version)
+}
+
+/// Whether an id or a user stands there twice: the script then has to remember what it has done itself so far.
+fn repeats(requests: &[ReserveRequest]) -> bool {
+    fn has_twins<T: Ord>(mut all: Vec<T>) -> bool {
+        all.sort_unstable();
+        all.windows(2).any(|pair| pair[0] == pair[1])
+    }
+    has_twins(requests.iter().map(|request| request.order_id).collect())
+        || has_twins(requests.iter().map(|request| request.user.as_str()).collect())
 }
 
 fn sale_arguments(call: &mut Cmd, version: &SaleVersion) {
@@ -431,7 +462,8 @@ fn sale_arguments(call: &mut Cmd, version: &SaleVersion) {
         .arg(version.ends_at_ms)
         .arg(version.per_user_limit)
         .arg(version.passes_per_unit)
-        .arg(u8::from(version.paused));
+        .arg(u8::from(version.paused))
+        .arg(version.terms_version);
 }
 
 fn flag(epoch: u64, remaining: i64, counter: u64) -> FlagState {
@@ -446,6 +478,7 @@ fn flag_answer(mut answer: Answer) -> Result<FlagState, LedgerError> {
 /// Reads an answer of `reserve.lua` or `reserve_one.lua`.
 fn reserve_answer(batch: &ReserveBatch, mut answer: Answer) -> Result<ReserveAnswer, LedgerError> {
     let now_ms = answer.number()?;
+    let sale_version = Some(answer.number()?);
     let flag = flag(batch.epoch, answer.number()?, answer.number()?);
     let letters = answer.bytes()?;
     if letters.len() != batch.requests.len() {
@@ -462,6 +495,7 @@ fn reserve_answer(batch: &ReserveBatch, mut answer: Answer) -> Result<ReserveAns
                     quantity: request.quantity,
                     metadata: request.metadata.clone(),
                     reserved_at_ms: now_ms,
+                    sale_version,
                 },
             },
             b'R' => {
@@ -470,10 +504,11 @@ fn reserve_answer(batch: &ReserveBatch, mut answer: Answer) -> Result<ReserveAns
             }
             b'C' => ReserveOutcome::Confirmed,
             b'U' => ReserveOutcome::PassUsed,
+            b'V' => ReserveOutcome::TermsDiffer,
             b'Z' => ReserveOutcome::Paused,
             b'S' => ReserveOutcome::NotStarted,
             b'E' => ReserveOutcome::Ended,
-            b'L' => ReserveOutcome::LimitReached,
+            b'L' => ReserveOutcome::LimitReached { order_ids: wire::order_ids(&answer.bytes()?)? },
             b'N' => ReserveOutcome::NotEnough { remaining: answer.number()? },
             b'X' => ReserveOutcome::SoldOut,
             other => return Err(wire::strange(&Value::Int(i64::from(other)))),

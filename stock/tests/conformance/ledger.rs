@@ -10,8 +10,8 @@ mod reserving;
 mod settling;
 
 use stock::ledger::{
-    GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch, ReserveOutcome, ReserveRequest,
-    Settlement, Snapshot,
+    DEADLINE_AHEAD_MS_MAX, GrantOutcome, GrantRequest, IdState, Ledger, ReserveAnswer, ReserveBatch,
+    ReserveOutcome, ReserveRequest, Settlement, Snapshot,
 };
 use stock::{FlagState, LedgerError, LedgerServer, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
@@ -36,11 +36,15 @@ macro_rules! ledger_conformance {
             an_invalid_batch_takes_nothing,
             limits_count_pending_and_confirmed_units,
             not_enough_tells_what_is_left,
+            a_batch_counts_what_it_took_itself,
+            other_terms_refuse_what_is_new_and_a_record_names_its_version,
             confirm_of_the_unknown_takes_units_even_below_zero,
             the_confirmed_quantity_counts,
             release_gives_units_back_once,
             released_is_final_even_before_the_reservation,
             states_follow_the_ids,
+            a_users_orders_are_remembered_while_they_hold_units,
+            of_many_orders_the_newest_are_remembered,
             pending_is_listed_by_id_owner_and_page,
             a_pushed_version_wins_only_if_newer,
             the_flag_counts_its_edges,
@@ -111,6 +115,7 @@ impl Sale {
             per_user_limit: 2,
             passes_per_unit: 0,
             paused: false,
+            terms_version: 1,
         };
         Self { ledger, version, now_ms }
     }
@@ -145,9 +150,16 @@ impl Sale {
     }
 
     fn batch(&self, requests: Vec<ReserveRequest>) -> ReserveBatch {
-        // A deadline far ahead, so that a slow test machine never meets it.
-        let deadline_ms = self.now_ms + HOUR_MS;
-        ReserveBatch { sale: self.id().clone(), epoch: 1, deadline_ms, owner: OWNER, requests }
+        // A deadline far ahead, so that a slow test machine does not meet it.
+        let deadline_ms = self.now_ms + DEADLINE_AHEAD_MS_MAX;
+        ReserveBatch {
+            sale: self.id().clone(),
+            epoch: 1,
+            deadline_ms,
+            terms_version: 1,
+            owner: OWNER,
+            requests,
+        }
     }
 
     async fn reserve_all(&self, requests: Vec<ReserveRequest>) -> ReserveAnswer {
@@ -177,6 +189,12 @@ impl Sale {
 
     async fn state(&self, n: u64) -> IdState {
         self.ledger.states(self.id(), &[self.order(n)]).await.unwrap()[0]
+    }
+
+    /// Which of the user's orders hold units, and whether each is pending.
+    async fn mine(&self, user: &str) -> Vec<(u64, bool)> {
+        let mine = self.ledger.mine(self.id(), &user_id(user)).await.unwrap();
+        mine.into_iter().map(|mine| (mine.order_id.0 as u64, mine.pending.is_some())).collect()
     }
 
     async fn snapshot(&self) -> Snapshot {
@@ -222,6 +240,7 @@ impl Sale {
             quantity,
             metadata: Some("gift".into()),
             reserved_at_ms: self.now_ms,
+            sale_version: None,
         }
     }
 }

@@ -49,11 +49,16 @@ async fn it_counts_page_by_page() {
 async fn it_sees_what_does_not_add_up() {
     let ledger = connect_patiently(&SHARED.url()).await;
     let audit = audit().await;
-    let orders: [(&str, &[&str], &str); 6] = [
+    let orders: [(&str, &[&str], &str); 7] = [
         ("fresh", &["DEL", "KEY"], "2 pending ids are not"),
         ("books", &["HINCRBY", "KEY", "remaining", "1"], "is not remaining"),
         ("books", &["HDEL", "KEY", "confirmed"], "no confirmed"),
-        ("users", &["HINCRBY", "KEY", "user-1", "1"], "user-1"),
+        ("mine", &["HSET", "KEY", "user-1", "2:"], "user-1 holds 1 units by the orders, 2 are kept"),
+        (
+            "mine",
+            &["HSET", "KEY", "user-1", "1:0123456789abcdef"],
+            "user-1 holds 1 orders, and the 1 that are kept",
+        ),
         ("pending", &["ZADD", "KEY", "0", "nobody"], "not pending"),
         ("orders", &["HSET", "KEY", "nobody", "x"], "nobody can read"),
     ];

@@ -1,11 +1,10 @@
 //! Random calls against the embedded ledger and the one in Redis: every answer must be equal.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use proptest::prelude::*;
 use stock::EmbeddedLedger;
-use stock::ledger::GrantRequest;
+use stock::ledger::{GrantRequest, Mine};
 
 use super::*;
 
@@ -72,11 +71,10 @@ struct Pair {
 impl Pair {
     async fn new(redis: &Ledger) -> Self {
         let sale = Sale::open(redis, 12).await;
-        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
-        let embedded = Ledger::Embedded(EmbeddedLedger::new(Arc::new(now)));
+        let embedded = Ledger::Embedded(EmbeddedLedger::new(Arc::new(now_ms)));
         embedded.install(&sale.version, 1).await.unwrap();
         embedded.open(sale.id(), 1).await.unwrap();
-        Self { sale, embedded, epoch: 1, began_ms: now() }
+        Self { sale, embedded, epoch: 1, began_ms: now_ms() }
     }
 
     fn quantities(&self, orders: &[Order]) -> Vec<Settlement> {
@@ -107,8 +105,9 @@ impl Pair {
                 let batch = ReserveBatch {
                     sale: sale.clone(),
                     epoch: epoch_of(*epoch),
-                    deadline_ms: if *late { self.began_ms - HOUR_MS } else { self.began_ms + HOUR_MS },
+                    deadline_ms: if *late { self.began_ms - HOUR_MS } else { now_ms() + 20_000 },
                     owner: Owner(*owner),
+                    terms_version: 1,
                     requests: orders.iter().map(request).collect(),
                 };
                 let answer = ledger.reserve(&batch).await.map(|mut answer| {
@@ -131,6 +130,7 @@ impl Pair {
                     quantity,
                     metadata: Self::metadata(metadata),
                     reserved_at_ms: 1_700_000_000_000 + id,
+                    sale_version: None,
                 };
                 let reservations: Vec<_> = orders.iter().map(reservation).collect();
                 format!("{:?}", ledger.restore(sale, epoch_of(*epoch), Owner(*owner), &reservations).await)
@@ -150,6 +150,7 @@ impl Pair {
                     per_user_limit: limit,
                     passes_per_unit: passes,
                     paused,
+                    terms_version: if version == 7 { 7 } else { 1 },
                 };
                 format!("{:?}", ledger.push_sale(&version).await)
             }
@@ -182,7 +183,16 @@ impl Pair {
     async fn picture(&self, ledger: &Ledger) -> String {
         let ids: Vec<_> = (0..IDS).map(|id| self.sale.order(id)).collect();
         let states = ledger.states(self.sale.id(), &ids).await;
-        format!("{:?} {states:?}", ledger.snapshot(self.sale.id()).await)
+        let mut mine = Vec::new();
+        for n in 0..USERS {
+            let held = ledger.mine(self.sale.id(), &user(n)).await;
+            mine.push(held.map(|held| {
+                let bare =
+                    |mine: Mine| (mine.order_id, mine.pending.map(|(owner, r)| (owner, without_time(&r))));
+                held.into_iter().map(bare).collect::<Vec<_>>()
+            }));
+        }
+        format!("{:?} {states:?} {mine:?}", ledger.snapshot(self.sale.id()).await)
     }
 }
 

@@ -14,7 +14,7 @@ mod start;
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use stock::ledger::redis::Patience;
 use stock::ledger::{IdState, ReserveBatch, ReserveOutcome, ReserveRequest, Settlement, Snapshot};
@@ -95,6 +95,7 @@ impl Sale {
             per_user_limit: 2,
             passes_per_unit: 0,
             paused: false,
+            terms_version: 1,
         };
         let sale = Self { ledger: ledger.clone(), version };
         sale.install(1).await.unwrap();
@@ -123,12 +124,13 @@ impl Sale {
         ReserveRequest { order_id: self.order(n), user: user(n), quantity: 1, metadata: None }
     }
 
-    /// With a deadline far ahead.
+    /// With a deadline as far ahead as may be.
     fn batch(&self, ids: impl IntoIterator<Item = u64>) -> ReserveBatch {
         ReserveBatch {
             sale: self.id().clone(),
             epoch: 1,
-            deadline_ms: self.version.ends_at_ms,
+            deadline_ms: now_ms() + 20_000,
+            terms_version: 1,
             owner: OWNER,
             requests: ids.into_iter().map(|n| self.request(n)).collect(),
         }
@@ -157,6 +159,7 @@ impl Sale {
             quantity: 1,
             metadata: None,
             reserved_at_ms: 1_700_000_000_000,
+            sale_version: None,
         };
         ids.into_iter().map(reservation).collect()
     }
@@ -174,6 +177,11 @@ impl Sale {
         let snapshot = self.snapshot().await.unwrap();
         (snapshot.remaining, snapshot.pending, snapshot.confirmed)
     }
+}
+
+/// The server's as well: it is on this machine.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 fn user(n: u64) -> UserId {

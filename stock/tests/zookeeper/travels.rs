@@ -209,6 +209,7 @@ async fn units_that_return_lift_the_flag_although_nobody_published_them() {
         per_user_limit: 1,
         passes_per_unit: 0,
         paused: false,
+        terms_version: 1,
     };
     let stock = Stock::new(Ledger::Embedded(ledger), gateway.flag.clone(), &mut Registry::default());
     stock.install(&version, 1).await.unwrap();
@@ -224,6 +225,7 @@ async fn units_that_return_lift_the_flag_although_nobody_published_them() {
         owner: Owner(1),
         epoch: 1,
         deadline_ms: 2_000,
+        terms_version: 1,
         requests: vec![request.clone()],
     };
     // The process that takes the last unit dies before it publishes: others learn it with the next refusal.

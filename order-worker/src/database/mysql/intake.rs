@@ -13,10 +13,13 @@ use super::fault::Fault;
 use super::quick::{self, Known};
 use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Answers, Text, TextOrNull, get, ids, list, parsed, parsed_option};
+use super::transitions::apply;
 use super::{MysqlDatabase, sales};
 use crate::database::intake::NO_CURRENCY;
 use crate::database::life::RowStatus;
-use crate::database::{DatabaseError, Outcome, RejectReason, SaleRow, Settled};
+use crate::database::sales::{Terms, older_terms};
+use crate::database::transitions::{self, Transition};
+use crate::database::{CloseCause, DatabaseError, OrderRow, Outcome, RejectReason, SaleRow, Settled};
 
 impl MysqlDatabase {
     pub(in crate::database) async fn settle(
@@ -28,7 +31,7 @@ impl MysqlDatabase {
         }
         let known = self.known.clone();
         let settled = self.write(async move |session| settle(session, &batch, &known).await).await?;
-        if settled.iter().any(|settled| matches!(settled.outcome, Outcome::Rejected(_))) {
+        if settled.iter().any(Settled::is_released) {
             self.release_written.notify_one();
         }
         Ok(settled)
@@ -67,15 +70,24 @@ impl Draft {
 /// A sale's row as it was when it was locked, and what follows from it.
 struct OpenSale {
     row: SaleRow,
-    /// By when an order that fits must be paid.
-    pay_by: Timestamp,
+    terms: Terms,
+    /// Of versions that are older than the row's terms, and of which there are orders in the batch.
+    older: BTreeMap<u64, Terms>,
     /// Units that the batch's users hold.
     held: HashMap<String, u64>,
 }
 
+impl OpenSale {
+    /// Those under which this was promised.
+    fn terms(&self, of: &Reservation) -> &Terms {
+        let older = older_terms(&self.row, of.sale_version).and_then(|version| self.older.get(&version));
+        older.unwrap_or(&self.terms)
+    }
+}
+
 /// All that a batch is judged by, read behind the locks of its sales' rows.
 struct Found {
-    now: String,
+    now: Timestamp,
     sales: BTreeMap<SaleId, OpenSale>,
 }
 
@@ -87,6 +99,8 @@ struct Plan<'b> {
     releases: String,
     /// Where it changes.
     sold: BTreeMap<&'b SaleId, u32>,
+    /// What fits a sale that is withdrawn with its orders: closed behind all that.
+    withdrawn: Vec<Transition>,
     /// A sale that has no row, though an order of it has none either.
     unknown: Option<&'b SaleId>,
     /// Units that users get by this batch.
@@ -121,13 +135,14 @@ async fn look_first(
     for reservation in batch {
         users.entry(&reservation.sale).or_default().insert(reservation.user.as_str());
     }
-    let found = Found::read(&users, session.transact(&lock_and_read(&users)).await?)?;
+    let mut found = Found::read(&users, session.transact(&lock_and_read(&users)).await?)?;
+    found.learn_older(session, batch).await?;
 
     // 2. Judge and write as if no order had a row. If that is so, nothing else is asked. A crash before COMMIT leaves nothing, one
     // after it everything, and the repetition finds its rows.
     let plan = Plan::of(batch, &drafts, &found, &HashMap::new(), reject);
     if plan.unknown.is_none() {
-        match session.commit(plan.statements(&found.now)).await {
+        match session.commit(plan.statements(found.now)?).await {
             Ok(()) => return Ok(plan.settled),
             Err(Fault::Duplicate(_)) => {}
             Err(fault) => return Err(fault),
@@ -144,7 +159,7 @@ async fn look_first(
     if plan.orders.is_empty() {
         session.commit_found().await?;
     } else {
-        session.commit(plan.statements(&found.now)).await?;
+        session.commit(plan.statements(found.now)?).await?;
     }
     Ok(plan.settled)
 }
@@ -173,11 +188,10 @@ impl Found {
             rows.extend(answers.row().map(sales::sale_row).transpose()?);
         }
         let now = now(&mut answers)?;
-        let mut found = Self { now: now.to_string(), sales: BTreeMap::new() };
+        let mut found = Self { now, sales: BTreeMap::new() };
         for row in rows {
-            let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000);
-            let id = row.definition.id.clone();
-            found.sales.insert(id, OpenSale { pay_by, row, held: HashMap::new() });
+            let (id, terms) = (row.definition.id.clone(), Terms::of(&row.definition));
+            found.sales.insert(id, OpenSale { row, terms, older: BTreeMap::new(), held: HashMap::new() });
         }
         for mut row in answers.rest() {
             let (sale, user): (SaleId, String) = (parsed(&mut row, 0)?, get(&mut row, 1)?);
@@ -186,6 +200,24 @@ impl Found {
             }
         }
         Ok(found)
+    }
+
+    /// Asks for the terms of what was promised before a sale was edited. Hardly ever is there any: then nothing is asked.
+    async fn learn_older(&mut self, session: &mut Session, batch: &[Reservation]) -> Result<(), Fault> {
+        let mut wanted: BTreeSet<(&SaleId, u64)> = BTreeSet::new();
+        for reservation in batch {
+            let sale = self.sales.get(&reservation.sale);
+            let version = sale.and_then(|sale| older_terms(&sale.row, reservation.sale_version));
+            wanted.extend(version.map(|version| (&reservation.sale, version)));
+        }
+        for (id, version) in wanted {
+            let answer = session.transact(&sales::select_version(id, version)).await?.row();
+            let terms = answer.map(sales::version_terms).transpose()?;
+            if let (Some(sale), Some((version, terms))) = (self.sales.get_mut(id), terms) {
+                sale.older.insert(version, terms);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -216,7 +248,7 @@ impl<'b> Plan<'b> {
                     return plan;
                 }
             };
-            plan.write(reservation, draft, sale, verdict, &found.now);
+            plan.write(reservation, draft, sale, verdict, found.now);
         }
         plan
     }
@@ -230,7 +262,7 @@ impl<'b> Plan<'b> {
         let held = sale.held.get(reservation.user.as_str()).copied().unwrap_or(0);
         let taken = self.taken.entry((&reservation.sale, &reservation.user)).or_default();
         let would_take = *taken + u64::from(reservation.quantity);
-        if held + would_take > u64::from(sale.row.definition.per_user_limit) {
+        if held + would_take > u64::from(sale.terms(reservation).per_user_limit) {
             return Err(RejectReason::LimitReached);
         }
         *taken = would_take;
@@ -245,36 +277,35 @@ impl<'b> Plan<'b> {
         draft: &Draft,
         sale: Option<&OpenSale>,
         verdict: Result<(), RejectReason>,
-        now: &str,
+        now: Timestamp,
     ) {
         let (status, units_held) = match verdict {
             Ok(()) => (OrderStatus::Unpaid, reservation.quantity),
             Err(_) => (OrderStatus::Rejected, 0),
         };
-        let definition = sale.map(|sale| &sale.row.definition);
-        // Always there for what fits: a checked definition's price times its limit does.
-        let amount = definition
+        let terms = sale.map(|sale| sale.terms(reservation));
+        let amount = terms
             .filter(|_| verdict != Err(RejectReason::Unwritable))
-            .and_then(|definition| definition.price.checked_mul(u64::from(reservation.quantity)))
-            .filter(|&amount| i64::try_from(amount).is_ok());
+            .and_then(|terms| terms.amount(reservation.quantity));
         let Draft { identity, metadata } = draft;
-        let pay_by = sale.filter(|_| verdict.is_ok()).map(|sale| sale.pay_by);
+        let pay_by = terms.filter(|_| verdict.is_ok()).map(|terms| terms.pay_by(now));
         // Writing into a String does not fail.
         let _ = write!(
             self.orders,
-            "{}({identity},{units_held},{},{},'{status}',{},{metadata},'{now}','{now}',{},1,{})",
+            "{}({identity},{units_held},{},{},'{status}',{},{metadata},'{now}','{now}',{},1,{},{})",
             if self.orders.is_empty() { "" } else { "," },
             amount.unwrap_or(0),
-            Text(definition.map_or(NO_CURRENCY, |definition| &definition.currency)),
+            Text(terms.map_or(NO_CURRENCY, |terms| &terms.currency)),
             TextOrNull(verdict.err().map(RejectReason::as_str)),
             TextOrNull(pay_by.map(|at| at.to_string()).as_deref()),
-            u8::from(definition.is_some_and(|definition| definition.rehearsal)),
+            u8::from(sale.is_some_and(|sale| sale.row.definition.rehearsal)),
+            reservation.sale_version.map_or_else(|| "NULL".to_owned(), |version| version.to_string()),
         );
         if verdict.is_err() {
             let comma = if self.releases.is_empty() { "" } else { "," };
             let _ = write!(self.releases, "{comma}({identity},'{now}')");
         }
-        self.settled.push(Settled {
+        let settled = Settled {
             order_id: reservation.order_id,
             sale: reservation.sale.clone(),
             user: reservation.user.clone(),
@@ -283,14 +314,27 @@ impl<'b> Plan<'b> {
             status,
             pay_by,
             outcome: verdict.map_or_else(Outcome::Rejected, |()| Outcome::Inserted),
+        };
+        let withdrawn = sale.zip(terms).zip(pay_by).filter(|((sale, _), _)| sale.row.withdrawn_at.is_some());
+        let step = withdrawn.map(|((sale, terms), pay_by)| {
+            let amount = amount.and_then(|amount| u64::try_from(amount).ok()).unwrap_or(0);
+            let row = unpaid(reservation, &sale.row, (amount, &terms.currency), pay_by, now);
+            transitions::close(&row, now, CloseCause::Withdrawn, sale.row.settled)
         });
+        match step {
+            Some(Ok(step)) => {
+                self.withdrawn.push(step);
+                self.settled.push(settled.withdrawn());
+            }
+            _ => self.settled.push(settled),
+        }
     }
 
     /// All that is to be written, `sold` last: the sale's row is locked already.
-    fn statements(&self, now: &str) -> String {
+    fn statements(&self, now: Timestamp) -> Result<String, DatabaseError> {
         let mut statements = format!(
             "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason,
-                                           metadata, created_at, updated_at, pay_by, version, rehearsal)
+                                           metadata, created_at, updated_at, pay_by, version, rehearsal, sale_version)
              VALUES {};",
             self.orders
         );
@@ -298,9 +342,39 @@ impl<'b> Plan<'b> {
             statements += &release(&self.releases);
         }
         for (sale, sold) in &self.sold {
-            statements += &sales::update(sale, now, &format!("sold = {sold}"));
+            statements += &sales::update(sale, &now.to_string(), &format!("sold = {sold}"));
         }
-        statements
+        Ok(statements + &apply(&self.withdrawn)?)
+    }
+}
+
+/// The row of an order that fits, as it is written.
+fn unpaid(
+    reservation: &Reservation,
+    sale: &SaleRow,
+    (amount, currency): (u64, &str),
+    pay_by: Timestamp,
+    now: Timestamp,
+) -> OrderRow {
+    OrderRow {
+        order_id: reservation.order_id,
+        sale_id: reservation.sale.clone(),
+        user_id: reservation.user.clone(),
+        quantity: reservation.quantity,
+        units_held: reservation.quantity,
+        amount,
+        currency: currency.to_owned(),
+        status: OrderStatus::Unpaid,
+        reason: None,
+        metadata: reservation.metadata.clone(),
+        created_at: now,
+        updated_at: now,
+        pay_by: Some(pay_by),
+        version: 1,
+        sale_version: reservation.sale_version,
+        rehearsal: sale.definition.rehearsal,
+        paid_at: None,
+        refunded_amount: 0,
     }
 }
 

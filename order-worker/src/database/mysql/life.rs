@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mysql_async::Row;
-use stock::{OrderId, OrderStatus, SaleId, Timestamp};
+use stock::{OrderId, OrderStatus, SaleId, Timestamp, UserId};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, in_parts, now};
 use super::sql::{Text, get, ids, parsed, parsed_option};
 use super::transitions::apply;
 use super::{MysqlDatabase, journal, sales};
-use crate::database::life::{Canceller, RowStatus, cancelled, is_cancelled};
+use crate::database::life::{Canceller, Closes, RowStatus};
 use crate::database::transitions;
-use crate::database::{CancelOutcome, CloseCause, CloseOutcome, DatabaseError, Due, OrderRow, Standing};
+use crate::database::{CancelOutcome, CloseOutcome, DatabaseError, Due, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
-                       created_at, updated_at, pay_by, version, rehearsal, paid_at, refunded_amount";
+                       created_at, updated_at, pay_by, version, rehearsal, paid_at, refunded_amount, sale_version";
 
 impl MysqlDatabase {
     pub(in crate::database) async fn order(&self, order: OrderId) -> Result<Option<OrderRow>, DatabaseError> {
@@ -43,6 +43,24 @@ impl MysqlDatabase {
         .await
     }
 
+    pub(in crate::database) async fn orders_of_user(
+        &self,
+        sale: SaleId,
+        user: UserId,
+        rows: usize,
+    ) -> Result<Vec<OrderRow>, DatabaseError> {
+        self.read(async move |session| {
+            let page = format!(
+                "SELECT {COLUMNS} FROM floodgate_orders FORCE INDEX (floodgate_orders_user)
+                 WHERE sale_id = {} AND user_id = {} ORDER BY order_id DESC LIMIT {rows};",
+                Text(sale.as_str()),
+                Text(user.as_str()),
+            );
+            session.ask(&page).await?.rest().map(order_row).collect()
+        })
+        .await
+    }
+
     pub(in crate::database) async fn cancel(
         &self,
         order: OrderId,
@@ -55,15 +73,15 @@ impl MysqlDatabase {
         Ok(outcome)
     }
 
-    pub(in crate::database) async fn close_due(
+    pub(in crate::database) async fn close_all(
         &self,
         due: Vec<Due>,
-        grace_ms: u64,
+        closes: Closes,
     ) -> Result<Vec<CloseOutcome>, DatabaseError> {
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        let outcomes = self.write(async move |session| close_due(session, &due, grace_ms).await).await?;
+        let outcomes = self.write(async move |session| close_all(session, &due, closes).await).await?;
         if outcomes.contains(&CloseOutcome::Closed) {
             self.release_written.notify_one();
         }
@@ -133,12 +151,12 @@ async fn cancel(session: &mut Session, order: OrderId, by: &Canceller) -> Result
     let row = order_row(row)?;
 
     // 2. Compare …
-    if is_cancelled(&row) {
+    if by.has_closed(&row) {
         session.commit_found().await?;
         return Ok(CancelOutcome::Cancelled(row));
     }
     let is_settled = sale.is_some_and(|sale| sale.settled);
-    let step = match transitions::close(&row, now, CloseCause::Cancelled, is_settled) {
+    let step = match transitions::close(&row, now, by.cause(), is_settled) {
         Ok(step) => step,
         Err(status) => return Ok(CancelOutcome::WrongState(status)),
     };
@@ -146,16 +164,14 @@ async fn cancel(session: &mut Session, order: OrderId, by: &Canceller) -> Result
     // 3. … and set: order, sale, outbox and event at once, and the journal on an operator's word. A crash before COMMIT leaves the
     // order unpaid, one after it the release behind, which the relay finds.
     let statements = apply(std::slice::from_ref(&step))?;
-    match by {
-        Canceller::User(_) => session.commit(statements).await?,
-        Canceller::Operator(author) => {
-            journal::commit(session, &statements, author, now, cancelled(&row, &step.after)).await?;
-        }
+    match by.journal(&row, &step.after) {
+        None => session.commit(statements).await?,
+        Some((author, change)) => journal::commit(session, &statements, author, now, change).await?,
     }
     Ok(CancelOutcome::Cancelled(step.after))
 }
 
-async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<Vec<CloseOutcome>, Fault> {
+async fn close_all(session: &mut Session, due: &[Due], closes: Closes) -> Result<Vec<CloseOutcome>, Fault> {
     // 1. Lock the sales, in the order of their ids, as intake does; then the orders by their keys, in one statement.
     let ids_of_sales: BTreeSet<&SaleId> = due.iter().map(|due| &due.sale).collect();
     let mut statements: String = ids_of_sales.iter().map(|sale| sales::lock(sale)).collect();
@@ -170,6 +186,7 @@ async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<
     let mut settled: BTreeMap<SaleId, bool> = BTreeMap::new();
     for _ in &ids_of_sales {
         if let Some(sale) = answers.row().map(sales::sale_row).transpose()? {
+            closes.check(&sale)?;
             settled.insert(sale.definition.id, sale.settled);
         }
     }
@@ -187,8 +204,8 @@ async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<
             outcomes.push(CloseOutcome::Absent);
             continue;
         };
-        if row.status == OrderStatus::Unpaid && !transitions::has_lapsed(row, now, grace_ms) {
-            outcomes.push(CloseOutcome::early(row, now, grace_ms));
+        if let Some(outcome) = closes.spares(row, now).filter(|_| row.status == OrderStatus::Unpaid) {
+            outcomes.push(outcome);
             continue;
         }
         let is_settled = settled.get(&row.sale_id).copied();
@@ -198,7 +215,7 @@ async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<
                 row.sale_id
             ))
         })?;
-        outcomes.push(match transitions::close(row, now, CloseCause::Lapsed, is_settled) {
+        outcomes.push(match transitions::close(row, now, closes.cause(), is_settled) {
             Ok(step) => {
                 // One that is named twice is closed once.
                 row.clone_from(&step.after);
@@ -218,6 +235,11 @@ async fn close_due(session: &mut Session, due: &[Due], grace_ms: u64) -> Result<
 
 pub(super) fn select(order: OrderId, lock: &str) -> String {
     format!("SELECT {COLUMNS} FROM floodgate_orders WHERE order_id = '{order}'{lock};")
+}
+
+/// Those of a list of ids.
+pub(super) fn select_all(ids: &str) -> String {
+    format!("SELECT {COLUMNS} FROM floodgate_orders WHERE order_id IN ({ids});")
 }
 
 pub(super) fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
@@ -240,5 +262,6 @@ pub(super) fn order_row(mut row: Row) -> Result<OrderRow, Fault> {
         rehearsal: get(row, 14)?,
         paid_at: parsed_option(row, 15)?,
         refunded_amount: get(row, 16)?,
+        sale_version: get(row, 17)?,
     })
 }

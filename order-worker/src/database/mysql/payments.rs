@@ -243,6 +243,16 @@ fn select(provider: &str, payment_id: &str, lock: &str) -> String {
     )
 }
 
+/// A provider's payments behind one, by id.
+pub(super) fn page(provider: &str, after: &str, rows: usize) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM floodgate_payments FORCE INDEX (PRIMARY)
+         WHERE provider = {} AND payment_id > {} ORDER BY payment_id LIMIT {rows};",
+        Text(provider),
+        Text(after)
+    )
+}
+
 /// The payment that an order was paid by.
 pub(super) fn kept(order: OrderId) -> String {
     format!(

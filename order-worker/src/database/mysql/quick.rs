@@ -16,6 +16,7 @@ use super::fault::Fault;
 use super::sales;
 use super::session::{Session, in_parts};
 use super::sql::{Answers, Text, get, list, parsed};
+use crate::database::sales::Terms;
 use crate::database::{Outcome, Settled};
 
 /// Terms that are remembered; beyond it they are all learned anew.
@@ -30,13 +31,12 @@ const TRAP: u64 = u64::MAX;
 /// The time of the transaction, which stands in every row of it.
 const NOW_TEXT: &str = "CONCAT(LEFT(DATE_FORMAT(NOW(3), '%Y-%m-%dT%H:%i:%s.%f'), 23), 'Z')";
 
-/// What a sale was published with and keeps for good.
+/// What a sale was published with, and keeps until it is edited.
 #[derive(Clone)]
-struct Terms {
-    price: u64,
-    currency: String,
-    per_user_limit: u32,
-    pay_within_s: u32,
+struct KnownSale {
+    terms: Terms,
+    /// Since when they are its terms: an edit changes it.
+    terms_version: u64,
     rehearsal: bool,
     /// Tells its row from another one under the same name.
     created_at: String,
@@ -44,7 +44,7 @@ struct Terms {
 
 /// The sales that batches have met.
 #[derive(Default)]
-pub(super) struct Known(Mutex<HashMap<SaleId, Terms>>);
+pub(super) struct Known(Mutex<HashMap<SaleId, KnownSale>>);
 
 impl Known {
     /// Asks for what is not known yet of a batch's sales.
@@ -58,17 +58,15 @@ impl Known {
             return Ok(());
         }
         let ask = format!(
-            "SELECT definition, created_at FROM floodgate_sales WHERE sale_id IN ({});",
+            "SELECT definition, created_at, terms_version FROM floodgate_sales WHERE sale_id IN ({});",
             list(unknown)
         );
         for mut row in session.ask(&ask).await?.rest() {
             let definition: SaleDefinition =
                 serde_json::from_str(&get::<String>(&mut row, 0)?).map_err(sales::broken)?;
-            let terms = Terms {
-                price: definition.price,
-                currency: definition.currency,
-                per_user_limit: definition.per_user_limit,
-                pay_within_s: definition.pay_within_s,
+            let sale = KnownSale {
+                terms: Terms::of(&definition),
+                terms_version: get(&mut row, 2)?,
                 rehearsal: definition.rehearsal,
                 created_at: get(&mut row, 1)?,
             };
@@ -76,7 +74,7 @@ impl Known {
             if known.len() >= KNOWN_MAX {
                 known.clear();
             }
-            known.insert(definition.id, terms);
+            known.insert(definition.id, sale);
         }
         Ok(())
     }
@@ -88,15 +86,15 @@ impl Known {
         }
     }
 
-    fn terms(&self, sale: &SaleId) -> Option<Terms> {
+    fn sale(&self, sale: &SaleId) -> Option<KnownSale> {
         self.0.lock().get(sale).cloned()
     }
 }
 
 /// Of a batch, the orders of one sale.
 struct Part<'b> {
-    terms: Terms,
-    /// `[order, user, quantity, metadata]` of each.
+    sale: KnownSale,
+    /// `[order, user, quantity, metadata, sale's version]` of each.
     rows: Vec<u8>,
     /// Each order's, with its units.
     users: Vec<(&'b str, u64)>,
@@ -112,7 +110,7 @@ pub(super) fn statements(batch: &[Reservation], known: &Known) -> Option<String>
         let part = match parts.get_mut(&reservation.sale) {
             Some(part) => part,
             None => {
-                let part = Part::new(known.terms(&reservation.sale)?, batch.len());
+                let part = Part::new(known.sale(&reservation.sale)?, batch.len());
                 parts.entry(&reservation.sale).or_insert(part)
             }
         };
@@ -155,9 +153,9 @@ pub(super) fn settled(batch: &[Reservation], answers: Answers) -> Result<Vec<Set
 }
 
 impl<'b> Part<'b> {
-    fn new(terms: Terms, orders_max: usize) -> Self {
+    fn new(sale: KnownSale, orders_max: usize) -> Self {
         Self {
-            terms,
+            sale,
             rows: Vec::with_capacity(orders_max * 64),
             users: Vec::with_capacity(orders_max),
             units: 0,
@@ -166,12 +164,15 @@ impl<'b> Part<'b> {
     }
 
     fn add(&mut self, reservation: &'b Reservation) -> Option<()> {
-        let amount = self.terms.price.checked_mul(u64::from(reservation.quantity))?;
-        i64::try_from(amount).ok()?;
+        self.sale.terms.amount(reservation.quantity)?;
+        // Promised before an edit: by the older terms, which the way that looks first knows.
+        if reservation.sale_version.is_some_and(|version| version < self.sale.terms_version) {
+            return None;
+        }
         self.rows.push(if self.rows.is_empty() { b'[' } else { b',' });
         let user = reservation.user.as_str();
-        let row =
-            (reservation.order_id.to_string(), user, reservation.quantity, reservation.metadata.as_deref());
+        let Reservation { order_id, quantity, metadata, sale_version, .. } = reservation;
+        let row = (order_id.to_string(), user, quantity, metadata.as_deref(), sale_version);
         serde_json::to_writer(&mut self.rows, &row).ok()?;
         let units = u64::from(reservation.quantity);
         self.users.push((user, units));
@@ -186,7 +187,7 @@ impl<'b> Part<'b> {
     /// TEXT column into a shorter one without looking, but no expression: hence `CONCAT`. The character set is named, for else it is
     /// the database's, which may have a `?` for what it cannot say.
     fn insert(&self, sale: &SaleId, statements: &mut String) {
-        let Terms { price, currency, pay_within_s, rehearsal, .. } = &self.terms;
+        let KnownSale { terms: Terms { price, currency, pay_within_s, .. }, rehearsal, .. } = &self.sale;
         let (column, value, path) = if self.has_metadata {
             (", metadata", ", CONCAT(m)", ", m LONGTEXT CHARACTER SET utf8mb4 PATH '$[3]' ERROR ON ERROR")
         } else {
@@ -198,12 +199,13 @@ impl<'b> Part<'b> {
             statements,
             "SET @floodgate_now = {NOW_TEXT}, @floodgate_pay_by = {pay_by};
              INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency, status,
-                                           created_at, updated_at, pay_by, version, rehearsal{column})
-             SELECT o, {sale}, u, q, q, {price} * q, {currency}, '{status}', @floodgate_now, @floodgate_now, @floodgate_pay_by, 1, {rehearsal}{value}
+                                           created_at, updated_at, pay_by, version, rehearsal, sale_version{column})
+             SELECT o, {sale}, u, q, q, {price} * q, {currency}, '{status}', @floodgate_now, @floodgate_now, @floodgate_pay_by, 1, {rehearsal}, s{value}
              FROM JSON_TABLE({rows}, '$[*]' COLUMNS (
                  o CHAR(26) CHARACTER SET ascii PATH '$[0]' ERROR ON ERROR,
                  u VARCHAR(128) CHARACTER SET utf8mb4 PATH '$[1]' ERROR ON ERROR,
-                 q INT UNSIGNED PATH '$[2]' ERROR ON ERROR{path})) AS new_orders;
+                 q INT UNSIGNED PATH '$[2]' ERROR ON ERROR,
+                 s BIGINT UNSIGNED PATH '$[4]' ERROR ON ERROR{path})) AS new_orders;
              SELECT @floodgate_pay_by;",
             pay_by = NOW_TEXT.replace("NOW(3)", &format!("NOW(3) + INTERVAL {pay_within_s} SECOND")),
             sale = Text(sale.as_str()),
@@ -213,15 +215,17 @@ impl<'b> Part<'b> {
         );
     }
 
-    /// Locks the sale's row. Fails if it is gone, is another's, or has too few units left.
+    /// Locks the sale's row. Fails if it is gone, is another's, is withdrawn, has other terms, or has too few units left.
     fn take_stock(&self, sale: &SaleId, statements: &mut String) {
         let _ = write!(
             statements,
             "UPDATE floodgate_sales SET sold = sold + {units}, updated_at = {NOW_TEXT}
-             WHERE sale_id = {} AND sold + {units} <= total AND created_at = {};
+             WHERE sale_id = {} AND sold + {units} <= total AND created_at = {} AND terms_version = {}
+               AND withdrawn_at IS NULL;
              SELECT {TRAP} + (ROW_COUNT() <> 1);",
             Text(sale.as_str()),
-            Text(&self.terms.created_at),
+            Text(&self.sale.created_at),
+            self.sale.terms_version,
             units = self.units,
         );
     }
@@ -236,7 +240,7 @@ impl<'b> Part<'b> {
             same
         });
         let most = self.users.iter().map(|(_, units)| *units).max()?;
-        let may_hold = u64::from(self.terms.per_user_limit).checked_sub(most)?;
+        let may_hold = u64::from(self.sale.terms.per_user_limit).checked_sub(most)?;
         *statements += &in_parts(&self.users, |users| {
             let held = format!(
                 "FROM floodgate_orders FORCE INDEX (floodgate_orders_user)

@@ -11,13 +11,14 @@ use super::{MysqlDatabase, journal, life, payments, sales};
 use crate::database::DatabaseError;
 use crate::database::payments::Disposition;
 use crate::database::refunds::{
-    Asker, Decision, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide, retried,
+    Asker, Decision, Part, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide,
+    retried, steps,
 };
-use crate::database::transitions::{self, Units};
+use crate::database::transitions;
 use crate::journal::Author;
 
 const COLUMNS: &str = "refund_id, provider, payment_id, order_id, amount, whole, reason, requested_by, state, attempts, \
-                       next_try_at, provider_refund_id, last_error, created_at";
+                       next_try_at, provider_refund_id, last_error, created_at, updated_at";
 
 impl MysqlDatabase {
     pub(in crate::database) async fn refund_told(
@@ -31,9 +32,9 @@ impl MysqlDatabase {
         &self,
         order: OrderId,
         by: Asker,
-        amount: Option<u64>,
+        part: Option<Part>,
     ) -> Result<RefundAsked, DatabaseError> {
-        let written = self.write(async move |session| ask(session, order, &by, amount).await).await?;
+        let written = self.write(async move |session| ask(session, order, &by, part.as_ref()).await).await?;
         if matches!(&written, RefundAsked::Written(refund) if refund.whole) {
             self.release_written.notify_one();
         }
@@ -119,7 +120,7 @@ async fn ask(
     session: &mut Session,
     order: OrderId,
     by: &Asker,
-    amount: Option<u64>,
+    part: Option<&Part>,
 ) -> Result<RefundAsked, Fault> {
     // 1. The sale's row comes first, since units may move; then the order, the payment that it kept, and that payment's refunds.
     let seen = session.transact(&life::select(order, "")).await?.row().map(life::order_row).transpose()?;
@@ -129,19 +130,20 @@ async fn ask(
     let lock =
         sales::lock(&seen.sale_id) + &life::select(order, " FOR UPDATE") + &payments::kept(order) + NOW;
     let mut answers = session.transact(&lock).await?;
-    let is_settled = answers.row().map(sales::sale_row).transpose()?.is_some_and(|sale| sale.settled);
+    let sale = answers.row().map(sales::sale_row).transpose()?;
     let row = answers.row().map(life::order_row).transpose()?;
     let payment = answers.row().map(payments::payment_row).transpose()?;
     let now = now(&mut answers)?;
     let Some(row) = row else { return Ok(RefundAsked::NotFound) };
     let Some(payment) = payment else { return Ok(RefundAsked::WrongState(row.status)) };
+    let sale = sale.ok_or_else(|| DatabaseError::UnknownSale(row.sale_id.clone()))?;
     let earlier = of_payment(&payment.provider, &payment.payment_id, " FOR UPDATE");
     let earlier: Result<Vec<RefundRow>, Fault> =
         session.transact(&earlier).await?.rest().map(refund_row).collect();
     let earlier = earlier?;
 
     // 2. Compare …
-    let refund = match decide(&row, &payment, &earlier, (by, amount), now) {
+    let refund = match decide((&sale, &row), &payment, &earlier, (by, part), now)? {
         Decision::Write(refund) => refund,
         Decision::Answer(answer) => {
             session.commit_found().await?;
@@ -151,14 +153,17 @@ async fn ask(
 
     // 3. … and set. A crash before COMMIT leaves a paid order, one after it a refund that is due.
     let mut statements = insert(&refund);
-    if refund.whole {
-        match transitions::refund(&row, now, Units::back(is_settled)) {
-            Ok(step) => statements += &apply(&[step])?,
-            Err(status) => return Ok(RefundAsked::WrongState(status)),
+    match steps(&sale, &row, &refund, now) {
+        // One statement group a step: the second begins where the first ends.
+        Ok(steps) => {
+            for step in steps {
+                statements += &apply(&[step])?;
+            }
         }
+        Err(status) => return Ok(RefundAsked::WrongState(status)),
     }
     match by {
-        Asker::User(_) => session.commit(statements).await?,
+        Asker::User(_) | Asker::Withdrawal => session.commit(statements).await?,
         Asker::Operator(author) => {
             journal::commit(session, &statements, author, now, asked(&row, &refund)).await?;
         }
@@ -214,6 +219,17 @@ pub(super) fn of_payment(provider: &str, payment_id: &str, lock: &str) -> String
     )
 }
 
+/// Those of a provider's payments behind one, up to and including the other.
+pub(super) fn between(provider: &str, after: &str, last: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM floodgate_refunds FORCE INDEX (floodgate_refunds_payment)
+         WHERE provider = {} AND payment_id > {} AND payment_id <= {};",
+        Text(provider),
+        Text(after),
+        Text(last)
+    )
+}
+
 pub(super) fn refund_row(mut row: Row) -> Result<RefundRow, Fault> {
     let row = &mut row;
     Ok(RefundRow {
@@ -231,5 +247,6 @@ pub(super) fn refund_row(mut row: Row) -> Result<RefundRow, Fault> {
         provider_refund_id: get(row, 11)?,
         last_error: get(row, 12)?,
         created_at: parsed(row, 13)?,
+        updated_at: parsed(row, 14)?,
     })
 }

@@ -4,21 +4,22 @@ use std::collections::BTreeMap;
 
 use mysql_async::Row;
 use serde_json::{Value, json};
-use stock::{SaleDefinition, SaleId, Timestamp};
+use stock::{SaleDefinition, SaleEdit, SaleId, Timestamp};
 
 use super::fault::Fault;
 use super::session::{NOW, Session, now};
-use super::sql::{Text, TextOrNull, get, parsed};
+use super::sql::{Text, TextOrNull, get, parsed, parsed_option};
 use super::{MysqlDatabase, journal};
-pub(super) use crate::database::sales::broken;
 use crate::database::sales::{
-    RAISED_BY, RAISED_FOR, changed, difference, offered, published, read_offered, restocked_total,
+    LIFT, RAISED_BY, RAISED_FOR, changed, difference, edited, offered, published, read_offered,
+    restocked_total,
 };
+pub(super) use crate::database::sales::{Terms, broken};
 use crate::database::{DatabaseError, Published, SaleRow, SaleVersionRow};
 use crate::journal::{Action, Author};
 
 const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, \
-                       installed_epoch";
+                       installed_epoch, withdrawn_at, terms_version";
 
 impl MysqlDatabase {
     pub(in crate::database) async fn publish(
@@ -102,6 +103,35 @@ impl MysqlDatabase {
         .await
     }
 
+    pub(in crate::database) async fn edit_sale(
+        &self,
+        sale: SaleId,
+        edit: SaleEdit,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.write(async move |session| {
+            let (before, now) = locked(session, &sale).await?;
+            let Some(row) = edited(&before, &edit, now)? else {
+                session.commit_found().await?;
+                return Ok(before);
+            };
+            // A crash before COMMIT leaves the sale as it was; one after it the row ahead of the ledger, to which anybody pushes it.
+            let change = format!(
+                "definition = {}, starts_at = '{}', ends_at = '{}', version = {}, terms_version = {}",
+                Text(&serde_json::to_string(&row.definition).map_err(broken)?),
+                row.definition.starts_at,
+                row.ends_at,
+                row.version,
+                row.terms_version,
+            );
+            let statements = update(&sale, &now.to_string(), &change) + &version(&row, &author, now)?;
+            let change = changed(Action::SaleEdit, Some(&before), &row, &[])?;
+            journal::commit(session, &statements, &author, now, change).await?;
+            Ok(row)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn end_now(
         &self,
         sale: SaleId,
@@ -109,6 +139,50 @@ impl MysqlDatabase {
     ) -> Result<SaleRow, DatabaseError> {
         self.change(sale, Action::SaleEnd, author, |row, now| {
             (row.ends_at > now).then(|| format!("ends_at = '{now}', starts_at = LEAST(starts_at, '{now}')"))
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn withdraw(
+        &self,
+        sale: SaleId,
+        with_orders: bool,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.change(sale, Action::SaleWithdraw, author, move |row, now| {
+            let is_new = with_orders && row.withdrawn_at.is_none();
+            let mark =
+                if is_new { format!(", withdrawn_at = '{now}', withdrawing = 1") } else { String::new() };
+            (row.ends_at > now || is_new).then(|| {
+                format!("ends_at = LEAST(ends_at, '{now}'), starts_at = LEAST(starts_at, '{now}'){mark}")
+            })
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn withdrawing(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        self.read(async |session| {
+            let withdrawing = "SELECT sale_id FROM floodgate_sales FORCE INDEX (floodgate_sales_withdrawing)
+                               WHERE withdrawing = 1 ORDER BY sale_id;";
+            session.ask(withdrawing).await?.rest().map(|mut row| parsed(&mut row, 0)).collect()
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn withdrawal_done(&self, sale: SaleId) -> Result<bool, DatabaseError> {
+        self.write(async move |session| {
+            // Under the sale's row: nothing of it becomes unpaid meanwhile.
+            let (_, now) = locked(session, &sale).await?;
+            let outstanding = format!(
+                "SELECT EXISTS (SELECT 1 FROM floodgate_orders FORCE INDEX (floodgate_orders_sale)
+                                WHERE sale_id = {} AND status IN ('unpaid', 'paid'));",
+                Text(sale.as_str())
+            );
+            let outstanding: bool = session.transact(&outstanding).await?.value()?;
+            if !outstanding {
+                session.commit(update(&sale, &now.to_string(), "withdrawing = 0")).await?;
+            }
+            Ok(!outstanding)
         })
         .await
     }
@@ -142,6 +216,31 @@ impl MysqlDatabase {
                 session.commit(update(&sale, &now.to_string(), &change)).await?;
             }
             Ok(is_free)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn settled_too_early(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        self.read(async move |session| {
+            let now = now(&mut session.transact(NOW).await?)?;
+            let settled = format!(
+                "SELECT sale_id FROM floodgate_sales FORCE INDEX (floodgate_sales_ends)
+                 WHERE settled = 1 AND ends_at > '{now}' AND withdrawn_at IS NULL ORDER BY ends_at, sale_id;"
+            );
+            session.ask(&settled).await?.rest().map(|mut row| parsed(&mut row, 0)).collect()
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn lift_settled(&self, sale: SaleId) -> Result<bool, DatabaseError> {
+        self.write(async move |session| {
+            let (row, now) = locked(session, &sale).await?;
+            if !row.settled || row.ends_at <= now {
+                session.commit_found().await?;
+                return Ok(!row.settled);
+            }
+            session.commit(update(&sale, &now.to_string(), LIFT)).await?;
+            Ok(true)
         })
         .await
     }
@@ -317,6 +416,20 @@ fn version_row(mut row: Row) -> Result<SaleVersionRow, Fault> {
     })
 }
 
+/// Asks what a sale offered from a version on: see [`version_terms`].
+pub(super) fn select_version(sale: &SaleId, version: u64) -> String {
+    format!(
+        "SELECT version, definition FROM floodgate_sale_versions WHERE sale_id = {} AND version = {version};",
+        Text(sale.as_str())
+    )
+}
+
+/// The version, and what its orders are judged by.
+pub(super) fn version_terms(mut row: Row) -> Result<(u64, Terms), Fault> {
+    let (definition, _) = read_offered(&get::<String>(&mut row, 1)?).map_err(broken)?;
+    Ok((get(&mut row, 0)?, Terms::of(&definition)))
+}
+
 /// The sale's row, locked until the transaction ends, and the time behind the lock.
 async fn locked(session: &mut Session, sale: &SaleId) -> Result<(SaleRow, Timestamp), Fault> {
     let mut answers = session.transact(&(lock(sale) + NOW)).await?;
@@ -354,5 +467,7 @@ pub(super) fn sale_row(mut row: Row) -> Result<SaleRow, Fault> {
         opened_epoch: get(row, 8)?,
         installed_epoch: get(row, 10)?,
         settled: get(row, 9)?,
+        withdrawn_at: parsed_option(row, 11)?,
+        terms_version: get(row, 12)?,
     })
 }

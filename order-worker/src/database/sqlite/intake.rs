@@ -6,10 +6,13 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, Transaction, params};
 use stock::{OrderStatus, Reservation, SaleId, Timestamp};
 
-use super::{DatabaseError, SqliteDatabase, parsed, parsed_option, sales};
+use super::transitions::apply;
+use super::{DatabaseError, SqliteDatabase, life, parsed, parsed_option, sales, signed};
 use crate::database::intake::NO_CURRENCY;
 use crate::database::life::RowStatus;
-use crate::database::{Outcome, RejectReason, SaleRow, Settled};
+use crate::database::sales::{Terms, older_terms};
+use crate::database::transitions;
+use crate::database::{CloseCause, Outcome, RejectReason, SaleRow, Settled};
 
 impl SqliteDatabase {
     pub(in crate::database) async fn settle(
@@ -17,7 +20,7 @@ impl SqliteDatabase {
         batch: Arc<[Reservation]>,
     ) -> Result<Vec<Settled>, DatabaseError> {
         let settled = self.write(move |transaction, now| settle(transaction, now, &batch)).await?;
-        if settled.iter().any(|settled| matches!(settled.outcome, Outcome::Rejected(_))) {
+        if settled.iter().any(Settled::is_released) {
             self.release_written.notify_one();
         }
         Ok(settled)
@@ -32,7 +35,14 @@ impl SqliteDatabase {
             .write(move |transaction, now| {
                 let sale = sales::find(transaction, &reservation.sale)?;
                 let bare = Reservation { metadata: None, ..reservation };
-                let entry = Entry { amount: None, verdict: Err(reason), pay_by: None, sale: sale.as_ref() };
+                let definition = sale.as_ref().map(|sale| &sale.definition);
+                let entry = Entry {
+                    amount: None,
+                    verdict: Err(reason),
+                    pay_by: None,
+                    currency: definition.map(|definition| &*definition.currency),
+                    rehearsal: definition.is_some_and(|definition| definition.rehearsal),
+                };
                 write(transaction, &now.to_string(), &bare, &entry)
             })
             .await?;
@@ -45,13 +55,25 @@ impl SqliteDatabase {
 struct OpenSale {
     row: SaleRow,
     sold: u32,
-    pay_by: Timestamp,
+    terms: Terms,
+    /// Of versions that are older than the row's terms.
+    older: BTreeMap<u64, Terms>,
 }
 
 impl OpenSale {
-    fn new(row: SaleRow, now: Timestamp) -> Self {
-        let pay_by = Timestamp(now.0 + u64::from(row.definition.pay_within_s) * 1_000);
-        Self { sold: row.sold, pay_by, row }
+    fn new(row: SaleRow) -> Self {
+        Self { sold: row.sold, terms: Terms::of(&row.definition), older: BTreeMap::new(), row }
+    }
+
+    /// Those under which this was promised.
+    fn terms(&mut self, transaction: &Transaction<'_>, of: &Reservation) -> Result<&Terms, DatabaseError> {
+        let Some(version) = older_terms(&self.row, of.sale_version) else { return Ok(&self.terms) };
+        if !self.older.contains_key(&version) {
+            let found = sales::find_version(transaction, &of.sale, version)?;
+            let terms = found.map_or_else(|| self.terms.clone(), |found| Terms::of(&found.definition));
+            self.older.insert(version, terms);
+        }
+        Ok(self.older.get(&version).unwrap_or(&self.terms))
     }
 }
 
@@ -60,7 +82,8 @@ struct Entry<'a> {
     amount: Option<i64>,
     verdict: Result<(), RejectReason>,
     pay_by: Option<Timestamp>,
-    sale: Option<&'a SaleRow>,
+    currency: Option<&'a str>,
+    rehearsal: bool,
 }
 
 fn settle(
@@ -71,20 +94,24 @@ fn settle(
     let now_text = now.to_string();
     let mut open: BTreeMap<SaleId, Option<OpenSale>> = BTreeMap::new();
     let mut all_settled = Vec::with_capacity(batch.len());
+    let mut withdrawn = Vec::new();
     for reservation in batch {
         if !open.contains_key(&reservation.sale) {
             let found = sales::find(transaction, &reservation.sale)?;
-            open.insert(reservation.sale.clone(), found.map(|row| OpenSale::new(row, now)));
+            open.insert(reservation.sale.clone(), found.map(OpenSale::new));
         }
         let Some(sale) = open.get_mut(&reservation.sale).and_then(Option::as_mut) else {
             let settled = existing(transaction, reservation)?;
             all_settled.push(settled.ok_or_else(|| DatabaseError::UnknownSale(reservation.sale.clone()))?);
             continue;
         };
-        let entry = judge(transaction, reservation, sale)?;
+        let entry = judge(transaction, now, reservation, sale)?;
         let settled = write(transaction, &now_text, reservation, &entry)?;
         if settled.outcome == Outcome::Inserted {
             sale.sold += reservation.quantity;
+            if sale.row.withdrawn_at.is_some() {
+                withdrawn.push((all_settled.len(), sale.row.settled));
+            }
         }
         all_settled.push(settled);
     }
@@ -95,31 +122,40 @@ fn settle(
                 .execute(params![id.as_str(), sale.sold, now_text])?;
         }
     }
+    // Behind what the sales' rows count: each gives its units back.
+    for (at, is_settled) in withdrawn {
+        let settled: &mut Settled = &mut all_settled[at];
+        let row = life::find(transaction, settled.order_id)?;
+        let step = row.map(|row| transitions::close(&row, now, CloseCause::Withdrawn, is_settled));
+        if let Some(Ok(step)) = step {
+            apply(transaction, &step)?;
+            *settled = settled.clone().withdrawn();
+        }
+    }
     Ok(all_settled)
 }
 
 /// First fit: what the order gets if it has no row yet.
 fn judge<'a>(
     transaction: &Transaction<'_>,
+    now: Timestamp,
     reservation: &Reservation,
-    sale: &'a OpenSale,
+    sale: &'a mut OpenSale,
 ) -> Result<Entry<'a>, DatabaseError> {
-    let definition = &sale.row.definition;
-    let amount = definition.price.checked_mul(u64::from(reservation.quantity));
-    // Always there for what fits: a checked definition's price times its limit does.
-    let amount = amount.and_then(|amount| i64::try_from(amount).ok());
-    let left = sale.row.total.saturating_sub(sale.sold);
+    let (left, rehearsal) = (sale.row.total.saturating_sub(sale.sold), sale.row.definition.rehearsal);
+    let terms = sale.terms(transaction, reservation)?;
     let verdict = if reservation.quantity > left {
         Err(RejectReason::NotEnough)
     } else if held_by_user(transaction, reservation)? + u64::from(reservation.quantity)
-        > u64::from(definition.per_user_limit)
+        > u64::from(terms.per_user_limit)
     {
         Err(RejectReason::LimitReached)
     } else {
         Ok(())
     };
-    let pay_by = verdict.is_ok().then_some(sale.pay_by);
-    Ok(Entry { amount, verdict, pay_by, sale: Some(&sale.row) })
+    let pay_by = verdict.is_ok().then(|| terms.pay_by(now));
+    let amount = terms.amount(reservation.quantity);
+    Ok(Entry { amount, verdict, pay_by, currency: Some(&terms.currency), rehearsal })
 }
 
 /// Units that the user's other orders of the sale hold.
@@ -139,7 +175,6 @@ fn write(
     reservation: &Reservation,
     entry: &Entry<'_>,
 ) -> Result<Settled, DatabaseError> {
-    let definition = entry.sale.map(|row| &row.definition);
     let (status, units_held) = match entry.verdict {
         Ok(()) => (OrderStatus::Unpaid, reservation.quantity),
         Err(_) => (OrderStatus::Rejected, 0),
@@ -149,8 +184,8 @@ fn write(
         .prepare_cached(
             "INSERT INTO floodgate_orders (order_id, sale_id, user_id, quantity, units_held, amount, currency,
                                            status, reason, metadata, created_at, updated_at, pay_by, version,
-                                           rehearsal)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, 1, ?13)
+                                           rehearsal, sale_version)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, 1, ?13, ?14)
              ON CONFLICT (order_id) DO NOTHING",
         )?
         .execute(params![
@@ -160,13 +195,14 @@ fn write(
             reservation.quantity,
             units_held,
             entry.amount.unwrap_or(0),
-            definition.map_or(NO_CURRENCY, |definition| &definition.currency),
+            entry.currency.unwrap_or(NO_CURRENCY),
             status.as_str(),
             entry.verdict.err().map(RejectReason::as_str),
             reservation.metadata,
             now,
             entry.pay_by.map(|at| at.to_string()),
-            definition.is_some_and(|definition| definition.rehearsal),
+            entry.rehearsal,
+            reservation.sale_version.map(signed),
         ])?;
     if inserted == 0 {
         return existing(transaction, reservation)?

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use stock::{OrderId, OrderStatus, SaleId, Timestamp};
+use stock::{OrderId, OrderStatus, SaleId, Timestamp, UserId};
 
 use super::transitions::apply;
 use super::{DatabaseError, SqliteDatabase, journal, limit, parsed, parsed_option, sales, unsigned};
-use crate::database::life::{Canceller, RowStatus, cancelled, is_cancelled};
+use crate::database::life::{Canceller, Closes, RowStatus};
 use crate::database::transitions;
-use crate::database::{CancelOutcome, CloseCause, CloseOutcome, Due, OrderRow, Standing};
+use crate::database::{CancelOutcome, CloseOutcome, Due, OrderRow, Standing};
 
 const COLUMNS: &str = "order_id, sale_id, user_id, quantity, units_held, amount, currency, status, reason, metadata, \
-                       created_at, updated_at, pay_by, version, rehearsal, paid_at, refunded_amount";
+                       created_at, updated_at, pay_by, version, rehearsal, paid_at, refunded_amount, sale_version";
 
 /// The longest over first.
 const LAPSED: &str = "SELECT order_id, sale_id FROM floodgate_orders INDEXED BY floodgate_orders_due
@@ -41,6 +41,23 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(in crate::database) async fn orders_of_user(
+        &self,
+        sale: SaleId,
+        user: UserId,
+        rows: usize,
+    ) -> Result<Vec<OrderRow>, DatabaseError> {
+        self.read(move |transaction| {
+            let mut statement = transaction.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM floodgate_orders INDEXED BY floodgate_orders_user
+                 WHERE sale_id = ?1 AND user_id = ?2 ORDER BY order_id DESC LIMIT ?3"
+            ))?;
+            let page = statement.query_map(params![sale.as_str(), user.as_str(), limit(rows)], order_row)?;
+            Ok(page.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn cancel(
         &self,
         order: OrderId,
@@ -54,18 +71,18 @@ impl SqliteDatabase {
                 if by.is_stranger_to(&row) {
                     return Ok(CancelOutcome::NotFound);
                 }
-                if is_cancelled(&row) {
+                if by.has_closed(&row) {
                     return Ok(CancelOutcome::Cancelled(row));
                 }
                 let is_settled = sales::find(transaction, &row.sale_id)?.is_some_and(|sale| sale.settled);
-                let step = match transitions::close(&row, now, CloseCause::Cancelled, is_settled) {
+                let step = match transitions::close(&row, now, by.cause(), is_settled) {
                     Ok(step) => step,
                     Err(status) => return Ok(CancelOutcome::WrongState(status)),
                 };
                 // A crash before the commit leaves the order unpaid, one after it the release behind, which the relay finds.
                 apply(transaction, &step)?;
-                if let Canceller::Operator(author) = &by {
-                    journal::append(transaction, author, now, cancelled(&row, &step.after))?;
+                if let Some((author, change)) = by.journal(&row, &step.after) {
+                    journal::append(transaction, author, now, change)?;
                 }
                 Ok(CancelOutcome::Cancelled(step.after))
             })
@@ -76,10 +93,10 @@ impl SqliteDatabase {
         Ok(outcome)
     }
 
-    pub(in crate::database) async fn close_due(
+    pub(in crate::database) async fn close_all(
         &self,
         due: Vec<Due>,
-        grace_ms: u64,
+        closes: Closes,
     ) -> Result<Vec<CloseOutcome>, DatabaseError> {
         let outcomes = self
             .write(move |transaction, now| {
@@ -90,21 +107,23 @@ impl SqliteDatabase {
                         outcomes.push(CloseOutcome::Absent);
                         continue;
                     };
-                    if row.status == OrderStatus::Unpaid && !transitions::has_lapsed(&row, now, grace_ms) {
-                        outcomes.push(CloseOutcome::early(&row, now, grace_ms));
+                    let spared = closes.spares(&row, now).filter(|_| row.status == OrderStatus::Unpaid);
+                    if let Some(outcome) = spared {
+                        outcomes.push(outcome);
                         continue;
                     }
                     let is_settled = match settled.get(&row.sale_id) {
                         Some(is_settled) => *is_settled,
                         None => {
                             let sale = sales::find(transaction, &row.sale_id)?;
+                            sale.iter().try_for_each(|sale| closes.check(sale))?;
                             let is_settled = sale.is_some_and(|sale| sale.settled);
                             settled.insert(row.sale_id.clone(), is_settled);
                             is_settled
                         }
                     };
                     // A crash before the commit leaves all of them unpaid, one after it their releases behind.
-                    outcomes.push(match transitions::close(&row, now, CloseCause::Lapsed, is_settled) {
+                    outcomes.push(match transitions::close(&row, now, closes.cause(), is_settled) {
                         Ok(step) => {
                             apply(transaction, &step)?;
                             CloseOutcome::Closed
@@ -182,5 +201,6 @@ fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRow> {
         rehearsal: row.get(14)?,
         paid_at: parsed_option(row, 15)?,
         refunded_amount: unsigned(row, 16)?,
+        sale_version: row.get::<_, Option<i64>>(17)?.and_then(|version| u64::try_from(version).ok()),
     })
 }

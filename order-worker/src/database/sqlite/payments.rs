@@ -204,6 +204,21 @@ pub(super) fn find(
     statement.query_row(params![provider, payment_id], payment_row).optional()?.transpose()
 }
 
+/// A provider's payments behind one, by id.
+pub(super) fn page(
+    transaction: &Transaction<'_>,
+    provider: &str,
+    after: &str,
+    rows: usize,
+) -> Result<Vec<PaymentRow>, DatabaseError> {
+    let mut statement = transaction.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM floodgate_payments WHERE provider = ?1 AND payment_id > ?2
+         ORDER BY payment_id LIMIT ?3"
+    ))?;
+    let rows = statement.query_map(params![provider, after, limit(rows)], payment_row)?;
+    rows.collect::<Result<Result<Vec<_>, _>, _>>()?
+}
+
 /// The payment that an order was paid by.
 pub(super) fn kept(
     transaction: &Transaction<'_>,

@@ -10,13 +10,14 @@ use super::{
 };
 use crate::database::payments::Disposition;
 use crate::database::refunds::{
-    Asker, Decision, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide, retried,
+    Asker, Decision, Part, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide,
+    retried, steps,
 };
-use crate::database::transitions::{self, Units};
+use crate::database::transitions;
 use crate::journal::Author;
 
 const COLUMNS: &str = "refund_id, provider, payment_id, order_id, amount, whole, reason, requested_by, state, attempts, \
-                       next_try_at, provider_refund_id, last_error, created_at";
+                       next_try_at, provider_refund_id, last_error, created_at, updated_at";
 
 impl SqliteDatabase {
     pub(in crate::database) async fn refund_told(
@@ -45,7 +46,7 @@ impl SqliteDatabase {
         &self,
         order: OrderId,
         by: Asker,
-        amount: Option<u64>,
+        part: Option<Part>,
     ) -> Result<RefundAsked, DatabaseError> {
         let written = self
             .write(move |transaction, now| {
@@ -57,18 +58,16 @@ impl SqliteDatabase {
                     return Ok(RefundAsked::WrongState(row.status));
                 };
                 let earlier = of_payment(transaction, &payment.provider, &payment.payment_id)?;
-                let refund = match decide(&row, &payment, &earlier, (&by, amount), now) {
+                let sale = sales::get(transaction, &row.sale_id)?;
+                let refund = match decide((&sale, &row), &payment, &earlier, (&by, part.as_ref()), now)? {
                     Decision::Write(refund) => refund,
                     Decision::Answer(answer) => return Ok(answer),
                 };
                 // An answer that refuses must come before the first write: it commits as well. A crash before the commit leaves a paid
                 // order, one after it a refund that is due.
-                if refund.whole {
-                    let is_settled = sales::find(transaction, &row.sale_id)?.is_some_and(|sale| sale.settled);
-                    match transitions::refund(&row, now, Units::back(is_settled)) {
-                        Ok(step) => apply(transaction, &step)?,
-                        Err(status) => return Ok(RefundAsked::WrongState(status)),
-                    }
+                match steps(&sale, &row, &refund, now) {
+                    Ok(steps) => steps.iter().try_for_each(|step| apply(transaction, step))?,
+                    Err(status) => return Ok(RefundAsked::WrongState(status)),
                 }
                 insert(transaction, &refund)?;
                 if let Asker::Operator(author) = &by {
@@ -211,5 +210,6 @@ fn refund_row(row: &Row<'_>) -> rusqlite::Result<RefundRow> {
         provider_refund_id: row.get(11)?,
         last_error: row.get(12)?,
         created_at: parsed(row, 13)?,
+        updated_at: parsed(row, 14)?,
     })
 }

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use rusqlite::types::Null;
 use rusqlite::{OptionalExtension, Row, ToSql, Transaction, params};
 use serde_json::{Value, json};
-use stock::{SaleDefinition, SaleId, Timestamp};
+use stock::{SaleDefinition, SaleEdit, SaleId, Timestamp};
 
-use super::{DatabaseError, SqliteDatabase, journal, parsed, signed, unsigned};
+use super::{DatabaseError, SqliteDatabase, journal, parsed, parsed_option, signed, unsigned};
 use crate::database::sales::{
-    RAISED_BY, RAISED_FOR, broken, changed, difference, offered, published, read_offered, restocked_total,
+    LIFT, RAISED_BY, RAISED_FOR, broken, changed, difference, edited, offered, published, read_offered,
+    restocked_total,
 };
 use crate::database::{Published, SaleRow, SaleVersionRow};
 use crate::journal::{Action, Author};
 
-const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, installed_epoch";
+const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, installed_epoch, \
+                       withdrawn_at, terms_version";
 
 impl SqliteDatabase {
     pub(in crate::database) async fn publish(
@@ -84,15 +86,7 @@ impl SqliteDatabase {
         sale: SaleId,
         version: u64,
     ) -> Result<Option<SaleVersionRow>, DatabaseError> {
-        self.read(move |transaction| {
-            let mut statement = transaction.prepare_cached(
-                "SELECT version, definition, by_whom, at, reason FROM floodgate_sale_versions
-                 WHERE sale_id = ?1 AND version = ?2",
-            )?;
-            let row = statement.query_row(params![sale.as_str(), signed(version)], version_row);
-            Ok(row.optional()?)
-        })
-        .await
+        self.read(move |transaction| find_version(transaction, &sale, version)).await
     }
 
     pub(in crate::database) async fn restock(
@@ -154,6 +148,35 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(in crate::database) async fn edit_sale(
+        &self,
+        sale: SaleId,
+        edit: SaleEdit,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.write(move |transaction, now| {
+            let before = get(transaction, &sale)?;
+            let Some(row) = edited(&before, &edit, now)? else { return Ok(before) };
+            // A crash before the commit leaves the sale as it was; one after it the row ahead of the ledger, to which anybody pushes it.
+            transaction.execute(
+                "UPDATE floodgate_sales SET definition = ?2, starts_at = ?3, ends_at = ?4, version = ?5, terms_version = ?6,
+                                            updated_at = ?7 WHERE sale_id = ?1",
+                params![
+                    sale.as_str(),
+                    serde_json::to_string(&row.definition).map_err(broken)?,
+                    row.definition.starts_at.to_string(),
+                    row.ends_at.to_string(),
+                    signed(row.version),
+                    signed(row.terms_version),
+                    now.to_string(),
+                ],
+            )?;
+            record(transaction, now, &author, Action::SaleEdit, Some(&before), &row, &[])?;
+            Ok(row)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn end_now(
         &self,
         sale: SaleId,
@@ -166,6 +189,54 @@ impl SqliteDatabase {
             }
             let change = "ends_at = ?3, starts_at = min(starts_at, ?3)";
             bump(transaction, &author, now, &row, (Action::SaleEnd, change, &now.to_string()), &[])
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn withdraw(
+        &self,
+        sale: SaleId,
+        with_orders: bool,
+        author: Author,
+    ) -> Result<SaleRow, DatabaseError> {
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            let is_new = with_orders && row.withdrawn_at.is_none();
+            if row.ends_at <= now && !is_new {
+                return Ok(row);
+            }
+            let mark = if is_new { ", withdrawn_at = ?3, withdrawing = 1" } else { "" };
+            let change = format!("ends_at = min(ends_at, ?3), starts_at = min(starts_at, ?3){mark}");
+            bump(transaction, &author, now, &row, (Action::SaleWithdraw, &change, &now.to_string()), &[])
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn withdrawing(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        self.read(|transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT sale_id FROM floodgate_sales INDEXED BY floodgate_sales_withdrawing
+                 WHERE withdrawing = 1 ORDER BY sale_id",
+            )?;
+            let sales = statement.query_map([], |row| parsed(row, 0))?;
+            Ok(sales.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn withdrawal_done(&self, sale: SaleId) -> Result<bool, DatabaseError> {
+        self.write(move |transaction, now| {
+            get(transaction, &sale)?;
+            let outstanding: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM floodgate_orders INDEXED BY floodgate_orders_sale
+                                WHERE sale_id = ?1 AND status IN ('unpaid', 'paid'))",
+                params![sale.as_str()],
+                |row| row.get(0),
+            )?;
+            if !outstanding {
+                update(transaction, &sale, now, "withdrawing = ?3", &false)?;
+            }
+            Ok(!outstanding)
         })
         .await
     }
@@ -199,6 +270,34 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(in crate::database) async fn settled_too_early(&self) -> Result<Vec<SaleId>, DatabaseError> {
+        let now = Timestamp((self.now)()).to_string();
+        self.read(move |transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT sale_id FROM floodgate_sales INDEXED BY floodgate_sales_ends
+                 WHERE settled = 1 AND ends_at > ?1 AND withdrawn_at IS NULL ORDER BY ends_at, sale_id",
+            )?;
+            let sales = statement.query_map(params![now], |row| parsed(row, 0))?.collect::<Result<_, _>>()?;
+            Ok(sales)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn lift_settled(&self, sale: SaleId) -> Result<bool, DatabaseError> {
+        self.write(move |transaction, now| {
+            let row = get(transaction, &sale)?;
+            if !row.settled || row.ends_at <= now {
+                return Ok(!row.settled);
+            }
+            transaction.execute(
+                &format!("UPDATE floodgate_sales SET {LIFT}, updated_at = ?2 WHERE sale_id = ?1"),
+                params![sale.as_str(), now.to_string()],
+            )?;
+            Ok(true)
+        })
+        .await
+    }
+
     pub(in crate::database) async fn mark_settled(&self, sale: SaleId) -> Result<bool, DatabaseError> {
         self.write(move |transaction, now| {
             let row = get(transaction, &sale)?;
@@ -228,7 +327,20 @@ pub(super) fn find(transaction: &Transaction<'_>, sale: &SaleId) -> Result<Optio
     Ok(statement.query_row(params![sale.as_str()], sale_row).optional()?)
 }
 
-fn get(transaction: &Transaction<'_>, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
+/// What the sale offered from this version on, if it has had it.
+pub(super) fn find_version(
+    transaction: &Transaction<'_>,
+    sale: &SaleId,
+    version: u64,
+) -> Result<Option<SaleVersionRow>, DatabaseError> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT version, definition, by_whom, at, reason FROM floodgate_sale_versions
+         WHERE sale_id = ?1 AND version = ?2",
+    )?;
+    Ok(statement.query_row(params![sale.as_str(), signed(version)], version_row).optional()?)
+}
+
+pub(super) fn get(transaction: &Transaction<'_>, sale: &SaleId) -> Result<SaleRow, DatabaseError> {
     find(transaction, sale)?.ok_or_else(|| DatabaseError::UnknownSale(sale.clone()))
 }
 
@@ -349,6 +461,8 @@ fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
         paused_by: row.get(7)?,
         opened_epoch: epoch(row, 8)?,
         installed_epoch: epoch(row, 10)?,
+        terms_version: unsigned(row, 12)?,
         settled: row.get(9)?,
+        withdrawn_at: parsed_option(row, 11)?,
     })
 }

@@ -29,6 +29,7 @@ fn pending(ids: std::ops::Range<u128>, owner: Owner, reserved_at_ms: u64) -> Vec
         quantity: 1,
         metadata: None,
         reserved_at_ms,
+        sale_version: None,
     };
     ids.map(|id| (owner, reservation(id))).collect()
 }

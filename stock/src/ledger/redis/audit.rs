@@ -178,7 +178,7 @@ impl RedisAudit {
         let Some(before) = self.kept(sale).await? else { return Ok(None) };
         let mut count = Count::default();
         self.pages("HSCAN", &self.key(sale, "orders"), |id, value| count.order(id, value)).await?;
-        self.pages("HSCAN", &self.key(sale, "users"), |user, units| count.user(user, units)).await?;
+        self.pages("HSCAN", &self.key(sale, "mine"), |user, holds| count.user(user, holds)).await?;
         // Ids go from fresh to the index, never back: read in this order, none is missed.
         self.fresh(sale, &mut count).await?;
         self.pages("ZSCAN", &self.key(sale, "pending"), |member, _| count.indexed(member)).await?;
@@ -317,14 +317,24 @@ fn place(config: &StockConfig) -> Result<Config, AuditError> {
     Ok(first)
 }
 
+/// Ids that are kept of one user at most.
+const KEPT_MAX: usize = 64;
+
+/// What one user holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Holds {
+    units: u64,
+    ids: HashSet<Vec<u8>>,
+}
+
 /// What one count has seen.
 #[derive(Default)]
 struct Count {
     seen: HashSet<Vec<u8>>,
-    /// User → units, by the orders.
-    held: HashMap<String, u64>,
-    /// User → units, by the hash of users.
-    kept: HashMap<String, u64>,
+    /// By user, by the orders.
+    held: HashMap<String, Holds>,
+    /// By user, by the hash `mine`.
+    kept: HashMap<String, Holds>,
     /// Id + owner, by the orders.
     pending: HashSet<Vec<u8>>,
     index: HashSet<Vec<u8>>,
@@ -355,7 +365,7 @@ impl Count {
             }),
             (Some(b'p'), 10..) => {
                 let line = value[9..].split(|byte| *byte == 0).next().unwrap_or_default();
-                let line = line.splitn(2, |byte| *byte == b':').nth(1).unwrap_or_default();
+                let line = line.splitn(3, |byte| *byte == b':').nth(2).unwrap_or_default();
                 of_line(line).inspect(|(units, _)| {
                     self.sums.pending_orders += 1;
                     self.sums.pending_units += units;
@@ -365,15 +375,22 @@ impl Count {
             _ => None,
         };
         match holding {
-            Some((units, user)) => *self.held.entry(user).or_default() += units,
+            Some((units, user)) => {
+                let held = self.held.entry(user).or_default();
+                held.units += units;
+                held.ids.insert(id.to_vec());
+            }
             None => self.unreadable += 1,
         }
     }
 
-    fn user(&mut self, user: &[u8], units: &[u8]) {
+    fn user(&mut self, user: &[u8], holds: &[u8]) {
         let user = String::from_utf8_lossy(user).into_owned();
+        let colon = holds.iter().position(|byte| *byte == b':').unwrap_or(holds.len());
+        let (units, ids) = holds.split_at(colon);
         let units = std::str::from_utf8(units).ok().and_then(|units| units.parse().ok()).unwrap_or(u64::MAX);
-        if self.kept.insert(user, units).is_none() {
+        let ids = ids.get(1..).unwrap_or_default().chunks(16).map(<[u8]>::to_vec).collect();
+        if self.kept.insert(user, Holds { units, ids }).is_none() {
             self.sums.users += 1;
             self.sums.user_units = self.sums.user_units.saturating_add(units);
         }
@@ -417,15 +434,24 @@ impl Count {
             ));
         }
         let users = self.held.keys().chain(self.kept.keys()).collect::<HashSet<_>>();
-        let units = |of: &HashMap<String, u64>, user: &String| of.get(user).copied().unwrap_or_default();
-        let wrong = users.into_iter().filter(|user| units(&self.held, user) != units(&self.kept, user));
-        findings.extend(wrong.map(|user| {
-            format!(
-                "user {user} holds {} units by the orders, {} are kept",
-                units(&self.held, user),
-                units(&self.kept, user)
-            )
-        }));
+        let nothing = Holds::default();
+        for user in users {
+            let [held, kept] = [&self.held, &self.kept].map(|of| of.get(user).unwrap_or(&nothing));
+            if held.units != kept.units {
+                findings.push(format!(
+                    "user {user} holds {} units by the orders, {} are kept",
+                    held.units, kept.units
+                ));
+            }
+            let is_whole = kept.ids.len() == held.ids.len().min(KEPT_MAX);
+            if !is_whole || !kept.ids.is_subset(&held.ids) {
+                findings.push(format!(
+                    "user {user} holds {} orders, and the {} that are kept as the user's are not these",
+                    held.ids.len(),
+                    kept.ids.len()
+                ));
+            }
+        }
         let all = findings.len();
         findings.truncate(FINDINGS_MAX);
         if all > FINDINGS_MAX {

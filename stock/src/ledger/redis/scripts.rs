@@ -34,6 +34,7 @@ scripts! {
     SETTLE = "settle",
     STATES = "states",
     PENDING = "pending",
+    MINE = "mine",
     SNAPSHOT = "snapshot",
     PUSH_SALE = "push_sale",
     INSTALL = "install",

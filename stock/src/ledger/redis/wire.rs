@@ -26,7 +26,7 @@ impl SaleKeys {
     }
 
     pub(super) fn named(prefix: &str, sale: &str) -> Self {
-        let kinds = ["books", "orders", "users", "pending", "fresh", "passes", "expiry"];
+        let kinds = ["books", "orders", "mine", "pending", "fresh", "passes", "expiry"];
         Self { keys: kinds.map(|kind| format!("{{{prefix}:{sale}}}:{kind}")) }
     }
 
@@ -97,6 +97,10 @@ impl Packed {
             self.bytes.push(0xCE);
             self.bytes.extend_from_slice(&number.to_be_bytes());
         }
+    }
+
+    pub(super) fn flag(&mut self, flag: bool) {
+        self.bytes.push(if flag { 0xC3 } else { 0xC2 });
     }
 
     pub(super) fn ids(&mut self, ids: impl ExactSizeIterator<Item = OrderId>) {
@@ -184,7 +188,7 @@ pub(super) fn id_state(letter: u8) -> Result<IdState, LedgerError> {
     }
 }
 
-/// Reads a pending value of the hash of orders: `p`, owner, `RESERVED_AT_MS:QUANTITY:USER`, perhaps NUL and metadata.
+/// Reads a pending value of the hash of orders: `p`, owner, `RESERVED_AT_MS:SALE_VERSION:QUANTITY:USER`, perhaps NUL and metadata.
 pub(super) fn reservation(
     order_id: OrderId,
     sale: &SaleId,
@@ -201,6 +205,7 @@ fn read_reservation(order_id: OrderId, sale: &SaleId, value: &[u8]) -> Option<(O
         None => (text, None),
     };
     let (reserved_at_ms, line) = line.split_once(':')?;
+    let (sale_version, line) = line.split_once(':')?;
     let (quantity, user) = line.split_once(':')?;
     let reservation = Reservation {
         order_id,
@@ -209,6 +214,8 @@ fn read_reservation(order_id: OrderId, sale: &SaleId, value: &[u8]) -> Option<(O
         quantity: quantity.parse().ok()?,
         metadata,
         reserved_at_ms: reserved_at_ms.parse().ok()?,
+        // 0: of a record that names none.
+        sale_version: Some(sale_version.parse().ok()?).filter(|version| *version != 0),
     };
     Some((Owner(u64::from_be_bytes(*owner)), reservation))
 }
@@ -217,6 +224,11 @@ fn read_reservation(order_id: OrderId, sale: &SaleId, value: &[u8]) -> Option<(O
 pub(super) fn pending_member(member: &[u8]) -> Result<OrderId, LedgerError> {
     let (id, _owner) = member.split_at_checked(16).unwrap_or_default();
     order_id(id)
+}
+
+/// Reads what follows one another in a value of the hash `mine`.
+pub(super) fn order_ids(bytes: &[u8]) -> Result<Vec<OrderId>, LedgerError> {
+    bytes.chunks(16).map(order_id).collect()
 }
 
 pub(super) fn order_id(bytes: &[u8]) -> Result<OrderId, LedgerError> {
@@ -240,11 +252,14 @@ mod tests {
     #[test]
     fn values_of_orders_are_read() {
         let sale: SaleId = "demo".parse().unwrap();
-        let (owner, found) = reservation(OrderId(7), &sale, b"p\0\0\0\0\0\0\0\x091700:2:a:b\0x\0:y").unwrap();
+        let (owner, found) =
+            reservation(OrderId(7), &sale, b"p\0\0\0\0\0\0\0\x091700:5:2:a:b\0x\0:y").unwrap();
         assert_eq!(owner, Owner(9));
         assert_eq!((found.reserved_at_ms, found.quantity, found.user.as_str()), (1_700, 2, "a:b"));
-        assert_eq!(found.metadata.as_deref(), Some("x\0:y"));
-        for broken in [&b""[..], b"r", b"p1", b"p\0\0\0\0\0\0\0\x091700:2", b"p\0\0\0\0\0\0\0\x091700:x:a"] {
+        assert_eq!((found.metadata.as_deref(), found.sale_version), (Some("x\0:y"), Some(5)));
+        for broken in
+            [&b""[..], b"r", b"p1", b"p\0\0\0\0\0\0\0\x091700:0:2", b"p\0\0\0\0\0\0\0\x091700:0:x:a"]
+        {
             assert!(matches!(reservation(OrderId(7), &sale, broken), Err(LedgerError::Uncertain(_))));
         }
     }

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::super::{
-    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerIdentity, LedgerServer, LedgerSight,
+    GrantOutcome, GrantRequest, IdState, LedgerError, LedgerIdentity, LedgerServer, LedgerSight, Mine,
     ReserveAnswer, ReserveBatch, Settlement, Snapshot,
 };
 use super::SimulatedServer;
 use super::memory::{Answer, Call};
-use crate::{DeploymentId, FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::{DeploymentId, FlagState, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
 /// Says by sale which of several servers holds it; below their number.
 pub type Placing = Arc<dyn Fn(&SaleId) -> usize + Send + Sync>;
@@ -121,6 +121,14 @@ impl SimulatedLedger {
         limit: usize,
     ) -> Result<Vec<(Owner, Reservation)>, LedgerError> {
         ask!(self, self.of(sale), Call::Pending(sale.clone(), owner, after, limit) => Answer::Pending)
+    }
+
+    pub(in super::super) async fn mine(
+        &self,
+        sale: &SaleId,
+        user: &UserId,
+    ) -> Result<Vec<Mine>, LedgerError> {
+        ask!(self, self.of(sale), Call::Mine(sale.clone(), user.clone()) => Answer::Mine)
     }
 
     pub(in super::super) async fn snapshot(&self, sale: &SaleId) -> Result<Snapshot, LedgerError> {

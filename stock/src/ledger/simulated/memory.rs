@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::time::Instant;
 
 use super::super::{
-    EmbeddedLedger, GrantOutcome, GrantRequest, IdState, LedgerError, ReserveAnswer, ReserveBatch,
+    EmbeddedLedger, GrantOutcome, GrantRequest, IdState, LedgerError, Mine, ReserveAnswer, ReserveBatch,
     Settlement, Snapshot,
 };
 use super::Caller;
 use super::happened::{OPENINGS_MAX, Opening};
-use crate::{DeploymentId, FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion};
+use crate::{DeploymentId, FlagState, Now, OrderId, Owner, Reservation, SaleId, SaleVersion, UserId};
 
 /// What the server knows.
 pub(super) struct Memory {
@@ -48,6 +48,7 @@ pub(super) enum Call {
     Release(SaleId, Vec<Settlement>),
     States(SaleId, Vec<OrderId>),
     Pending(SaleId, Option<Owner>, Option<OrderId>, usize),
+    Mine(SaleId, UserId),
     Snapshot(SaleId),
     PushSale(SaleVersion),
     Install(SaleVersion, u64),
@@ -71,6 +72,7 @@ impl Call {
             | Self::Release(sale, _)
             | Self::States(sale, _)
             | Self::Pending(sale, ..)
+            | Self::Mine(sale, _)
             | Self::Snapshot(sale)
             | Self::Restore(sale, ..)
             | Self::Open(sale, _) => Some(sale),
@@ -94,7 +96,15 @@ impl Call {
     }
 
     fn writes(&self) -> bool {
-        !matches!(self, Self::Now | Self::States(..) | Self::Pending(..) | Self::Snapshot(_) | Self::Leases)
+        !matches!(
+            self,
+            Self::Now
+                | Self::States(..)
+                | Self::Pending(..)
+                | Self::Mine(..)
+                | Self::Snapshot(_)
+                | Self::Leases
+        )
     }
 }
 
@@ -107,6 +117,7 @@ pub(super) enum Answer {
     Flag(FlagState),
     States(Vec<IdState>),
     Pending(Vec<(Owner, Reservation)>),
+    Mine(Vec<Mine>),
     Snapshot(Snapshot),
     Leases((u64, Vec<(Owner, u64)>)),
     Adopted(Option<u64>),
@@ -168,6 +179,7 @@ impl Memory {
             Call::Pending(sale, owner, after, limit) => {
                 Answer::Pending(books.pending(&sale, owner, after, limit)?)
             }
+            Call::Mine(sale, user) => Answer::Mine(books.mine(&sale, &user)?),
             Call::Snapshot(sale) => Answer::Snapshot(books.snapshot(&sale)?),
             Call::PushSale(version) => Answer::Flag(books.push_sale(&version)?),
             Call::Install(version, epoch) => Answer::Done(self.install(&version, epoch, caller)?),

@@ -61,15 +61,18 @@ pub(crate) async fn reserve_checks_in_order(ledger: Ledger) {
     sale.push(|version| (version.starts_at_ms, version.ends_at_ms) = (now_ms - 2, now_ms - 1)).await;
     assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::Ended);
     sale.push(|version| version.ends_at_ms = now_ms + HOUR_MS).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::LimitReached);
+    assert_eq!(sale.reserve(1, "ann", 3).await, limit_reached(&sale, []));
     assert_eq!(sale.reserve(1, "ann", 2).await, ReserveOutcome::SoldOut);
 }
 
 pub(crate) async fn a_batch_past_its_deadline_takes_nothing(ledger: Ledger) {
     let sale = Sale::open(ledger, "late", 5).await;
     let mut batch = sale.batch(vec![sale.request(1, "ann", 1)]);
-    batch.deadline_ms = sale.now_ms - 1;
-    assert_eq!(sale.ledger.reserve(&batch).await.unwrap_err(), LedgerError::DeadlinePassed);
+    // Over, and of a clock that was put back by an hour since.
+    for deadline_ms in [sale.now_ms - 1, sale.now_ms + HOUR_MS] {
+        batch.deadline_ms = deadline_ms;
+        assert_eq!(sale.ledger.reserve(&batch).await.unwrap_err(), LedgerError::DeadlinePassed);
+    }
     assert_eq!(sale.units().await, (5, 0, 0));
     assert_eq!(sale.state(1).await, IdState::Absent);
 }
@@ -100,16 +103,63 @@ pub(crate) async fn an_invalid_batch_takes_nothing(ledger: Ledger) {
 
 pub(crate) async fn limits_count_pending_and_confirmed_units(ledger: Ledger) {
     let sale = Sale::open(ledger, "limit", 9).await;
-    assert_eq!(sale.reserve(1, "ann", 3).await, ReserveOutcome::LimitReached);
+    assert_eq!(sale.reserve(1, "ann", 3).await, limit_reached(&sale, []));
     sale.take(2, "ann", 1).await;
-    assert_eq!(sale.reserve(3, "ann", 2).await, ReserveOutcome::LimitReached);
+    assert_eq!(sale.reserve(3, "ann", 2).await, limit_reached(&sale, [2]));
     sale.confirm(2, "ann", 1).await;
-    assert_eq!(sale.reserve(4, "ann", 2).await, ReserveOutcome::LimitReached);
+    assert_eq!(sale.reserve(4, "ann", 2).await, limit_reached(&sale, [2]));
     sale.take(5, "ann", 1).await;
-    assert_eq!(sale.reserve(6, "ann", 1).await, ReserveOutcome::LimitReached);
+    assert_eq!(sale.reserve(6, "ann", 1).await, limit_reached(&sale, [2, 5]));
     sale.release(2, "ann", 1).await;
     sale.take(7, "ann", 1).await;
     sale.take(8, "bob", 2).await;
+}
+
+fn limit_reached(sale: &Sale, held: impl IntoIterator<Item = u64>) -> ReserveOutcome {
+    ReserveOutcome::LimitReached { order_ids: held.into_iter().map(|n| sale.order(n)).collect() }
+}
+
+pub(crate) async fn a_batch_counts_what_it_took_itself(ledger: Ledger) {
+    let sale = Sale::open(ledger, "counts", 9).await;
+    sale.take(1, "ann", 1).await;
+    let answer = sale.reserve_all(vec![
+        sale.request(2, "ann", 1),
+        sale.request(3, "ann", 1),
+        sale.request(4, "bob", 2),
+        sale.request(5, "bob", 1),
+    ]);
+    let outcomes = answer.await.outcomes;
+    assert_eq!(outcomes[1], limit_reached(&sale, [1, 2]));
+    assert_eq!(outcomes[3], limit_reached(&sale, [4]));
+    assert_eq!(sale.mine("ann").await, [(1, true), (2, true)]);
+}
+
+pub(crate) async fn other_terms_refuse_what_is_new_and_a_record_names_its_version(ledger: Ledger) {
+    let mut sale = Sale::open(ledger, "terms", 9).await;
+    let before = sale.reserve(1, "ann", 1).await;
+    let ReserveOutcome::Pending { reservation, .. } = &before else { panic!("{before:?}") };
+    assert_eq!(reservation.sale_version, Some(1));
+    // A restock changes no terms.
+    sale.push(|version| version.total = 10).await;
+    let outcome = sale.reserve(2, "bob", 1).await;
+    let ReserveOutcome::Pending { reservation, .. } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(reservation.sale_version, Some(2));
+    sale.push(|version| (version.terms_version, version.paused) = (version.version, true)).await;
+    for n in [3, 4] {
+        let outcomes = sale.reserve_all((3..=n).map(|n| sale.request(n, "eve", 1)).collect()).await.outcomes;
+        assert!(outcomes.iter().all(|outcome| *outcome == ReserveOutcome::TermsDiffer), "{outcomes:?}");
+    }
+    // What was taken before keeps its answer, and its version.
+    let again = sale.reserve(1, "ann", 1).await;
+    let ReserveOutcome::Pending { first: false, reservation } = &again else { panic!("{again:?}") };
+    assert_eq!(reservation.sale_version, Some(1));
+    sale.push(|version| version.paused = false).await;
+    let mut batch = sale.batch(vec![sale.request(5, "eve", 1)]);
+    batch.terms_version = 3;
+    let outcome = sale.ledger.reserve(&batch).await.unwrap().outcomes.remove(0);
+    let ReserveOutcome::Pending { reservation, .. } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(reservation.sale_version, Some(4));
+    assert_eq!(sale.units().await, (7, 3, 0));
 }
 
 pub(crate) async fn not_enough_tells_what_is_left(ledger: Ledger) {

@@ -12,7 +12,8 @@ pub(crate) async fn confirm_of_the_unknown_takes_units_even_below_zero(ledger: L
         sale.confirm(2, "bob", 2).await;
         assert_eq!(sale.units().await, (-2, 2, 2));
     }
-    assert_eq!(sale.reserve(3, "bob", 1).await, ReserveOutcome::LimitReached);
+    let order_ids = vec![sale.order(2)];
+    assert_eq!(sale.reserve(3, "bob", 1).await, ReserveOutcome::LimitReached { order_ids });
     assert_eq!(sale.reserve(4, "eve", 1).await, ReserveOutcome::SoldOut);
     sale.release(1, "ann", 2).await;
     assert_eq!(sale.reserve(5, "eve", 1).await, ReserveOutcome::SoldOut);
@@ -87,4 +88,47 @@ pub(crate) async fn pending_is_listed_by_id_owner_and_page(ledger: Ledger) {
     assert_eq!(page(None, Some(2), 1).await, [(0xF1, 3)]);
     assert_eq!(page(Some(Owner(7)), Some(2), 1).await, [(7, 5)]);
     assert_eq!(page(None, Some(5), 10).await, []);
+}
+
+pub(crate) async fn a_users_orders_are_remembered_while_they_hold_units(ledger: Ledger) {
+    let sale = Sale::named(ledger, "mine", 9).await;
+    sale.ledger.install(&sale.version, 1).await.unwrap();
+    let closed = sale.ledger.mine(sale.id(), &super::user_id("ann")).await;
+    assert_eq!(closed, Err(stock::LedgerError::Closed), "absence means nothing yet");
+    // A rebuild: the rows and a log.
+    sale.confirm(1, "ann", 1).await;
+    sale.ledger.restore(sale.id(), 1, OWNER, &[sale.reservation(2, "bob", 1)]).await.unwrap();
+    sale.ledger.open(sale.id(), 1).await.unwrap();
+    assert_eq!(sale.mine("ann").await, [(1, false)]);
+    assert_eq!(sale.mine("bob").await, [(2, true)]);
+    assert_eq!(sale.mine("eve").await, []);
+
+    sale.take(3, "ann", 1).await;
+    sale.confirm(2, "bob", 2).await;
+    assert_eq!(sale.mine("ann").await, [(1, false), (3, true)]);
+    assert_eq!(sale.mine("bob").await, [(2, false)], "another quantity, the same order");
+    // The database is the truth of whose it is.
+    sale.confirm(3, "eve", 1).await;
+    assert_eq!((sale.mine("ann").await, sale.mine("eve").await), (vec![(1, false)], vec![(3, false)]));
+    sale.release(1, "ann", 1).await;
+    sale.release(3, "eve", 1).await;
+    assert_eq!((sale.mine("ann").await, sale.mine("eve").await), (vec![], vec![]));
+}
+
+pub(crate) async fn of_many_orders_the_newest_are_remembered(ledger: Ledger) {
+    let mut sale = Sale::open(ledger, "many", 900).await;
+    sale.push(|version| version.per_user_limit = 100).await;
+    for n in 1..=3 {
+        sale.take(n, "ann", 1).await;
+    }
+    let more = (4..=70).map(|n| sale.request(n, "ann", 1)).collect();
+    sale.reserve_all(more).await;
+    let newest = |from: u64, to: u64| (from..=to).map(|n| (n, true)).collect::<Vec<_>>();
+    assert_eq!(sale.mine("ann").await, newest(7, 70));
+    sale.take(71, "ann", 1).await;
+    assert_eq!(sale.mine("ann").await, newest(8, 71));
+    // What is remembered no longer still counts.
+    sale.release(1, "ann", 1).await;
+    assert_eq!(sale.mine("ann").await, newest(8, 71));
+    assert_eq!(sale.units().await, (830, 70, 0));
 }

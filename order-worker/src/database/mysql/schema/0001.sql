@@ -16,9 +16,10 @@ CREATE TABLE IF NOT EXISTS floodgate_sales (
     sale_id    VARCHAR(64)      NOT NULL PRIMARY KEY,
     total      INT UNSIGNED     NOT NULL,             -- units on offer now, restocks included
     sold       INT UNSIGNED     NOT NULL DEFAULT 0,   -- = sum of units_held over the sale's orders
-    version    BIGINT UNSIGNED  NOT NULL,             -- rises with publish, restock, pause, resume and a changed window
+    version    BIGINT UNSIGNED  NOT NULL,             -- rises with publish, restock, pause, resume, edit and a changed window
     definition MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE /*!80000 utf8mb4_0900_bin */ /*M!100200 utf8mb4_nopad_bin */ NOT NULL,
-                                                      -- JSON, as first published
+                                                      -- JSON, as published and edited; its total is the first one
+    terms_version   BIGINT UNSIGNED NOT NULL DEFAULT 1, -- since when price, currency, limit and pay time are as they are
     starts_at  CHAR(24)         NOT NULL,
     ends_at    CHAR(24)         NOT NULL,
     paused_by  VARCHAR(255) CHARACTER SET utf8mb4 COLLATE /*!80000 utf8mb4_0900_bin */ /*M!100200 utf8mb4_nopad_bin */ NULL,
@@ -26,10 +27,13 @@ CREATE TABLE IF NOT EXISTS floodgate_sales (
     installed_epoch BIGINT UNSIGNED NULL,             -- the latest epoch at which somebody took the right to install it
     settled    TINYINT UNSIGNED NOT NULL DEFAULT 0,   -- ended, nothing outstanding
     withdrawn_at CHAR(24)       NULL,                 -- an operator has ended it, orders and all
+    withdrawing TINYINT UNSIGNED NOT NULL DEFAULT 0,  -- the same, and some of its orders may still be unpaid or paid
     gather_key CHAR(64)         NULL,                 -- orders the first presses; drawn at publish, no buyer knows it
     created_at CHAR(24)         NOT NULL,
     updated_at CHAR(24)         NOT NULL,
     KEY floodgate_sales_settled (settled, sale_id),   -- what is looked after every second
+    KEY floodgate_sales_withdrawing (withdrawing, sale_id),  -- likewise
+    KEY floodgate_sales_ends (settled, ends_at),      -- what is settled and ends later
     CHECK (sold <= total)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;
 

@@ -14,8 +14,9 @@ CREATE TABLE floodgate_sales (
     sale_id    TEXT    NOT NULL PRIMARY KEY,
     total      INTEGER NOT NULL,            -- units on offer now, restocks included
     sold       INTEGER NOT NULL DEFAULT 0,  -- = sum of units_held over the sale's orders
-    version    INTEGER NOT NULL,            -- rises with publish, restock, pause, resume and a changed window
-    definition TEXT    NOT NULL,            -- JSON, as first published
+    version    INTEGER NOT NULL,            -- rises with publish, restock, pause, resume, edit and a changed window
+    definition TEXT    NOT NULL,            -- JSON, as published and edited; its total is the first one
+    terms_version INTEGER NOT NULL DEFAULT 1, -- since when price, currency, limit and pay time are as they are
     starts_at  TEXT    NOT NULL,
     ends_at    TEXT    NOT NULL,
     paused_by  TEXT,
@@ -23,6 +24,7 @@ CREATE TABLE floodgate_sales (
     installed_epoch INTEGER,                -- the latest epoch at which somebody took the right to install it
     settled    INTEGER NOT NULL DEFAULT 0,  -- ended, nothing outstanding
     withdrawn_at TEXT,                      -- an operator has ended it, orders and all
+    withdrawing INTEGER NOT NULL DEFAULT 0, -- the same, and some of its orders may still be unpaid or paid
     gather_key TEXT,                        -- orders the first presses; drawn at publish, no buyer knows it
     created_at TEXT    NOT NULL,
     updated_at TEXT    NOT NULL,
@@ -30,6 +32,9 @@ CREATE TABLE floodgate_sales (
 ) WITHOUT ROWID;
 -- What is looked after every second.
 CREATE INDEX floodgate_sales_settled ON floodgate_sales (settled, sale_id);
+CREATE INDEX floodgate_sales_withdrawing ON floodgate_sales (withdrawing, sale_id);
+-- What is settled and ends later.
+CREATE INDEX floodgate_sales_ends ON floodgate_sales (settled, ends_at);
 
 -- What a sale offered at each of its versions: a promise is judged by the one under which it was made.
 CREATE TABLE floodgate_sale_versions (

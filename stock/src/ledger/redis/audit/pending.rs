@@ -43,16 +43,16 @@ impl RedisAudit {
     }
 }
 
-/// Of `p`, the owner's 8 bytes, `RESERVED_AT_MS:QUANTITY:USER`, perhaps NUL and metadata.
+/// Of `p`, the owner's 8 bytes, `RESERVED_AT_MS:SALE_VERSION:QUANTITY:USER`, perhaps NUL and metadata.
 fn long_pending(id: &[u8], value: &[u8]) -> Option<LongPending> {
     let (owner, text) = value.strip_prefix(b"p")?.split_first_chunk::<8>()?;
     let line = std::str::from_utf8(text.split(|byte| *byte == 0).next()?).ok()?;
-    let mut parts = line.splitn(3, ':');
+    let mut parts = line.splitn(4, ':');
     Some(LongPending {
         order_id: OrderId(u128::from_be_bytes(id.try_into().ok()?)),
         owner: Owner(u64::from_be_bytes(*owner)),
         reserved_at_ms: parts.next()?.parse().ok()?,
-        quantity: parts.next()?.parse().ok()?,
+        quantity: parts.nth(1)?.parse().ok()?,
     })
 }
 
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn only_what_is_pending_is_read() {
         let id = 7u128.to_be_bytes();
-        let found = long_pending(&id, b"p\0\0\0\0\0\0\0\x091700:2:a:b\0x:y").unwrap();
+        let found = long_pending(&id, b"p\0\0\0\0\0\0\0\x091700:5:2:a:b\0x:y").unwrap();
         let expected =
             LongPending { order_id: OrderId(7), owner: Owner(9), quantity: 2, reserved_at_ms: 1_700 };
         assert_eq!(found, expected);

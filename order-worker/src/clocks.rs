@@ -18,11 +18,13 @@ const HOLDS: Duration = Duration::from_secs(1);
 const LEDGER_MAX: Duration = Duration::from_secs(1);
 
 /// Asks them at most once a second.
-pub(super) struct Clocks {
+pub(crate) struct Clocks {
     database: Database,
     stock: Arc<Stock>,
     now: Now,
     apart: Gauge,
+    /// What does not happen while they do not agree.
+    rests: &'static str,
     last: Mutex<Option<(Instant, bool)>>,
 }
 
@@ -59,12 +61,18 @@ fn agree(database: Ahead, ledger: Option<Ahead>) -> bool {
 }
 
 impl Clocks {
-    pub(super) fn new(database: Database, stock: Arc<Stock>, now: Now, apart: Gauge) -> Self {
-        Self { database, stock, now, apart, last: Mutex::new(None) }
+    pub(crate) fn new(
+        database: Database,
+        stock: Arc<Stock>,
+        now: Now,
+        apart: Gauge,
+        rests: &'static str,
+    ) -> Self {
+        Self { database, stock, now, apart, rests, last: Mutex::new(None) }
     }
 
-    /// Whether something may be closed now. Not while the database cannot be asked.
-    pub(super) async fn agree(&self) -> bool {
+    /// Whether something final may follow from the time now. Not while the database cannot be asked.
+    pub(crate) async fn agree(&self) -> bool {
         if let Some((at, agree)) = *self.last.lock()
             && at.elapsed() < HOLDS
         {
@@ -76,8 +84,9 @@ impl Clocks {
             self.apart.set(i64::from(!agree));
             if !agree {
                 tracing::error!(
-                    "the clocks of database, ledger and this process are more than 5 s apart, or the database does not answer: no \
-                     order is closed until they agree; see to the time servers of these machines"
+                    "the clocks of database, ledger and this process are more than 5 s apart, or the database does not answer: {} \
+                     until they agree; see to the time servers of these machines",
+                    self.rests
                 );
             }
         }
