@@ -82,9 +82,10 @@ pub(crate) enum Once {
     /// Compare ledger, logs and database of the running system; exit 1 if a unit, an order or money does not add up, or
     /// nobody can tell
     ///
-    /// Named are sums and totals that differ, promised orders that were rejected, and orders that have been pending for
-    /// more than a minute and are in no log and no row. Where such orders could be in a log that is not on this
-    /// machine, the audit is incomplete: run it on the machines of those logs.
+    /// Named are sums and totals that differ, promised orders that were rejected, and orders that have been pending for more than a
+    /// minute and are in no log and no row. The audit is incomplete where promises could be that it does not see: in a log that is not on
+    /// this machine, while units are pending (run it on the machines of those logs); in a ledger that is closed for a rebuild; in an
+    /// embedded ledger whose process does not answer.
     Audit(audit::Audit),
     /// Show the stock ledger's books and who takes part, or rebuild it
     #[command(subcommand)]

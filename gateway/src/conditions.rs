@@ -56,6 +56,10 @@ pub enum Condition {
     LogLinesLost,
     /// The clock of this machine, or of the ledger, has jumped lately.
     ClockJumped,
+    /// Nothing is closed, since clocks do not agree.
+    ClocksApart,
+    /// Money is not sent back.
+    RefundsStuck,
 }
 
 /// From so much of `queue.backlog_max` on a gateway is unready: what is promised elsewhere is drained sooner.
@@ -63,7 +67,7 @@ pub const BACKLOG_PERCENT_MAX: u64 = 90;
 
 impl Condition {
     /// Every one of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::ShuttingDown,
         Self::NoEpoch,
         Self::OtherLedger,
@@ -85,6 +89,8 @@ impl Condition {
         Self::LeaseFailing,
         Self::LogLinesLost,
         Self::ClockJumped,
+        Self::ClocksApart,
+        Self::RefundsStuck,
     ];
 
     /// For programs. Never changes.
@@ -112,6 +118,8 @@ impl Condition {
             Self::LeaseFailing => "lease-failing",
             Self::LogLinesLost => "log-lines-lost",
             Self::ClockJumped => "clock-jumped",
+            Self::ClocksApart => "clocks-apart",
+            Self::RefundsStuck => "refunds-stuck",
         }
     }
 
@@ -160,6 +168,14 @@ impl Condition {
             Self::ClockJumped => {
                 "the clock of this machine, or of the stock ledger's, has jumped within the last 10 minutes: see to its time server; \
                  the log says by how much"
+            }
+            Self::ClocksApart => {
+                "no order is closed: the clocks of database, stock ledger and this process are more than 5 s apart, or the database does \
+                 not answer; see to the time servers"
+            }
+            Self::RefundsStuck => {
+                "money is not sent back: refunds were due for more than a minute, or have had a final no; set payment.refund_url, and \
+                 see `floodgate refunds list`"
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One instance of the gateway: what it is made of and how its parts are put together. Does no I/O; `server` serves it.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::registry::Registry;
 use queue::{GroupWatch, Random, Topic};
@@ -15,7 +15,7 @@ use crate::api::orders::OrderDocument;
 use crate::api::payments::InFlight;
 use crate::catalog::{Catalog, PageHints};
 use crate::clock::LedgerClocks;
-use crate::conditions::Conditions;
+use crate::conditions::{Condition, Conditions};
 use crate::config::{
     AdminConfig, AuthConfig, ChallengeKind, ConfigError, GateConfig, GatewayConfig, LimitsConfig,
 };
@@ -31,6 +31,9 @@ use crate::streams::Streams;
 
 /// How many looks at orders a user has for each purchase that `limits.per_user_rps` allows.
 const LOOKS_PER_PURCHASE: u32 = 4;
+
+/// Says what holds of a worker.
+pub type WorkerConditions = Box<dyn Fn() -> Vec<Condition> + Send + Sync>;
 
 /// What a gateway is made of.
 pub struct GatewayParts {
@@ -103,6 +106,7 @@ pub struct Gateway {
     pub(crate) clock_has_jumped: Option<fn() -> bool>,
     /// Whether lines of the process's log are lost at the moment.
     pub(crate) loses_log_lines: Option<fn() -> bool>,
+    pub(crate) worker: OnceLock<WorkerConditions>,
     pub(crate) random: Random,
 }
 
@@ -198,6 +202,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
             clock_has_jumped: None,
             loses_log_lines: None,
+            worker: OnceLock::new(),
             random,
         })
     }
@@ -214,6 +219,11 @@ impl Gateway {
     pub fn with_log(mut self, loses_lines: fn() -> bool) -> Self {
         self.loses_log_lines = Some(loses_lines);
         self
+    }
+
+    /// A worker runs in the same process: what holds of it is asked at each `/readyz`. The first call decides.
+    pub fn show_worker(&self, holding: WorkerConditions) {
+        let _ = self.worker.set(holding);
     }
 
     /// The sales on offer: to be filled, and replaced at every change, by whoever knows them.

@@ -113,7 +113,9 @@ impl Gateway {
             ),
             (Condition::FewQuestions, self.challenges.as_ref().is_some_and(|c| !c.ready())),
         ];
-        holds.into_iter().filter(|(_, holds)| *holds).map(|(condition, _)| condition).collect()
+        let of_worker = self.worker.get().map(|holding| holding()).unwrap_or_default();
+        let own = holds.into_iter().filter(|(_, holds)| *holds).map(|(condition, _)| condition);
+        own.chain(of_worker).collect()
     }
 
     /// Whether buyers should be sent here, and all that an operator should know.

@@ -22,7 +22,7 @@ pub mod purchase;
 pub mod server;
 mod streams;
 
-pub use gateway::{Gateway, GatewayParts};
+pub use gateway::{Gateway, GatewayParts, WorkerConditions};
 
 /// Every failpoint of this crate, in the order of the steps. One that fails its step gives the error that the world would.
 pub const FAILPOINTS: &[&str] = &[

@@ -127,3 +127,23 @@ fn another_ledger_takes_the_gateway_out_and_a_silent_one_does_not() {
     comes_to(&site, &[]);
     assert_eq!(site.buy(&pass, "{}").status, 202);
 }
+
+#[test]
+fn what_holds_of_a_worker_in_the_same_process_is_a_note() {
+    use gateway::conditions::Condition::{ClocksApart, RefundsStuck};
+    let site = Site::start(Options::default());
+    site.await_ready();
+    comes_to(&site, &[]);
+    let holds = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let does_hold = holds.clone();
+    site.gateway.show_worker(Box::new(move || match does_hold.load(Ordering::Relaxed) {
+        true => vec![ClocksApart, RefundsStuck],
+        false => vec![],
+    }));
+    let (status, said) = comes_to(&site, &["clocks-apart", "refunds-stuck"]);
+    assert_eq!((status, &said["lacks"]), (200, &Value::Array(vec![])), "buyers can buy");
+    assert!(said["notes"].to_string().contains("payment.refund_url"), "{said}");
+    assert_eq!(buy(&site, "ann"), 202);
+    holds.store(false, Ordering::Relaxed);
+    comes_to(&site, &[]);
+}

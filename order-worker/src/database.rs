@@ -55,13 +55,13 @@ pub use money::{MoneyRow, PaidOtherwise};
 pub use mysql::mysql_schema_sql;
 pub use payments::{Capture, Captured, Disposition, PaymentRow, RefundReason};
 pub use refunds::{
-    Part, RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundRow, RefundState, RefundTold,
-    UnknownRefundState,
+    OVERDUE_MS, OpenRefunds, Part, RefundAsked, RefundBy, RefundHeard, RefundOutcome, RefundRow, RefundState,
+    RefundTold, UnknownRefundState,
 };
 pub use registry::{ENGINE_DISK, Instance, LedgerChange};
 pub use sales::{LIFTED_EPOCH, Published, SaleRow, SaleVersionRow};
 pub use schema::SchemaState;
-pub use shares::{Beat, LogBeat, Renewed, Share};
+pub use shares::{Beat, LogBeat, Renewed, Share, Work};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
 pub use transitions::CloseCause;
 pub use witness::{Begun, Life, Sight, WITNESS_MAX_MS, Witness};

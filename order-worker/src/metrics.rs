@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use queue::{GroupWatch, Lag, LogAddress};
 
+use crate::database::OpenRefunds;
 use crate::reconcile::money::MoneyAudit;
 
 /// Every metric of the worker's side. Clones count together.
@@ -63,6 +64,8 @@ pub struct WorkerMetrics {
     money: Family<Part, Gauge>,
     /// What does not add up of it, in sentences.
     money_faults: Gauge,
+    /// Refunds that wait, by what for.
+    open_refunds: Family<State, Gauge>,
 }
 
 /// Label of `floodgate_rejected_orders_total`.
@@ -84,6 +87,12 @@ pub(crate) struct Found {
 struct Part {
     currency: String,
     part: &'static str,
+}
+
+/// Label of `floodgate_open_refunds`: `due`, `overdue` or `stuck`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: &'static str,
 }
 
 /// Label of `floodgate_refund_tries_total`: `succeeded`, `sent`, `again` or `stuck`.
@@ -120,6 +129,7 @@ impl WorkerMetrics {
             clocks_apart: Gauge::default(),
             money: Family::default(),
             money_faults: Gauge::default(),
+            open_refunds: Family::default(),
         };
         registry.register(
             "floodgate_drained_orders",
@@ -227,6 +237,11 @@ impl WorkerMetrics {
             "What does not add up between payments, refunds and orders, as last audited: anything but 0 is a bug or a changed row",
             metrics.money_faults.clone(),
         );
+        registry.register(
+            "floodgate_open_refunds",
+            "Refunds that wait, as last counted: due (their time to be sent has come), overdue (for a minute, so that nobody sends them), stuck (a final no)",
+            metrics.open_refunds.clone(),
+        );
         metrics
     }
 
@@ -239,6 +254,29 @@ impl WorkerMetrics {
             }
         }
         self.money_faults.set(i64::try_from(audit.broken.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Whether nothing is closed since clocks do not agree, or the database does not answer.
+    #[must_use]
+    pub fn are_clocks_apart(&self) -> bool {
+        self.clocks_apart.get() != 0
+    }
+
+    /// Whether refunds wait that nobody sends, or that somebody has to look at, as last counted.
+    #[must_use]
+    pub fn are_refunds_stuck(&self) -> bool {
+        ["overdue", "stuck"].into_iter().any(|state| self.refunds(state).get() != 0)
+    }
+
+    pub(crate) fn refunds_wait(&self, open: OpenRefunds) {
+        let OpenRefunds { due, overdue, stuck } = open;
+        for (state, refunds) in [("due", due), ("overdue", overdue), ("stuck", stuck)] {
+            self.refunds(state).set(i64::try_from(refunds).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn refunds(&self, state: &'static str) -> Gauge {
+        self.open_refunds.get_or_create_owned(&State { state })
     }
 }
 

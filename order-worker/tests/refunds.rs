@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_worker::database::{Capture, Disposition, RefundState};
+use order_worker::database::{Capture, Disposition, RefundOutcome, RefundState, RefundTold};
 use order_worker::life::outward::Service;
 use order_worker::life::payments::config::{PaymentConfig, PaymentSecret};
 use order_worker::life::payments::standard_webhooks::StandardWebhooks;
-use order_worker::life::refunds::Refunds;
+use order_worker::life::refunds::{Refunds, watch_refunds};
 use order_worker::{Closing, ClosingParts, DrainConfig, Shop, Worker, WorkerParts};
 use parking_lot::Mutex;
 use stock::OrderStatus;
@@ -230,4 +230,31 @@ async fn a_shop_that_gives_no_answer_holds_up_no_closing() {
     };
     let told = tokio::time::timeout(Duration::from_secs(60), told).await.expect("not told within a minute");
     assert_eq!(told, [format!("{}-closed", order_id(1))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refunds_that_nobody_sends_are_seen() {
+    let world = World::new();
+    let (shutdown, down) = tokio::sync::watch::channel(false);
+    let watching = tokio::spawn(watch_refunds(world.database.clone(), world.metrics.clone(), false, down));
+    let figures = async || {
+        // Longer than between two counts.
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        ["due", "overdue", "stuck"].map(|state| {
+            let line = format!("floodgate_open_refunds{{state=\"{state}\"}}");
+            world.metric(&line) as u64
+        })
+    };
+    assert_eq!((figures().await, world.metrics.are_refunds_stuck()), ([0, 0, 0], false));
+    let id = late(&world, 1).await;
+    assert_eq!((figures().await, world.metrics.are_refunds_stuck()), ([1, 0, 0], false));
+    world.advance(60_000);
+    assert_eq!((figures().await, world.metrics.are_refunds_stuck()), ([1, 1, 0], true));
+    let told = |outcome| RefundTold { refund_id: id.clone(), outcome, provider_refund_id: None };
+    world.database.refund_told(&told(RefundOutcome::Failed("no".into()))).await.unwrap();
+    assert_eq!((figures().await, world.metrics.are_refunds_stuck()), ([0, 0, 1], true));
+    world.database.refund_told(&told(RefundOutcome::Succeeded)).await.unwrap();
+    assert_eq!((figures().await, world.metrics.are_refunds_stuck()), ([0, 0, 0], false));
+    shutdown.send_replace(true);
+    watching.await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use order_worker::database::{Database, SharedConnection};
+use order_worker::database::{Database, SharedConnection, Work};
 use order_worker::drain::rate_shares;
 use order_worker::{DrainConfig, Pace};
 use parking_lot::Mutex;
@@ -54,7 +54,8 @@ impl World {
         let pace = Arc::new(Pace::new(&config));
         let (shutdown, down) = watch::channel(false);
         let life = self.lives.fetch_add(1, Ordering::Relaxed);
-        let sharing = tokio::spawn(rate_shares::run(self.database.clone(), pace.clone(), life, down));
+        let sharing =
+            tokio::spawn(rate_shares::run(self.database.clone(), pace.clone(), (Work::Drain, life), down));
         let draining = tokio::spawn({
             let (pace, written, begun) = (pace.clone(), self.written.clone(), self.begun);
             async move {

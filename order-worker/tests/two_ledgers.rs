@@ -11,7 +11,7 @@ use order_worker::database::WITNESS_MAX_MS;
 use order_worker::{Member, MemberParts, MemberRow, MembershipMetrics};
 use prometheus_client::registry::Registry;
 use stock::ledger::{FaultPlan, SimulatedServer};
-use stock::{EmbeddedFlag, EpochGate, Flag, Ledger, LedgerError, Stock};
+use stock::{EmbeddedFlag, EpochGate, Flag, Ledger, LedgerError, Stock, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -119,6 +119,56 @@ async fn a_process_that_names_another_ledger_stops_nobody() {
     }
     strays.end().await;
     back.end().await;
+}
+
+#[tokio::test]
+async fn an_outage_gives_the_sales_to_no_process_that_names_another_ledger() {
+    let directories = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let (ours, theirs) = (server(1), server(2));
+    let first = Process::start_closed(on(World::new(), &ours), directories[0].path()).await;
+    let second = Process::start_closed(on(first.world.neighbour(), &ours), directories[1].path()).await;
+    let strays = Process::start_closed(on(first.world.neighbour(), &theirs), directories[2].path()).await;
+    let (world, database) = (first.world.neighbour(), first.world.database.clone());
+    let sale = world.publish("s", 10, 10).await;
+    let mut members = Vec::new();
+    for process in [&first, &second] {
+        let mut member = process.member(true);
+        assert_eq!(member.start().await.unwrap(), 1);
+        members.push(run(member));
+    }
+    let recorded = database.life().await.unwrap().ledger.unwrap();
+    let seen_now = || {
+        let count = "SELECT COUNT(*) FROM floodgate_instances WHERE seen_ledger = ?1 AND seen_at = ?2";
+        let now = Timestamp(world.now()()).to_string();
+        world.connection.with(|connection| {
+            connection.query_row(count, [recorded.as_str(), &now], |row| row.get::<_, u32>(0)).unwrap()
+        })
+    };
+    let mut stray = strays.member(true);
+    stray.start().await.unwrap();
+
+    // For three times as long as a word counts nobody can connect.
+    ours.set_away(true);
+    for _ in 0..5 {
+        world.advance(3_000);
+        until("both repeat their word", async || seen_now() == 2).await;
+        stray.start().await.unwrap();
+        assert_eq!(database.epoch().await.unwrap(), 1, "a stray took the sales during an outage");
+    }
+    // It comes back as another life. Now nobody sees the recorded one, but two see the same.
+    ours.wipe();
+    let stray = run(stray);
+    ours.set_away(false);
+    until("it is open again", async || ours.is_open(&sale)).await;
+    assert_eq!(database.epoch().await.unwrap(), 2);
+    assert!(strays.world.stock.is_elsewhere() && !theirs.is_open(&sale));
+    for (stop, running) in members.into_iter().chain([stray]) {
+        stop.send_replace(true);
+        running.await.unwrap();
+    }
+    for process in [first, second, strays] {
+        process.end().await;
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 //!
 //! The rows are read from the database, and every registered log that is on this machine. A ledger in Redis is counted there; an
 //! embedded one lives in the running process and is asked through its admin listener. Without a running process there is none to
-//! compare: the rows alone are audited, and it is said so. Money is audited from the rows alone (`money`).
+//! compare: the rows alone are audited, and the audit is incomplete, as it is while a rebuild is under way. Money is audited from the rows
+//! alone (`money`).
 
 mod money;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -69,9 +71,9 @@ enum Verdict {
     Good,
     /// Something does not.
     Broken,
-    /// Orders are pending for long, and could be in a log that was out of reach.
+    /// Promises could be where nobody looked: the ledger is closed for a rebuild, or orders are pending and a log was out of reach.
     Incomplete,
-    /// The rows add up; the ledger was not asked.
+    /// The rows add up; the ledger was not asked. Incomplete as well, but for a sale that is settled, which has left the ledger.
     RowsOnly,
 }
 
@@ -151,7 +153,7 @@ impl Line {
         }
         if !self.rows.broken.is_empty() {
             self.verdict = Verdict::Broken;
-        } else if self.incomplete.is_some() {
+        } else if self.incomplete.is_some() && self.verdict == Verdict::Good {
             self.verdict = Verdict::Incomplete;
         }
         Ok(())
@@ -229,6 +231,12 @@ async fn embedded(
     let logs = logs::registered(database).await?;
     let mut lines = Vec::new();
     let mut unreachable = None;
+    let settled: BTreeSet<SaleId> = database
+        .sales()
+        .await?
+        .into_iter()
+        .filter_map(|row| row.settled.then_some(row.definition.id))
+        .collect();
     for rows in audit(database, None, None, None).await?.sales {
         let mut asked = None;
         if unreachable.is_none() && rows.total.is_some() {
@@ -247,7 +255,16 @@ async fn embedded(
                 let found: Vec<String> = found.filter(|found| !line.rows.broken.contains(found)).collect();
                 line.rows.broken.extend(found);
             }
-            None => line.verdict = Verdict::RowsOnly,
+            None => {
+                line.verdict = Verdict::RowsOnly;
+                if line.rows.total.is_some() && !settled.contains(&line.rows.sale) {
+                    line.incomplete = Some(
+                        "the process that holds the ledger does not answer, so nobody can tell what it has promised beside the rows; \
+                         start `floodgate`, then run this again"
+                            .into(),
+                    );
+                }
+            }
         }
         line.look_closer(database, &logs, since, pending).await?;
         lines.push(line);
@@ -298,6 +315,7 @@ async fn shared(
 ) -> Result<(Vec<Line>, Option<String>), Failure> {
     let ledger = SharedLedger::connect(config, database.known_deployment().await?).await?;
     let logs = logs::registered(database).await?;
+    let out_of_reach = logs::out_of_reach(&logs);
     let (mut lines, mut closed) = (Vec::new(), Vec::new());
     for sale in database.sales_named().await? {
         let row = database.sale(&sale).await?;
@@ -326,7 +344,7 @@ async fn shared(
         if let Some(books) = &running {
             rows.broken.extend(disagreements(books, &rows));
         }
-        let mut pending = Vec::new();
+        let (mut pending, mut incomplete) = (Vec::new(), None);
         match &counted {
             Some(counted) => {
                 rows.broken.extend(counted.findings.iter().cloned());
@@ -335,9 +353,20 @@ async fn shared(
                     rows.broken.extend(totals_differ((rows.version, rows.total), ledger_has));
                     if counted.pending > 0 {
                         pending = ledger.long_pending(&sale).await?;
+                        if !out_of_reach.is_empty() {
+                            incomplete = Some(format!(
+                                "units are pending, and their orders could be in logs that were out of reach: {}. Run this where they are",
+                                out_of_reach.join("; ")
+                            ));
+                        }
                     }
                 } else if is_due && !counted.foreign {
                     closed.push(sale.to_string());
+                    incomplete = Some(
+                        "the ledger is closed for a rebuild, and until it is open again it knows part of the promises only; `ledger \
+                         instances` says who is awaited"
+                            .into(),
+                    );
                 }
             }
             None if is_due => {
@@ -346,10 +375,10 @@ async fn shared(
             None => {}
         }
         let mut line = Line::new(rows, running, counted, &logs);
+        line.incomplete = incomplete;
         line.look_closer(database, &logs, since, pending).await?;
         lines.push(line);
     }
-    let out_of_reach = logs::out_of_reach(&logs);
     let mut gaps = Vec::new();
     if !closed.is_empty() {
         gaps.push(format!(

@@ -40,7 +40,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
 
     // 3. The drain and what follows it, on a thread of their own: its commits block.
     let metrics = WorkerMetrics::new(&mut registry);
-    let buyers = Buyers::new(&config, &foundation, &instance, &journal, &mut registry).await?;
+    let worker = (&journal, Some(metrics.clone()));
+    let buyers = Buyers::new(&config, &foundation, &instance, worker, &mut registry).await?;
     let (stop, stopping) = watch::channel(false);
     let pace = Arc::new(Pace::new(&config.drain));
     let topic = instance.timeouts().await?;
@@ -67,6 +68,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
         }
     };
     let money = closing::money(&config, &foundation, &metrics, stopping.clone())?;
+    let money = closing::sharing(closing.clone(), is_shared.then(random), stopping.clone(), money);
     let mut worker = WorkerThread::start(
         "worker",
         background::follow(

@@ -7,11 +7,12 @@ use gateway::server::Running;
 use gateway::{Gateway, GatewayParts};
 use order_worker::life::payments::Receivers;
 use order_worker::life::payments::inbox::PaymentInbox;
-use order_worker::{Instance, JournalKey};
+use order_worker::{Instance, JournalKey, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use stock::{EpochGate, SaleId};
 use tokio::task::JoinHandle;
 
+use super::probes::of_closing_and_money;
 use super::{Foundation, StartError};
 use crate::config::{Config, ConfigError};
 use crate::entropy::random;
@@ -31,12 +32,12 @@ pub(super) struct Buyers {
 }
 
 impl Buyers {
-    /// Puts the gateway together and offers the sales of the database; nobody is served yet.
+    /// Puts the gateway together and offers the sales of the database; nobody is served yet. `worker`: of one in the same process.
     pub(super) async fn new(
         config: &Config,
         foundation: &Foundation,
         instance: &Instance,
-        journal: &JournalKey,
+        (journal, worker): (&JournalKey, Option<WorkerMetrics>),
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let Foundation { now, database, stock } = foundation.clone();
@@ -69,6 +70,9 @@ impl Buyers {
         log::register(registry);
         clock::register(registry);
         let gateway = Arc::new(gateway.with_log(log::loses_lines).with_clock(clock::has_jumped));
+        if let Some(metrics) = worker {
+            gateway.show_worker(Box::new(move || of_closing_and_money(&metrics)));
+        }
         operator.offer_through(gateway.catalog().clone());
         operator.refresh_catalog().await?;
         // Before the first buyer: deadlines made by this machine's own clock would let a late batch through.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use order_worker::life::outward::Service;
 use order_worker::life::payments::config::ServiceUrl;
 use order_worker::life::payments::standard_webhooks::StandardWebhooks;
-use order_worker::life::refunds::Refunds;
+use order_worker::life::refunds::{Refunds, watch_refunds};
 use order_worker::{
     Closing, ClosingParts, GetTopic, Shop, Timeouts, WorkerMetrics, join_payments, watch_money,
 };
@@ -49,6 +49,8 @@ pub(super) fn money(
     let (payment, database) = (&config.payment, foundation.database.clone());
     let joining = join_payments(database.clone(), payment.unmatched_refund_s * 1_000, stopping.clone());
     let auditing = watch_money(database.clone(), metrics.clone(), stopping.clone());
+    let waiting =
+        watch_refunds(database.clone(), metrics.clone(), payment.refund_url.is_some(), stopping.clone());
     let refunds = match &payment.refund_url {
         Some(url) => Some(Refunds::new(database, service(config, url)?, metrics.clone())),
         None => None,
@@ -59,8 +61,24 @@ pub(super) fn money(
         }
     };
     Ok(async move {
-        tokio::join!(joining, refunding, auditing);
+        tokio::join!(joining, refunding, auditing, waiting);
     })
+}
+
+/// `beside`, and where several processes close orders of one database this one held to its share of the limit, under the name of its
+/// random `life`.
+pub(super) async fn sharing(
+    closing: Arc<Closing>,
+    life: Option<u64>,
+    stopping: watch::Receiver<bool>,
+    beside: impl Future<Output = ()>,
+) {
+    let shared = async {
+        if let Some(life) = life {
+            closing.share(life, stopping).await;
+        }
+    };
+    tokio::join!(shared, beside);
 }
 
 /// One address of the shop's, which knows our calls by the callback's secrets.

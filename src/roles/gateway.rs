@@ -35,7 +35,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), StartError> {
     let membership = tokio::spawn(async move { member.run(stopping).await });
 
     // 3. The buyers.
-    let buyers = Buyers::new(&config, &foundation, &instance, &journal, &mut registry).await?;
+    let buyers = Buyers::new(&config, &foundation, &instance, (&journal, None), &mut registry).await?;
     let running = buyers.start(registry)?;
     buyers.greet(&config, &running, None);
     let ended = tokio::select! {

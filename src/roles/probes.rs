@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use order_worker::{SourceState, Sources, WorkerLog};
+use order_worker::{SourceState, Sources, WorkerLog, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use stock::Timestamp;
@@ -49,6 +49,7 @@ struct Watched {
     sources: Arc<Sources>,
     log: Arc<WorkerLog>,
     registry: Arc<Registry>,
+    metrics: WorkerMetrics,
     /// Since when each holds, as probes have seen it.
     conditions: Conditions,
 }
@@ -59,7 +60,7 @@ impl Probes {
         config: &Config,
         foundation: Foundation,
         (sources, log): (Arc<Sources>, Arc<WorkerLog>),
-        registry: Arc<Registry>,
+        (registry, metrics): (Arc<Registry>, WorkerMetrics),
     ) -> Result<Self, StartError> {
         let (key, address) = ("admin.listen", config.admin.listen);
         let refused = |source: io::Error| match source.kind() {
@@ -68,8 +69,8 @@ impl Probes {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr()?;
-        let watched =
-            Arc::new(Watched { foundation, sources, log, registry, conditions: Conditions::default() });
+        let conditions = Conditions::default();
+        let watched = Arc::new(Watched { foundation, sources, log, registry, metrics, conditions });
         Ok(Self { address, serving: tokio::spawn(serve(listener, watched)) })
     }
 
@@ -105,6 +106,15 @@ async fn serve(listener: TcpListener, watched: Arc<Watched>) {
             drop(place);
         });
     }
+}
+
+/// What holds of that which closes orders and moves money, in a worker or beside buyers.
+pub(super) fn of_closing_and_money(metrics: &WorkerMetrics) -> Vec<Condition> {
+    let holds = [
+        (Condition::ClocksApart, metrics.are_clocks_apart()),
+        (Condition::RefundsStuck, metrics.are_refunds_stuck()),
+    ];
+    holds.into_iter().filter(|(_, holds)| *holds).map(|(condition, _)| condition).collect()
 }
 
 impl Watched {
@@ -145,9 +155,11 @@ impl Watched {
             (Condition::LogLinesLost, log::loses_lines()),
             (Condition::ClockJumped, clock::has_jumped()),
         ];
-        let plain = plain.into_iter().filter(|(_, holds)| *holds);
-        let mut holding: Vec<_> =
-            plain.map(|(condition, _)| (condition, condition.sentence().to_owned())).collect();
+        let plain = plain.into_iter().filter(|(_, holds)| *holds).map(|(condition, _)| condition);
+        let mut holding: Vec<_> = plain
+            .chain(of_closing_and_money(&self.metrics))
+            .map(|condition| (condition, condition.sentence().to_owned()))
+            .collect();
         // A log that is not there yet, or that another process drains, is nothing to tell.
         for source in self.sources.report() {
             let log = source.log;

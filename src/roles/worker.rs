@@ -36,6 +36,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
 
     // 2. The drains and what follows them, on a thread of their own: their commits block.
     let metrics = WorkerMetrics::new(&mut registry);
+    let watched = metrics.clone();
     #[cfg(feature = "redis")]
     tokio::spawn({
         let metrics = AuditorMetrics::new(&mut registry);
@@ -65,6 +66,7 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     // Known to the others by its own log's row, once there is one.
     let member = foundation.member(&config, (None, row), &mut registry);
     let money = closing::money(&config, &foundation, &metrics, stopping.clone())?;
+    let money = closing::sharing(closing.clone(), Some(random()), stopping.clone(), money);
     let mut worker = WorkerThread::start(
         "worker",
         background::follow(
@@ -86,7 +88,8 @@ pub(super) async fn run(config: Config) -> Result<(), StartError> {
     })?;
 
     // 4. Until the end.
-    let probes = Probes::start(&config, foundation, (sources.clone(), log), Arc::new(registry)).await?;
+    let registry = (Arc::new(registry), watched);
+    let probes = Probes::start(&config, foundation, (sources.clone(), log), registry).await?;
     stdout::greet(format_args!(
         "floodgate worker: drains {sources}\n                  own log {}\n                  health and metrics http://{}/",
         config.queue.worker_directory.display(),

@@ -113,7 +113,7 @@ impl Ledger {
             #[cfg(feature = "redis")]
             Self::Redis(ledger) => ledger.sight().map(Some),
             #[cfg(feature = "simulation")]
-            Self::Simulated(ledger) => Ok(Some(ledger.sight())),
+            Self::Simulated(ledger) => ledger.sight().map(Some),
         }
     }
 

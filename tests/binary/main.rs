@@ -114,6 +114,8 @@ fn a_purchase_from_login_to_row_and_back() {
     let letter = ["queue", "dead-letters", "floodgate-orders", "order-worker", "--replay", "7"];
     fails_with(&site, &letter, 2, &["no letter 7"]);
     drop(server);
+    // The ledger that knows what was promised is gone: nobody can tell.
+    fails_with(&site, &["audit"], 1, &["the audit of s is incomplete", "start `floodgate`"]);
     assert!(site.run(&back).status.success());
     let forward = ["queue", "reset-offset", "floodgate-orders", "order-worker", "--newest"];
     fails_with(&site, &forward, 2, &["--skip-records"]);

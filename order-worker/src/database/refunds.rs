@@ -245,6 +245,20 @@ pub enum RefundHeard {
     Unknown,
 }
 
+/// Refunds that are not over, as a watch over them needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenRefunds {
+    /// Their time to be tried has come, by the database's clock.
+    pub due: u64,
+    /// It came [`OVERDUE_MS`] ago or longer: nobody sends them.
+    pub overdue: u64,
+    /// See [`RefundState::Stuck`].
+    pub stuck: u64,
+}
+
+/// A refund that is due for so long is sent by nobody.
+pub const OVERDUE_MS: u64 = 60_000;
+
 /// The refund of a capture that cannot be kept: all of it, at once.
 pub(super) fn of_capture(capture: &Capture, reason: RefundReason, now: Timestamp) -> RefundRow {
     let payment = &capture.row(now, Disposition::Refund(reason));
@@ -318,6 +332,14 @@ impl Database {
     /// See [`DatabaseError`].
     pub async fn refunds_due(&self, limit: usize) -> Result<Vec<RefundRow>, DatabaseError> {
         adapter!(self, database => database.refunds_due(limit).await)
+    }
+
+    /// How many refunds wait, and for what.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn open_refunds(&self) -> Result<OpenRefunds, DatabaseError> {
+        adapter!(self, database => database.open_refunds().await)
     }
 
     /// A page of the refunds in one state by id, those behind `after`; fewer than `limit` means that it was the last.

@@ -206,6 +206,15 @@ impl Database {
         adapter!(self, database => database.deregister_instance(Owner(instance)).await)
     }
 
+    /// Marks an instance as left out once more, whose start was refused after its registration had lifted the mark: the ledger lives
+    /// on, since it has promised nothing meanwhile. One that is left out, or not registered, changes nothing.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn leave_out_again(&self, instance: Owner) -> Result<(), DatabaseError> {
+        adapter!(self, database => database.leave_out_again(instance).await)
+    }
+
     /// Forgets, on an operator's word, an instance whose log holds no promises; the ledger lives on. One that holds some, or that
     /// is not registered, changes nothing.
     ///

@@ -1,4 +1,5 @@
-//! The shares port: which logs are drained, and how much of the limit each drain may use.
+//! The shares port: which logs are drained, and how much of the limit each drain may use; and beside it, under the same limit of its own,
+//! the same of the processes that close unpaid orders.
 //!
 //! A share belongs to a log, since a log has one drain at most, the holder of its group. So a process that has got the group
 //! knows that its predecessor's drain is dead, and takes over its share at once, however long that would have had its time.
@@ -17,9 +18,31 @@ use super::{Database, DatabaseError, adapter};
 /// The whole limit, in millionths.
 pub const WHOLE_PPM: u32 = 1_000_000;
 
+/// What shares one limit. Each has the whole of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// From the logs into the database.
+    Drain,
+    /// Orders that nobody paid. Each process has a share in the name of its life.
+    Close,
+}
+
+impl Work {
+    /// As the row's `work`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Close => "close",
+        }
+    }
+}
+
 /// A process says that its drains live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
+    /// Whose shares it speaks of.
+    pub work: Work,
     /// Of the process; random.
     pub life: u64,
     /// Without another beat its drains are taken for dead after this, and others get their shares.
@@ -130,6 +153,14 @@ impl Database {
     /// See [`DatabaseError`].
     pub async fn renew_shares(&self, beat: Beat) -> Result<Vec<Renewed>, DatabaseError> {
         adapter!(self, database => database.renew_shares(beat).await)
+    }
+
+    /// Whether somebody drains this log, by the database's clock.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn is_drained(&self, log: Owner) -> Result<bool, DatabaseError> {
+        adapter!(self, database => database.is_drained(log).await)
     }
 
     /// Forgets shares of this life, whose drains have ended; another's stay. Repeats change nothing.

@@ -230,9 +230,12 @@ pub(super) fn refund(row: &OrderRow, now: Timestamp, units: Units) -> Result<Tra
 }
 
 // ## Refunding => Refunded, and any => the same with less money
-/// Money of the order's own payment (`is_own`), or of another that named it, is back.
+/// Money of the order's own payment (`is_own`), or of another that named it, is back. The order is `refunded` once all of its own is,
+/// whichever part of it comes last.
 pub(super) fn money_is_back(row: &OrderRow, now: Timestamp, refund: &RefundRow, is_own: bool) -> Transition {
-    let is_last = is_own && refund.whole && row.status == OrderStatus::Refunding;
+    let is_last = is_own
+        && row.status == OrderStatus::Refunding
+        && row.refunded_amount.saturating_add(refund.amount) >= row.amount;
     let mut step = step(row, now, if is_last { EventType::Refunded } else { EventType::PaymentRefunded });
     if is_last {
         step.after.status = OrderStatus::Refunded;

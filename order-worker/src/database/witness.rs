@@ -4,7 +4,9 @@
 //! the sales missing where they look. If each began a life then, they would do so against each other for ever. So a
 //! life is recorded with the ledger that it is built on, every member writes each second which ledger it sees, and another
 //! ledger takes over only once nobody has seen the recorded one for 5 s. Who saw it and now sees another has moved on, and is not waited
-//! for: after an honest restart all do. Who sees none any more is waited for: the recorded one may just be restarting.
+//! for: after an honest restart all do. A member that sees none repeats its last word for a minute, since the recorded ledger may just be
+//! restarting. Of several other ledgers the one that most members see takes over: after an outage one member that names another server
+//! does not take the sales away from the rest.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +52,7 @@ impl Sight {
 /// Why a member must not begin a life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witness {
-    /// Of the present life.
+    /// Of the present life, or the one that most members see.
     pub ledger: LedgerIdentity,
     /// Who sees it.
     pub by: Owner,
@@ -63,13 +65,38 @@ pub struct Witness {
 pub enum Begun {
     /// The epoch in force: the wish's own, or somebody else's.
     Epoch(u64),
-    /// Another member sees the ledger that the sales live in. Nothing was begun.
+    /// Another member sees the ledger that the sales live in, or more members see a third one. Nothing was begun.
     Refused(Witness),
 }
 
 /// Between which times a member's word was written, if it counts at `now`.
 pub(super) fn fresh(now: Timestamp) -> [Timestamp; 2] {
     [Timestamp(now.0.saturating_sub(WITNESS_MAX_MS)), Timestamp(now.0.saturating_add(WITNESS_MAX_MS))]
+}
+
+/// A member's word that counts.
+pub(super) struct Word {
+    pub(super) by: Owner,
+    pub(super) place: String,
+    pub(super) ledger: LedgerIdentity,
+}
+
+/// Who keeps a member with this sight from beginning a life on another ledger than the recorded one. `words` are in the order of ids, so
+/// that of several witnesses every member hears the same name.
+pub(super) fn refusal(recorded: &LedgerIdentity, words: Vec<Word>, sight: &Sight) -> Option<Witness> {
+    let mut by_ledger: BTreeMap<&LedgerIdentity, Vec<&Word>> = BTreeMap::new();
+    // Its own row may still have an older word.
+    for word in words.iter().filter(|word| Some(word.by) != sight.member) {
+        by_ledger.entry(&word.ledger).or_default().push(word);
+    }
+    let ours = sight.seen().and_then(|seen| by_ledger.get(seen)).map_or(0, Vec::len);
+    let ours = ours + usize::from(sight.word().is_some());
+    let witnesses = by_ledger.get(recorded).or_else(|| {
+        let others = by_ledger.iter().filter(|(ledger, _)| Some(**ledger) != sight.seen());
+        others.map(|(_, words)| words).find(|words| words.len() > ours)
+    });
+    let first = witnesses?.first()?;
+    Some(Witness { ledger: first.ledger.clone(), by: first.by, place: first.place.clone() })
 }
 
 impl Database {
@@ -90,8 +117,9 @@ impl Database {
         adapter!(self, database => database.bear_witness(member, ledger).await)
     }
 
-    /// Begins a new life of the ledger, on the one that is seen, if the present life is `current` and no other member has seen the
-    /// recorded ledger within [`WITNESS_MAX_MS`]; the recorded one itself may always begin another life. The word of the member that asks
+    /// Begins a new life of the ledger, on the one that is seen, if the present life is `current`, no other member has seen the
+    /// recorded ledger within [`WITNESS_MAX_MS`], and no third ledger is seen by more members than this one; the recorded one itself may
+    /// always begin another life. The word of the member that asks
     /// is written in the same transaction, whatever comes of it. Of several that find the same life lost, one begins the next. May
     /// be repeated.
     ///

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::pace::Pace;
-use crate::database::{Beat, Database, DatabaseError, LogBeat, Renewed};
+use crate::database::{Beat, Database, DatabaseError, LogBeat, Renewed, Work};
 
 /// Between two beats …
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -34,7 +34,8 @@ pub async fn within<T>(
     (database, pace, life): (Database, Arc<Pace>, u64),
     shutdown: watch::Receiver<bool>,
 ) -> T {
-    let (sharing, mut drains) = (run(database, pace, life, shutdown), std::pin::pin!(drains));
+    let sharing = run(database, pace, (Work::Drain, life), shutdown);
+    let mut drains = std::pin::pin!(drains);
     tokio::select! {
         biased;
         ended = &mut drains => ended,
@@ -48,11 +49,12 @@ pub async fn within<T>(
 pub fn run(
     database: Database,
     pace: Arc<Pace>,
-    life: u64,
+    (work, life): (Work, u64),
     mut shutdown: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> + Send {
     pace.share();
-    let mut sharing = Sharing { database, pace, life, recorded: BTreeSet::new(), copies: BTreeSet::new() };
+    let mut sharing =
+        Sharing { database, pace, work, life, recorded: BTreeSet::new(), copies: BTreeSet::new() };
     async move {
         tokio::select! {
             biased;
@@ -66,6 +68,7 @@ pub fn run(
 struct Sharing {
     database: Database,
     pace: Arc<Pace>,
+    work: Work,
     life: u64,
     /// Logs with a share of ours.
     recorded: BTreeSet<Owner>,
@@ -83,13 +86,14 @@ impl Sharing {
             let interval = match self.round(&drained).await {
                 Ok(is_less) => {
                     if !std::mem::replace(&mut reachable, true) {
-                        tracing::info!("a share of the drain's limit again");
+                        tracing::info!(work = self.work.as_str(), "a share of the limit again");
                     }
                     if is_less { INTERVAL_SHORT } else { INTERVAL }
                 }
                 Err(error) => {
                     if std::mem::replace(&mut reachable, false) {
-                        tracing::warn!(%error, "the share of the drain's limit cannot be renewed");
+                        let work = self.work.as_str();
+                        tracing::warn!(%error, work, "the share of the limit cannot be renewed");
                     }
                     INTERVAL_SHORT
                 }
@@ -111,8 +115,8 @@ impl Sharing {
             let ttl_ms = u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX);
             let logs = beats.iter().map(|beat| LogBeat { log: self.name(beat.log), ..*beat }).collect();
             self.recorded.extend(beats.iter().map(|beat| beat.log));
-            let answer =
-                timeout(ANSWER_MAX, self.database.renew_shares(Beat { life: self.life, ttl_ms, logs })).await;
+            let beat = Beat { work: self.work, life: self.life, ttl_ms, logs };
+            let answer = timeout(ANSWER_MAX, self.database.renew_shares(beat)).await;
             let renewed = answer.map_err(|_| DatabaseError::Unavailable("no answer in time".into()))??;
             let mut again = Vec::new();
             for (LogBeat { log, holding_ppm, .. }, renewed) in beats.into_iter().zip(renewed) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use queue::{Group, Message, Position, QueueError, StartAt};
-use stock::{Now, Stock, Timestamp};
+use stock::{Now, Owner, Stock, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -19,8 +19,9 @@ use super::timeouts::{Deadline, Timeouts};
 use crate::backoff::Backoff;
 use crate::clocks::Clocks;
 use crate::config::DrainConfig;
-use crate::database::{CloseCause, CloseOutcome, Database, DatabaseError, Due};
+use crate::database::{CloseCause, CloseOutcome, Database, DatabaseError, Due, Work};
 use crate::drain::pace::Pace;
+use crate::drain::rate_shares;
 use crate::metrics::{Found, WorkerMetrics};
 use crate::topics::CLOSING_GROUP;
 
@@ -35,7 +36,9 @@ const SWEEP_INTERVAL_LEFT: Duration = Duration::from_secs(1);
 /// So long after its time an order is still its message's: what the net catches before would be counted as if a message
 /// were lost.
 const SWEEP_AFTER_MS: u64 = 60_000;
-/// How long a closer that had more to do than it could counts as being behind.
+/// A message that comes so long after its time tells that the closer is behind …
+const BEHIND_MS_MIN: u64 = 30_000;
+/// … for so long. Together not longer than [`SWEEP_AFTER_MS`]: the sweep finds what a closer has that is less late than this.
 const BEHIND_HOLDS: Duration = Duration::from_secs(30);
 
 /// What a [`Closing`] is made of.
@@ -48,7 +51,7 @@ pub struct ClosingParts {
     pub timeouts: Timeouts,
     /// Who is asked before, and told after.
     pub shop: Shop,
-    /// How fast: a budget of the drain's size beside it.
+    /// How fast: a budget of the drain's size beside it, of all processes together; see [`Closing::share`].
     pub budget: DrainConfig,
     /// This process's clock.
     pub now: Now,
@@ -64,9 +67,9 @@ pub struct Closing {
     shop: Shop,
     now: Now,
     clocks: Clocks,
-    pace: Pace,
+    pace: Arc<Pace>,
     metrics: WorkerMetrics,
-    /// When there was last more to close than one batch.
+    /// When a message last came late.
     behind_at: Mutex<Option<Instant>>,
 }
 
@@ -93,7 +96,13 @@ impl Closing {
         let apart = metrics.clocks_apart.clone();
         let clocks = Clocks::new(database.clone(), stock, now.clone(), apart, "no order is closed");
         let behind_at = Mutex::new(None);
-        Self { database, timeouts, shop, now, clocks, pace: Pace::new(&budget), metrics, behind_at }
+        Self { database, timeouts, shop, now, clocks, pace: Arc::new(Pace::new(&budget)), metrics, behind_at }
+    }
+
+    /// Holds this process to its share of the budget, where several close orders of one database, until `shutdown`. `life` is random.
+    pub async fn share(&self, life: u64, shutdown: watch::Receiver<bool>) {
+        let _place = self.pace.enter(Owner(life));
+        rate_shares::run(self.database.clone(), self.pace.clone(), (Work::Close, life), shutdown).await;
     }
 
     /// Closes at each deadline's message, until `shutdown` is true or its sender gone. A log that cannot be used is
@@ -208,7 +217,7 @@ impl Closing {
         if messages.is_empty() {
             return Ok(());
         }
-        if messages.len() == most {
+        if is_late(messages.iter().filter_map(|message| message.deliver_at_ms), (self.now)()) {
             *self.behind_at.lock() = Some(Instant::now());
         }
         if queue::failpoint::hit("closing.pulled") {
@@ -347,10 +356,84 @@ impl Closing {
     }
 }
 
+/// Whether any message of these times should have come long before.
+fn is_late(due_ms: impl IntoIterator<Item = u64>, now_ms: u64) -> bool {
+    let oldest_ms = due_ms.into_iter().min();
+    oldest_ms.is_some_and(|due_ms| now_ms.saturating_sub(due_ms) >= BEHIND_MS_MIN)
+}
+
 async fn pause(shutdown: &mut watch::Receiver<bool>, pause: Duration) -> Result<(), ShuttingDown> {
     tokio::select! {
         biased;
         _ = shutdown.wait_for(|down| *down) => Err(ShuttingDown),
         () = sleep(pause) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger};
+
+    use super::*;
+    use crate::database::SharedConnection;
+
+    fn closing(connection: &SharedConnection) -> Arc<Closing> {
+        let now: Now = Arc::new(|| 1_000);
+        let (ledger, flag) = (EmbeddedLedger::new(now.clone()), EmbeddedFlag::new(1));
+        let stock = Stock::new(Ledger::Embedded(ledger), Flag::Embedded(flag), &mut Registry::default());
+        let metrics = WorkerMetrics::new(&mut Registry::default());
+        Arc::new(Closing::new(ClosingParts {
+            database: Database::over_connection(connection.clone(), now.clone()).unwrap(),
+            stock: Arc::new(stock),
+            timeouts: Timeouts::new(Arc::new(|| None), 0, &metrics),
+            shop: Shop::default(),
+            budget: DrainConfig::default(),
+            now,
+            metrics,
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_close_share_one_limit() {
+        let connection = SharedConnection::open(":memory:").unwrap();
+        let (shutdown, down) = watch::channel(false);
+        let both: Vec<_> = [1, 2]
+            .map(|life| {
+                let (closing, down) = (closing(&connection), down.clone());
+                let sharing = tokio::spawn({
+                    let closing = closing.clone();
+                    async move { closing.share(life, down).await }
+                });
+                (closing, sharing)
+            })
+            .into();
+        sleep(Duration::from_secs(10)).await;
+        for (closing, _) in &both {
+            assert_eq!(closing.pace.share_ppm(), 500_000);
+        }
+        shutdown.send_replace(true);
+        for (_, sharing) in both {
+            sharing.await.unwrap();
+        }
+        // The next one has all of it, at once.
+        let (_shutdown, down) = watch::channel(false);
+        let alone = closing(&connection);
+        tokio::spawn({
+            let alone = alone.clone();
+            async move { alone.share(3, down).await }
+        });
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(alone.pace.share_ppm(), 1_000_000);
+    }
+
+    #[test]
+    fn a_closer_is_behind_when_a_message_comes_late_however_many_come_at_once() {
+        let now_ms = 1_000_000;
+        assert!(!is_late(now_ms - 512..=now_ms, now_ms) && !is_late([now_ms], now_ms), "full batches");
+        assert!(is_late([now_ms, now_ms - BEHIND_MS_MIN], now_ms));
+        assert!(!is_late([now_ms - BEHIND_MS_MIN + 1], now_ms) && !is_late([now_ms + 9], now_ms));
+        assert!(!is_late([], now_ms));
     }
 }

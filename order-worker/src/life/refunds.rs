@@ -11,11 +11,13 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::outward::{Answer, Service};
-use crate::database::{Database, DatabaseError, RefundOutcome, RefundRow, RefundTold};
+use crate::database::{Database, DatabaseError, OpenRefunds, RefundOutcome, RefundRow, RefundTold};
 use crate::metrics::{Tried, WorkerMetrics};
 
 /// Between two looks for refunds that are due.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two counts of those that wait.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Refunds in one look, and calls at once.
@@ -125,6 +127,45 @@ impl Refunds {
         self.database.refund_told(&told).await?;
         self.metrics.refund_tries.get_or_create(&Tried { outcome: word }).inc();
         Ok(())
+    }
+}
+
+/// Counts the refunds that wait until `shutdown` is true or its sender gone, and says so where nobody sends them. `has_service`: here
+/// they would be sent.
+pub async fn watch_refunds(
+    database: Database,
+    metrics: WorkerMetrics,
+    has_service: bool,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut was_stuck = false;
+    loop {
+        match database.open_refunds().await {
+            Ok(open) => {
+                metrics.refunds_wait(open);
+                let is_stuck = metrics.are_refunds_stuck();
+                if is_stuck && !was_stuck {
+                    let OpenRefunds { overdue, stuck, .. } = open;
+                    let hint = if has_service {
+                        ""
+                    } else {
+                        "; payment.refund_url is not set, so nothing is sent from here"
+                    };
+                    tracing::error!(
+                        overdue,
+                        stuck,
+                        "money is not sent back: see `floodgate refunds list`{hint}"
+                    );
+                }
+                was_stuck = is_stuck;
+            }
+            Err(error) => tracing::debug!(%error, "refunds that wait cannot be counted"),
+        }
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|down| *down) => return,
+            () = sleep(WATCH_INTERVAL) => {}
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use queue::{GroupWatch, Opening, Queue, QueueError, StartAt, Topic, TopicState};
 use stock::{DeploymentId, EpochGate, OrderId, Owner};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::same_database::lacks_order;
+use super::same_database::{lacks_letter, lacks_order};
 use super::tie::{self, Misfit, TieError};
 use super::{MemberRow, OwnLog};
 use crate::database::{self, Database, DatabaseError};
@@ -162,10 +162,17 @@ impl Instance {
             }
         };
         let owner = Owner(queue.instance());
-        let was_registered = parts.registered(owner).await?.0;
+        // A start that will be refused changes nothing: neither the log's opening, nor that an operator has left it out.
+        let (before, other) = parts.registered(owner).await?;
+        parts.refuse_second_ledger(other)?;
         let tied = tie::tie(&queue, &parts.database, parts.deployment, &parts.place).await;
         let opening = tied.map_err(|error| parts.refusal(owner, error))?;
-        parts.refuse_second_ledger(owner, was_registered).await?;
+        // Registered first, looked second: of two that start at once at least one sees the other.
+        let (_, other) = parts.registered(owner).await?;
+        if let Err(refused) = parts.refuse_second_ledger(other) {
+            parts.take_back(owner, before).await?;
+            return Err(refused);
+        }
         let orders = queue.topic(ORDERS_TOPIC).await?;
         let drained = Arc::new(GroupWatch::new(orders.clone(), DRAIN_GROUP));
         Ok(Self { parts, queue, orders, drained, owner, opening, epoch_gate: Arc::default() })
@@ -246,7 +253,7 @@ impl Instance {
         let mut least = u64::MAX;
         loop {
             match self.orders.lag(DRAIN_GROUP).await {
-                Ok(lag) if lag.records == 0 => return true,
+                Ok(lag) if lag.records == 0 => return self.letters_owe_nothing().await,
                 Ok(lag) if Instant::now() < until && lag.records <= least => least = lag.records,
                 Ok(lag) => {
                     tracing::info!(records = lag.records, "the log keeps promises for the next start");
@@ -258,6 +265,23 @@ impl Instance {
                 }
             }
             sleep(LAST_DRAIN_LOOK).await;
+        }
+    }
+}
+
+impl Instance {
+    /// Whether each order among the dead letters is a row by now: once nobody knows of this log, a rebuild sells the others' units again.
+    async fn letters_owe_nothing(&self) -> bool {
+        match lacks_letter(&self.orders, &self.parts.database).await {
+            Ok(None) => true,
+            Ok(Some(order)) => {
+                tracing::warn!(%order, "a dead letter is a promise without a row: the log stays registered; `floodgate queue dead-letters`");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the log stays registered: nobody can tell what its dead letters owe");
+                false
+            }
         }
     }
 }
@@ -287,25 +311,37 @@ impl InstanceParts {
         }
     }
 
-    /// Registered first, looked second: of two that start at once at least one sees the other.
-    async fn refuse_second_ledger(&self, owner: Owner, was_registered: bool) -> Result<(), InstanceError> {
-        if self.outliving || !self.shared {
-            return Ok(());
+    /// `other`: one of the others that may hold promises.
+    fn refuse_second_ledger(&self, other: Option<database::Instance>) -> Result<(), InstanceError> {
+        match other {
+            Some(other) if !self.outliving && self.shared => {
+                let database = self.database_shown.clone();
+                Err(InstanceError::SecondLedger { database, other: other.owner, place: other.place })
+            }
+            Some(_) | None => Ok(()),
         }
-        let Some(other) = self.registered(owner).await?.1 else { return Ok(()) };
-        if !was_registered {
-            // It has promised nothing; staying would keep the other one from its next start.
-            self.database.deregister_instance(owner.0).await?;
-        }
-        let database = self.database_shown.clone();
-        Err(InstanceError::SecondLedger { database, other: other.owner, place: other.place })
     }
 
-    /// Whether this instance is in the registry, and one of the others that may hold promises.
-    async fn registered(&self, owner: Owner) -> Result<(bool, Option<database::Instance>), InstanceError> {
+    /// The registration of a start that is refused: it has promised nothing, and what stays would keep the other one from its next start.
+    /// A crash before the write leaves it, and an operator leaves it out.
+    async fn take_back(&self, owner: Owner, before: Option<database::Instance>) -> Result<(), InstanceError> {
+        match before {
+            None => self.database.deregister_instance(owner.0).await?,
+            Some(row) if row.left_out => self.database.leave_out_again(owner).await?,
+            // It may hold promises of an earlier start.
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The row of this instance, and one of the others that may hold promises.
+    async fn registered(
+        &self,
+        owner: Owner,
+    ) -> Result<(Option<database::Instance>, Option<database::Instance>), InstanceError> {
         let instances = self.database.instances().await?;
-        let (own, others): (Vec<_>, Vec<_>) =
+        let (mut own, others): (Vec<_>, Vec<_>) =
             instances.into_iter().partition(|instance| instance.owner == owner);
-        Ok((!own.is_empty(), others.into_iter().find(database::Instance::takes_part)))
+        Ok((own.pop(), others.into_iter().find(database::Instance::takes_part)))
     }
 }

@@ -63,6 +63,12 @@ pub enum RebuildError {
         "instance {0} is alive, its lease has not ended: stop it first (then its log is merged and nothing is at risk)"
     )]
     Alive(Owner),
+    /// The same of one whose ledger is in its own memory.
+    #[error(
+        "instance {0} runs, or ended less than 5 s ago: it drains its log, and its ledger is in its memory. Stop it first: a clean stop \
+         takes it off the registry, and nothing is at risk"
+    )]
+    Drains(Owner),
     /// It must not be forgotten as long as it may live.
     #[error(
         "nobody can tell whether instance {0} is dead, since the stock ledger does not say who has a lease ({1}): ask again when it \
@@ -111,6 +117,7 @@ impl RebuildError {
             Self::Queue(error) => error.is_retryable(),
             Self::UnknownVersion { .. }
             | Self::Alive(_)
+            | Self::Drains(_)
             | Self::OtherOpening { .. }
             | Self::NotTheLog(..)
             | Self::LeftOut(_)

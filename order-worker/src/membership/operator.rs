@@ -157,12 +157,12 @@ pub async fn at_risk(
 /// Leaves out an instance whose log is out of reach, and begins a new life of the ledger without it. What its log promised and
 /// nobody drained may be sold again. Its row stays, marked, so that the log is known should it come back: the newest is then merged like
 /// any other, an older copy is refused. One that holds no promises leaves the registry, and the ledger lives on: nothing is at risk. `stock` is
-/// none where the ledger is in a process that does not run.
+/// none where the ledger is in a process that does not run: such a process drains its own log, which the database knows of.
 ///
 /// The new epoch, the mark and the journal's row are one transaction: a crash leaves all of them or none.
 ///
 /// # Errors
-/// [`RebuildError::Alive`] while its lease lasts, [`RebuildError::LeaseUnknown`] while the ledger cannot be asked for it;
+/// [`RebuildError::Alive`] while its lease lasts, [`RebuildError::Drains`] while it drains, [`RebuildError::LeaseUnknown`] while the ledger cannot be asked for it;
 /// [`RebuildError::LeftOut`]; [`RebuildError::UnknownInstance`]; the database's.
 pub async fn forget_instance(
     database: &Database,
@@ -181,6 +181,8 @@ pub async fn forget_instance(
         if leases.iter().any(|(leased, _)| *leased == owner) {
             return Err(RebuildError::Alive(owner));
         }
+    } else if database.is_drained(owner).await? {
+        return Err(RebuildError::Drains(owner));
     }
     if !instance.holds_promises {
         database.forget_log(owner, author).await?;

@@ -16,7 +16,7 @@ const LETTERS_MAX: usize = 8_192;
 
 /// Which of the two could not be read.
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+pub(super) enum Unread {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error(transparent)]
@@ -67,5 +67,22 @@ async fn dead_letters(orders: &Topic) -> Result<BTreeSet<Position>, QueueError> 
         let Some(last) = page.last() else { return Ok(positions) };
         after = Some(last.letter);
         positions.extend(page.iter().map(|letter| letter.message.position));
+    }
+}
+
+/// A dead letter whose order the database lacks.
+pub(super) async fn lacks_letter(orders: &Topic, database: &Database) -> Result<Option<OrderId>, Unread> {
+    let mut after = None;
+    loop {
+        let page = operator::dead_letters(orders, DRAIN_GROUP, after, LETTERS_MAX).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        after = Some(last.letter);
+        let letters = page.iter().filter_map(|letter| Reservation::decode(&letter.message.payload).ok());
+        let ids: Vec<OrderId> =
+            letters.filter(|order| order.quantity > 0).map(|order| order.order_id).collect();
+        let rows = database.statuses(&ids).await?;
+        if let Some((order, _)) = ids.into_iter().zip(rows).find(|(_, row)| row.is_none()) {
+            return Ok(Some(order));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Money that goes back.
 
 use order_worker::database::{
-    By, Capture, DatabaseError, Disposition, Part, RefundAsked, RefundBy, RefundHeard, RefundOutcome,
-    RefundReason, RefundRow, RefundState, RefundTold,
+    By, Capture, DatabaseError, Disposition, OVERDUE_MS, Part, RefundAsked, RefundBy, RefundHeard,
+    RefundOutcome, RefundReason, RefundRow, RefundState, RefundTold,
 };
 use stock::{OrderStatus, RefundPolicy, Timestamp};
 
@@ -73,6 +73,66 @@ pub(crate) async fn a_whole_refund_gives_the_units_back(fixture: Fixture) {
         fixture.capture(&Capture { amount: 2 * PRICE, ..capture(2, 1) }).await.disposition,
         Disposition::Refund(RefundReason::Late)
     );
+}
+
+pub(crate) async fn an_order_is_refunded_once_all_of_its_money_is_back(fixture: Fixture) {
+    fixture.publish("s", 10, 5).await;
+    fixture.settle_one(reservation("s", 1, "u", 1)).await;
+    fixture.capture(&capture(1, 1)).await;
+    let author = author();
+    let refund = async |wanted: Option<Part>| match fixture
+        .database
+        .refund(order_id(1), RefundBy::Operator(&author), wanted.as_ref())
+        .await
+        .unwrap()
+    {
+        RefundAsked::Written(refund) => refund,
+        other => panic!("{other:?}"),
+    };
+    let hear = async |refund, outcome| fixture.database.refund_told(&told(refund, outcome)).await.unwrap();
+    let first = refund(Some(part("a", PRICE / 3))).await;
+    let rest = refund(None).await;
+    hear(&first, RefundOutcome::Failed("closed account".into())).await;
+    hear(&rest, RefundOutcome::Succeeded).await;
+    let row = fixture.order(1).await;
+    assert_eq!(
+        (row.status, row.refunded_amount),
+        (OrderStatus::Refunding, PRICE - PRICE / 3),
+        "the buyer waits for the stuck part"
+    );
+    fixture.database.retry_refund(&first.refund_id, &author).await.unwrap();
+    hear(&first, RefundOutcome::Succeeded).await;
+    let row = fixture.order(1).await;
+    assert_eq!((row.status, row.refunded_amount), (OrderStatus::Refunded, PRICE));
+}
+
+pub(crate) async fn refunds_that_wait_are_counted(fixture: Fixture) {
+    fixture.publish("s", 10, 5).await;
+    fixture.settle_one(reservation("s", 1, "u", 1)).await;
+    let open = async || {
+        let open = fixture.database.open_refunds().await.unwrap();
+        (open.due, open.overdue, open.stuck)
+    };
+    assert_eq!(open().await, (0, 0, 0));
+    for n in [1, 2, 3] {
+        fixture.capture(&capture(n, 1)).await;
+    }
+    let refunds = [fixture.refunds(2).await.remove(0), fixture.refunds(3).await.remove(0)];
+    let hear = async |n: usize, outcome| {
+        fixture.database.refund_told(&told(&refunds[n], outcome)).await.unwrap();
+    };
+    assert_eq!(open().await, (2, 0, 0));
+    fixture.advance(OVERDUE_MS - 1);
+    assert_eq!(open().await, (2, 0, 0));
+    fixture.advance(1);
+    assert_eq!(open().await, (2, 2, 0), "nobody has sent them for a minute");
+    hear(0, RefundOutcome::Again { error: "503".into(), after_ms: 5_000 }).await;
+    assert_eq!(open().await, (1, 1, 0), "that one was");
+    hear(1, RefundOutcome::Failed("no".into())).await;
+    assert_eq!(open().await, (0, 0, 1));
+    fixture.advance(5_000);
+    hear(0, RefundOutcome::Succeeded).await;
+    assert_eq!(open().await, (0, 0, 1));
 }
 
 pub(crate) async fn a_refund_is_tried_under_one_id_until_it_is_over(fixture: Fixture) {

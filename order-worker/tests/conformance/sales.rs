@@ -370,6 +370,18 @@ pub(crate) async fn an_opening_is_registered_over_the_one_before(fixture: Fixtur
     assert_eq!((there().await.opening, there().await.place), (Some(first), "moved".to_owned()));
 }
 
+pub(crate) async fn a_log_whose_start_was_refused_is_left_out_again(fixture: Fixture) {
+    let (database, log) = (&fixture.database, Owner(7));
+    database.register_instance(7, "here", "disk", true).await.unwrap();
+    database.next_epoch().await.unwrap();
+    for _ in 0..2 {
+        database.leave_out_again(log).await.unwrap();
+        assert!(database.instances().await.unwrap()[0].left_out);
+    }
+    database.leave_out_again(Owner(8)).await.unwrap();
+    assert_eq!((database.instances().await.unwrap().len(), database.epoch().await.unwrap()), (1, 1));
+}
+
 pub(crate) async fn a_log_that_was_left_out_keeps_its_row(fixture: Fixture) {
     let database = &fixture.database;
     let (log, opening) = (Owner(7), Opening { generation: 3, nonce: 9 });

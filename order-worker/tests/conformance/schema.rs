@@ -91,7 +91,7 @@ const TABLES: &[Table] = &[
         "sale_id user_id place order_id quantity metadata? salt? state joined_at",
         &["!primary(sale_id,user_id)", "!waiting_place(sale_id,place)", "waiting_head(sale_id,state,place)"],
     ),
-    ("workers", "log_id life share_ppm expires_at", &["!primary(log_id)"]),
+    ("workers", "log_id life share_ppm expires_at work", &["!primary(work,log_id)"]),
 ];
 
 /// A table as it was found: its columns with `?` where they may be NULL, and its indices as the list writes them.

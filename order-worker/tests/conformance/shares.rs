@@ -1,6 +1,6 @@
 //! Shares of the drain's limit.
 
-use order_worker::database::{Beat, LogBeat, Renewed, Share};
+use order_worker::database::{Beat, LogBeat, Renewed, Share, Work};
 use stock::Owner;
 
 use super::Fixture;
@@ -9,9 +9,42 @@ const TTL_MS: u64 = 5_000;
 
 async fn renew(fixture: &Fixture, life: u64, log: u64, holding_ppm: u32, takes_over: Option<u64>) -> Renewed {
     let logs = vec![LogBeat { log: Owner(log), holding_ppm, takes_over }];
-    let renewed = fixture.database.renew_shares(Beat { life, ttl_ms: TTL_MS, logs }).await.unwrap();
+    let renewed =
+        fixture.database.renew_shares(Beat { work: Work::Drain, life, ttl_ms: TTL_MS, logs }).await.unwrap();
     assert_eq!(renewed.len(), 1);
     renewed[0]
+}
+
+pub(crate) async fn what_drains_and_what_closes_share_nothing(fixture: Fixture) {
+    let close = async |life: u64, holding_ppm| {
+        let logs = vec![LogBeat { log: Owner(life), holding_ppm, takes_over: None }];
+        let beat = Beat { work: Work::Close, life, ttl_ms: TTL_MS, logs };
+        match fixture.database.renew_shares(beat).await.unwrap().remove(0) {
+            Renewed::Share(share) => share,
+            held => panic!("{held:?}"),
+        }
+    };
+    assert_eq!(beat(&fixture, 1, 0).await, share(1_000_000, 1));
+    // Of the same id, too.
+    assert_eq!(close(1, 0).await, share(1_000_000, 1));
+    assert_eq!(close(2, 0).await, share(0, 2));
+    assert_eq!(close(1, 500_000).await, share(500_000, 2));
+    assert_eq!(close(2, 0).await, share(500_000, 2), "two that close have the limit together");
+    assert_eq!(beat(&fixture, 1, 1_000_000).await, share(1_000_000, 1), "the drain has all of its own");
+    fixture.advance(TTL_MS);
+    assert_eq!(close(2, 500_000).await, share(1_000_000, 1));
+}
+
+pub(crate) async fn only_a_live_drain_tells_that_its_log_is_drained(fixture: Fixture) {
+    let is_drained = async |log| fixture.database.is_drained(Owner(log)).await.unwrap();
+    assert!(!is_drained(1).await);
+    beat(&fixture, 1, 0).await;
+    assert!(is_drained(1).await && !is_drained(2).await);
+    fixture.advance(TTL_MS);
+    assert!(!is_drained(1).await, "its time is over");
+    beat(&fixture, 1, 0).await;
+    fixture.database.end_shares(1, vec![Owner(1)]).await.unwrap();
+    assert!(!is_drained(1).await, "it has ended");
 }
 
 /// Of a worker with one log.
@@ -71,7 +104,7 @@ pub(crate) async fn beats_race_without_exceeding_the_whole(fixture: Fixture) {
                 let mut holding_ppm = 0;
                 for _ in 0..12 {
                     let logs = vec![LogBeat { log: Owner(worker), holding_ppm, takes_over: None }];
-                    let beat = Beat { life: worker, ttl_ms: TTL_MS, logs };
+                    let beat = Beat { work: Work::Drain, life: worker, ttl_ms: TTL_MS, logs };
                     let renewed = database.renew_shares(beat).await.unwrap();
                     let Renewed::Share(share) = renewed[0] else { panic!("{renewed:?}") };
                     holding_ppm = share.ppm;
@@ -123,7 +156,7 @@ pub(crate) async fn each_log_of_a_process_has_a_share(fixture: Fixture) {
         (1..=3).map(|log| LogBeat { log: Owner(log), holding_ppm, takes_over: None }).collect()
     };
     let beat_all = async |holding_ppm: u32| {
-        let beat = Beat { life: 9, ttl_ms: TTL_MS, logs: logs(holding_ppm) };
+        let beat = Beat { work: Work::Drain, life: 9, ttl_ms: TTL_MS, logs: logs(holding_ppm) };
         fixture.database.renew_shares(beat).await.unwrap()
     };
     assert_eq!(beat_all(0).await, vec![Renewed::Share(share(333_333, 3)); 3]);
@@ -134,7 +167,11 @@ pub(crate) async fn each_log_of_a_process_has_a_share(fixture: Fixture) {
     fixture.database.end_shares(9, vec![Owner(1), Owner(3)]).await.unwrap();
     assert_eq!(beat(&fixture, 4, 250_000).await, share(500_000, 2));
     assert_eq!(
-        fixture.database.renew_shares(Beat { life: 9, ttl_ms: TTL_MS, logs: Vec::new() }).await.unwrap(),
+        fixture
+            .database
+            .renew_shares(Beat { work: Work::Drain, life: 9, ttl_ms: TTL_MS, logs: Vec::new() })
+            .await
+            .unwrap(),
         []
     );
 }

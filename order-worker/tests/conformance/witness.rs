@@ -71,6 +71,27 @@ pub(crate) async fn another_ledger_waits_for_those_that_see_the_recorded_one(fix
     assert_eq!(life(&fixture).await, (4, "one".into()));
 }
 
+pub(crate) async fn of_other_ledgers_the_one_that_most_see_takes_over(fixture: Fixture) {
+    first_life(&fixture).await;
+    let database = &fixture.database;
+    let begin = async |current, sight| database.next_epoch_after(current, &[], sight).await.unwrap();
+    for member in [7, 8] {
+        database.bear_witness(Owner(member), ledger("one again")).await.unwrap();
+    }
+    assert_eq!(begin(1, sees(9, "two")).await, refused(7, "one again"), "two against one");
+    assert_eq!(begin(1, UNSEEN).await, refused(7, "one again"));
+    let mut doubtful = sees(9, "one again");
+    doubtful.ledger.as_mut().unwrap().is_witness = false;
+    assert_eq!(begin(1, doubtful).await, Begun::Epoch(2));
+
+    // As many here as there: whoever asks first.
+    database.bear_witness(Owner(8), ledger("two")).await.unwrap();
+    database.bear_witness(Owner(7), ledger("three")).await.unwrap();
+    database.deregister_instance(9).await.unwrap();
+    assert_eq!(begin(2, sees(7, "three")).await, Begun::Epoch(3));
+    assert_eq!(life(&fixture).await, (3, "three".into()));
+}
+
 pub(crate) async fn words_that_do_not_count(fixture: Fixture) {
     first_life(&fixture).await;
     let database = &fixture.database;

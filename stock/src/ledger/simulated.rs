@@ -60,6 +60,8 @@ pub struct SimulatedServer {
 struct ServerState {
     random: u64,
     plan: FaultPlan,
+    /// Nobody is connected, and no call reaches it.
+    is_away: bool,
     /// Of 1,000 installs so many are late, beside the plan.
     late_installs: u32,
     /// Longest way, one way, of a call that no fault strikes.
@@ -120,6 +122,7 @@ impl SimulatedServer {
         let state = ServerState {
             random: seed,
             plan,
+            is_away: false,
             late_installs: 0,
             way_max: Duration::from_millis(1),
             under_way: Vec::new(),
@@ -150,6 +153,15 @@ impl SimulatedServer {
     /// Another plan from here on; the default one has no faults.
     pub fn set_plan(&self, plan: FaultPlan) {
         self.state.lock().plan = plan;
+    }
+
+    /// Whether nobody can connect to it from here on: what is sent is refused, and no client sees it.
+    pub fn set_away(&self, is_away: bool) {
+        self.state.lock().is_away = is_away;
+    }
+
+    fn is_away(&self) -> bool {
+        self.state.lock().is_away
     }
 
     /// Of 1,000 installs so many are late from here on, whatever the plan says.
@@ -281,6 +293,9 @@ impl SimulatedServer {
         let mut state = self.state.lock();
         let draw = (next_random(&mut state.random) % 1_000) as u32;
         let amount = next_random(&mut state.random);
+        if state.is_away {
+            return (Fault::Refused, amount);
+        }
         if matches!(call, Call::Install(..)) && ((amount >> 32) % 1_000) < u64::from(state.late_installs) {
             state.struck += 1;
             return (Fault::Late, amount);

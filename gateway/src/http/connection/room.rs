@@ -3,7 +3,7 @@
 //! Who holds most connections loses one first: the oldest incomplete one (no whole request read yet, or a body that has not
 //! come), else the one that has rested longest. Between holders of equally many the oldest goes. An answer under way is
 //! spared. When somebody new has waited, those that have rested for a moment only go as well; and when nothing else is left to
-//! end, the oldest event stream of who holds most.
+//! end, the oldest event stream of who holds most streams.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -17,7 +17,7 @@ pub(super) const CHOSEN_MAX: usize = 256;
 const YOUNG_MS: u64 = 500;
 /// An answer whose reader has taken nothing for so long does not count as under way.
 const STALLED_MS: u64 = 2_000;
-/// Nor does one whose reader has not taken all of it in so long.
+/// Nor does one whose reader has not taken all of it in so long, nor all of those that it asked for meanwhile.
 const ANSWER_MS: u64 = 10_000;
 
 /// What a connection is, as far as its place is concerned.
@@ -78,7 +78,7 @@ pub(super) fn choose(held: &[Held], is_urgent: bool) -> Vec<usize> {
     if !chosen.is_empty() || held.iter().any(|one| one.claim == Claim::Hopeful) {
         return chosen;
     }
-    oldest_stream(held, holds).into_iter().collect()
+    oldest_stream(held).into_iter().collect()
 }
 
 /// Those of one of these claims, who holds most first.
@@ -111,10 +111,16 @@ fn in_turn(held: &[Held], claims: &[Claim], holds: impl Fn(Holder) -> usize) -> 
     chosen
 }
 
-fn oldest_stream(held: &[Held], holds: impl Fn(Holder) -> usize) -> Option<usize> {
-    let most = held.iter().map(|one| holds(one.holder)).max()?;
-    let of_biggest = |at: &usize| held[*at].claim == Claim::Stream && holds(held[*at].holder) == most;
-    (0..held.len()).filter(of_biggest).min_by_key(|at| (held[*at].since_ms, *at))
+fn oldest_stream(held: &[Held]) -> Option<usize> {
+    let is_stream = |at: &usize| held[*at].claim == Claim::Stream;
+    let mut streams: HashMap<Holder, usize> = HashMap::new();
+    for at in (0..held.len()).filter(is_stream) {
+        *streams.entry(held[at].holder).or_default() += 1;
+    }
+    let of = |holder: Holder| if holder == Holder::NOBODY { 1 } else { streams[&holder] };
+    (0..held.len())
+        .filter(is_stream)
+        .min_by_key(|at| (Reverse(of(held[*at].holder)), held[*at].since_ms, *at))
 }
 
 #[cfg(test)]
@@ -171,6 +177,11 @@ mod tests {
         ];
         assert_eq!(choose(&streams, true), [2]);
         assert_eq!(choose(&streams, false), [0; 0]);
+        // Who holds most connections has no stream: the room that streams take is with somebody else.
+        let working = held("192.0.2.5", Working, 0);
+        assert_eq!(choose(&[&[working; 3], &streams[..]].concat(), true), [5]);
+        let nobodys = [held("", Stream, 5), held("", Stream, 6), held("", Stream, 7)];
+        assert_eq!(choose(&[&streams[..], &nobodys].concat(), true), [2], "they count one each");
         let with = |claim| [&streams[..], &[held("192.0.2.4", claim, 9)]].concat();
         assert_eq!(choose(&with(Incomplete), true), [4]);
         assert_eq!(choose(&with(Hopeful), true), [0; 0], "it will be old enough in a moment");

@@ -43,7 +43,8 @@ pub(crate) struct Vitals {
     phase: AtomicU8,
     /// When the phase began, in ms of the sweep's clock.
     since_ms: AtomicU64,
-    /// When the handler gave its last answer, in ms of the sweep's clock.
+    /// When the handler gave the first answer of those that the kernel did not have when the next request came: a client that asks on and
+    /// reads slowly has one time for all of them. In ms of the sweep's clock; [`NOT_YET`] where there is none.
     answered_ms: AtomicU64,
     /// In ms of the sweep's clock.
     deadline_ms: AtomicU64,
@@ -56,6 +57,9 @@ pub(crate) struct Vitals {
     idle_ms: u64,
     stream_ms: u64,
 }
+
+/// See [`Vitals::answered_ms`].
+const NOT_YET: u64 = u64::MAX;
 
 /// A stream of events says something every 10 s: shorter than this a pause is none.
 const STREAM_PAUSE_MS_MIN: u64 = 30_000;
@@ -74,7 +78,7 @@ impl Vitals {
             clock,
             phase: AtomicU8::new(Phase::Silent as u8),
             since_ms: AtomicU64::new(now_ms),
-            answered_ms: AtomicU64::new(now_ms),
+            answered_ms: AtomicU64::new(NOT_YET),
             deadline_ms: AtomicU64::new(now_ms + options.head_ms),
             over: AtomicBool::new(false),
             holder,
@@ -93,6 +97,9 @@ impl Vitals {
             Phase::Head | Phase::Silent => now_ms + self.head_ms,
             Phase::Busy | Phase::Body => u64::MAX,
         };
+        if self.is(Phase::Idle) && matches!(phase, Phase::Head | Phase::Busy) {
+            self.answered_ms.store(NOT_YET, Ordering::Relaxed);
+        }
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.since_ms.store(now_ms, Ordering::Relaxed);
         self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
@@ -112,7 +119,9 @@ impl Vitals {
 
     /// The handler has given its answer.
     pub(super) fn answers(&self) {
-        self.answered_ms.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+        if self.answered_ms.load(Ordering::Relaxed) == NOT_YET {
+            self.answered_ms.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         self.enter(Phase::Answer);
     }
 
@@ -156,6 +165,7 @@ impl Vitals {
     pub(crate) fn streamed(&self) {
         self.forwarded.store(Holder::NOBODY.0, Ordering::Relaxed);
         if self.is(Phase::Stream) {
+            self.answered_ms.store(NOT_YET, Ordering::Relaxed);
             self.answers();
         }
     }
@@ -207,5 +217,62 @@ impl Drop for AwaitsBody<'_> {
         if self.0.is(Phase::Body) {
             self.0.enter(Phase::Busy);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 60 s for an answer's bytes.
+    fn vitals() -> (Arc<AtomicU64>, Vitals) {
+        let clock = Arc::new(AtomicU64::new(0));
+        let options = ConnectionOptions { head_ms: 10_000, idle_ms: 60_000, head_bytes_max: 8_192 };
+        let vitals = Vitals::new(clock.clone(), Holder::NOBODY, &options);
+        vitals.bytes_came();
+        vitals.enter(Phase::Busy);
+        vitals.answers();
+        (clock, vitals)
+    }
+
+    #[test]
+    fn a_reader_that_asks_on_has_one_time_for_all_answers_that_it_has_not_taken() {
+        let (clock, vitals) = vitals();
+        for second in 1..=10 {
+            assert_eq!(vitals.held(clock.load(Ordering::Relaxed)).claim, Claim::Working, "after {second} s");
+            clock.store(second * 1_000, Ordering::Relaxed);
+            // The kernel takes a little, and the next request of the same pipeline is answered.
+            vitals.bytes_went();
+            vitals.enter(Phase::Busy);
+            vitals.answers();
+        }
+        assert_eq!(
+            vitals.held(10_000).claim,
+            Claim::Resting,
+            "it makes room as one that reads one answer so"
+        );
+    }
+
+    #[test]
+    fn one_that_has_taken_all_has_its_time_anew_with_the_next_request() {
+        let (clock, vitals) = vitals();
+        clock.store(9_999, Ordering::Relaxed);
+        vitals.bytes_went();
+        vitals.flushed();
+        // More of the same answer: its time goes on.
+        vitals.bytes_go();
+        clock.store(10_000, Ordering::Relaxed);
+        assert_eq!(vitals.held(10_000).claim, Claim::Resting);
+        vitals.flushed();
+        vitals.bytes_came();
+        vitals.enter(Phase::Busy);
+        vitals.answers();
+        assert_eq!(vitals.held(10_000).claim, Claim::Working);
+        // A stream is as long as it likes, and its last bytes have their time as well.
+        vitals.streams(Holder::NOBODY);
+        clock.store(500_000, Ordering::Relaxed);
+        vitals.bytes_went();
+        vitals.streamed();
+        assert_eq!(vitals.held(500_000).claim, Claim::Working);
     }
 }

@@ -11,8 +11,8 @@ use super::{MysqlDatabase, journal, life, payments, sales};
 use crate::database::DatabaseError;
 use crate::database::payments::Disposition;
 use crate::database::refunds::{
-    Asker, Decision, Part, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide,
-    retried, steps,
+    Asker, Decision, OVERDUE_MS, OpenRefunds, Part, RefundAsked, RefundHeard, RefundRow, RefundState,
+    RefundTold, asked, decide, retried, steps,
 };
 use crate::database::transitions;
 use crate::journal::Author;
@@ -52,6 +52,23 @@ impl MysqlDatabase {
                  WHERE next_try_at <= '{now}' ORDER BY next_try_at LIMIT {rows};"
             );
             session.ask(&due).await?.rest().map(refund_row).collect()
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn open_refunds(&self) -> Result<OpenRefunds, DatabaseError> {
+        self.read(async |session| {
+            let now = now(&mut session.ask(NOW).await?)?;
+            let since = Timestamp(now.0.saturating_sub(OVERDUE_MS));
+            let count = format!(
+                "SELECT (SELECT COUNT(*) FROM floodgate_refunds WHERE next_try_at <= '{now}'),
+                        (SELECT COUNT(*) FROM floodgate_refunds WHERE next_try_at <= '{since}'),
+                        (SELECT COUNT(*) FROM floodgate_refunds WHERE state = 'stuck');"
+            );
+            let row = session.ask(&count).await?.row();
+            let mut row = row.ok_or_else(|| DatabaseError::Broken("counts have no row".into()))?;
+            let (due, overdue, stuck) = (get(&mut row, 0)?, get(&mut row, 1)?, get(&mut row, 2)?);
+            Ok(OpenRefunds { due, overdue, stuck })
         })
         .await
     }

@@ -174,6 +174,18 @@ impl MysqlDatabase {
         .await
     }
 
+    pub(in crate::database) async fn leave_out_again(&self, owner: Owner) -> Result<(), DatabaseError> {
+        self.write(async move |session| {
+            let now = now(&mut session.transact(NOW).await?)?;
+            let leave_out = format!(
+                "UPDATE floodgate_instances SET left_out_at = '{now}' WHERE instance_id = '{owner}' AND left_out_at IS NULL;"
+            );
+            session.transact(&leave_out).await?;
+            session.commit_found().await
+        })
+        .await
+    }
+
     pub(in crate::database) async fn forget_log(
         &self,
         owner: Owner,

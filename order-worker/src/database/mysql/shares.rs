@@ -18,7 +18,8 @@ impl MysqlDatabase {
             let now = now(&mut session.ask(NOW).await?)?;
             let look = format!(
                 "DELETE FROM floodgate_workers WHERE expires_at <= '{now}';
-                 SELECT log_id, life, share_ppm FROM floodgate_workers;"
+                 SELECT log_id, life, share_ppm FROM floodgate_workers WHERE work = '{}';",
+                beat.work.as_str()
             );
             let mut record = Record::new();
             for mut row in session.ask(&look).await?.rest() {
@@ -28,15 +29,27 @@ impl MysqlDatabase {
             let carried_out = carry_out(&beat, record);
             let expires_at = Timestamp(now.0.saturating_add(beat.ttl_ms));
             let rows = carried_out.changed.iter().map(|(log, Recorded { life, ppm })| {
-                format!("('{log}', '{life:016x}', {ppm}, '{expires_at}')")
+                format!("('{log}', '{life:016x}', {ppm}, '{expires_at}', '{}')", beat.work.as_str())
             });
             let rows = rows.collect::<Vec<_>>().join(", ");
             let record = format!(
-                "INSERT INTO floodgate_workers (log_id, life, share_ppm, expires_at) VALUES {rows}
+                "INSERT INTO floodgate_workers (log_id, life, share_ppm, expires_at, work) VALUES {rows}
                  ON DUPLICATE KEY UPDATE life = VALUES(life), share_ppm = VALUES(share_ppm), expires_at = VALUES(expires_at);"
             );
             session.commit(if rows.is_empty() { rows } else { record }).await?;
             Ok(carried_out.answers)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn is_drained(&self, log: Owner) -> Result<bool, DatabaseError> {
+        self.read(async move |session| {
+            let now = now(&mut session.ask(NOW).await?)?;
+            let look = format!(
+                "SELECT EXISTS (SELECT 1 FROM floodgate_workers
+                                WHERE work = 'drain' AND log_id = '{log}' AND expires_at > '{now}');"
+            );
+            session.ask(&look).await?.value()
         })
         .await
     }

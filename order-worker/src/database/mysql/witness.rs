@@ -10,8 +10,8 @@ use super::registry::{begin_statement, locked_epoch};
 use super::sales::raise_versions;
 use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, get, parsed};
-use crate::database::witness::fresh;
-use crate::database::{Begun, DatabaseError, Life, Sight, Witness};
+use crate::database::witness::{Word, fresh, refusal};
+use crate::database::{Begun, DatabaseError, Life, Sight};
 
 /// Its row is made by the first life on a ledger that outlives its process.
 const LEDGER: &str = "SELECT value FROM floodgate_meta WHERE name = 'ledger'";
@@ -54,7 +54,7 @@ impl MysqlDatabase {
             let recorded = recorded(&mut session.ask(&format!("{LEDGER};")).await?)?;
             if let Some(recorded) = recorded
                 && sight.seen() != Some(&recorded)
-                && let Some(witness) = witness(session, &recorded, sight.member).await?
+                && let Some(witness) = refusal(&recorded, words(session).await?, &sight)
             {
                 return end(session, word, Begun::Refused(witness)).await;
             }
@@ -103,21 +103,20 @@ fn bear_witness(member: Owner, ledger: &LedgerIdentity) -> String {
     )
 }
 
-/// Of several the one with the lowest id, so that every member hears the same name.
-async fn witness(
-    session: &mut Session,
-    recorded: &LedgerIdentity,
-    but: Option<Owner>,
-) -> Result<Option<Witness>, Fault> {
+/// What members say that counts, in the order of their ids.
+async fn words(session: &mut Session) -> Result<Vec<Word>, Fault> {
     // Only now: what was waited for has passed.
     let [after, until] = fresh(now(&mut session.ask(NOW).await?)?);
-    let but = but.map(|owner| owner.to_string()).unwrap_or_default();
     let look = format!(
-        "SELECT instance_id, place FROM floodgate_instances
-         WHERE seen_ledger = {} AND seen_at > '{after}' AND seen_at <= '{until}' AND instance_id <> '{but}'
-         ORDER BY instance_id LIMIT 1;",
-        Text(recorded.as_str())
+        "SELECT instance_id, place, seen_ledger FROM floodgate_instances
+         WHERE seen_ledger IS NOT NULL AND seen_at > '{after}' AND seen_at <= '{until}' ORDER BY instance_id;"
     );
-    let Some(mut row) = session.ask(&look).await?.row() else { return Ok(None) };
-    Ok(Some(Witness { ledger: recorded.clone(), by: parsed(&mut row, 0)?, place: get(&mut row, 1)? }))
+    let rows = session.ask(&look).await?.rows();
+    rows.into_iter()
+        .map(|mut row| {
+            let ledger: String = get(&mut row, 2)?;
+            let ledger = LedgerIdentity::new(&ledger);
+            Ok(Word { by: parsed(&mut row, 0)?, place: get(&mut row, 1)?, ledger })
+        })
+        .collect()
 }

@@ -102,9 +102,11 @@ pub(in crate::database) fn decide(
     if matches!(by, Asker::User(_)) && sale.definition.refund == RefundPolicy::Operator {
         return answer(RefundAsked::NotOffered);
     }
+    let left = payment.amount - earlier.iter().map(|refund| refund.amount).sum::<u64>();
     let id = match part {
         Some(part) => refund_id(payment, &format!("part\0{}", part.request_id)),
-        None => refund_id(payment, &earlier.len().to_string()),
+        // With the amount: the shop may have answered for an id that a restored database has forgotten.
+        None => refund_id(payment, &format!("{}\0{left}", earlier.len())),
     };
     if let (Some(part), Some(same)) = (part, earlier.iter().find(|refund| refund.refund_id == id)) {
         if same.amount == part.amount {
@@ -123,7 +125,6 @@ pub(in crate::database) fn decide(
     if order.status != OrderStatus::Paid || !is_wanted {
         return answer(RefundAsked::WrongState(order.status));
     }
-    let left = payment.amount - earlier.iter().map(|refund| refund.amount).sum::<u64>();
     let amount = part.map_or(left, |part| part.amount);
     if amount > left {
         return answer(RefundAsked::TooMuch(left));

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::database::payments::Disposition;
 use crate::database::refunds::{
-    Asker, Decision, Part, RefundAsked, RefundHeard, RefundRow, RefundState, RefundTold, asked, decide,
-    retried, steps,
+    Asker, Decision, OVERDUE_MS, OpenRefunds, Part, RefundAsked, RefundHeard, RefundRow, RefundState,
+    RefundTold, asked, decide, retried, steps,
 };
 use crate::database::transitions;
 use crate::journal::Author;
@@ -94,6 +94,25 @@ impl SqliteDatabase {
             ))?;
             let due = statement.query_map(params![now, limit(rows)], refund_row)?;
             Ok(due.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    pub(in crate::database) async fn open_refunds(&self) -> Result<OpenRefunds, DatabaseError> {
+        let now = Timestamp((self.now)());
+        let since = Timestamp(now.0.saturating_sub(OVERDUE_MS)).to_string();
+        self.read(move |transaction| {
+            let count = "SELECT (SELECT COUNT(*) FROM floodgate_refunds WHERE next_try_at <= ?1),
+                                (SELECT COUNT(*) FROM floodgate_refunds WHERE next_try_at <= ?2),
+                                (SELECT COUNT(*) FROM floodgate_refunds WHERE state = 'stuck')";
+            let open = transaction.query_row(count, params![now.to_string(), since], |row| {
+                Ok(OpenRefunds {
+                    due: unsigned(row, 0)?,
+                    overdue: unsigned(row, 1)?,
+                    stuck: unsigned(row, 2)?,
+                })
+            })?;
+            Ok(open)
         })
         .await
     }

@@ -152,6 +152,17 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(in crate::database) async fn leave_out_again(&self, owner: Owner) -> Result<(), DatabaseError> {
+        self.write(move |transaction, now| {
+            transaction.execute(
+                "UPDATE floodgate_instances SET left_out_at = ?2 WHERE instance_id = ?1 AND left_out_at IS NULL",
+                params![owner.to_string(), now.to_string()],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
     pub(in crate::database) async fn forget_log(
         &self,
         owner: Owner,

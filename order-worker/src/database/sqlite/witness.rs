@@ -8,8 +8,8 @@ use stock::{LedgerIdentity, Owner, SaleId, Timestamp};
 use super::registry::{begin, epoch};
 use super::sales::raise_versions;
 use super::{DatabaseError, SqliteDatabase, parsed};
-use crate::database::witness::fresh;
-use crate::database::{Begun, Life, Sight, Witness};
+use crate::database::witness::{Word, fresh, refusal};
+use crate::database::{Begun, Life, Sight};
 
 impl SqliteDatabase {
     pub(in crate::database) async fn life(&self) -> Result<Life, DatabaseError> {
@@ -40,7 +40,7 @@ impl SqliteDatabase {
             }
             if let Some(recorded) = present.ledger
                 && sight.seen() != Some(&recorded)
-                && let Some(witness) = witness(transaction, now, &recorded, sight.member)?
+                && let Some(witness) = refusal(&recorded, words(transaction, now)?, &sight)
             {
                 return Ok(Begun::Refused(witness));
             }
@@ -83,21 +83,16 @@ fn bear_witness(
     Ok(())
 }
 
-/// Of several the one with the lowest id, so that every member hears the same name.
-fn witness(
-    transaction: &Transaction<'_>,
-    now: Timestamp,
-    recorded: &LedgerIdentity,
-    but: Option<Owner>,
-) -> Result<Option<Witness>, DatabaseError> {
+/// What members say that counts at `now`, in the order of their ids.
+fn words(transaction: &Transaction<'_>, now: Timestamp) -> Result<Vec<Word>, DatabaseError> {
     let [after, until] = fresh(now).map(|at| at.to_string());
-    let but = but.map(|owner| owner.to_string()).unwrap_or_default();
-    let found = transaction.query_row(
-        "SELECT instance_id, place FROM floodgate_instances
-         WHERE seen_ledger = ?1 AND seen_at > ?2 AND seen_at <= ?3 AND instance_id <> ?4 ORDER BY instance_id LIMIT 1",
-        params![recorded.as_str(), after, until, but],
-        |row| Ok((parsed::<Owner>(row, 0)?, row.get::<_, String>(1)?)),
-    );
-    let found = found.optional()?;
-    Ok(found.map(|(by, place)| Witness { ledger: recorded.clone(), by, place }))
+    let mut statement = transaction.prepare_cached(
+        "SELECT instance_id, place, seen_ledger FROM floodgate_instances
+         WHERE seen_ledger IS NOT NULL AND seen_at > ?1 AND seen_at <= ?2 ORDER BY instance_id",
+    )?;
+    let words = statement.query_map(params![after, until], |row| {
+        let ledger = LedgerIdentity::new(&row.get::<_, String>(2)?);
+        Ok(Word { by: parsed::<Owner>(row, 0)?, place: row.get(1)?, ledger })
+    })?;
+    Ok(words.collect::<Result<_, _>>()?)
 }

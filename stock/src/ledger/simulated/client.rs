@@ -58,9 +58,12 @@ impl SimulatedLedger {
     }
 
     /// Of all servers together: a loss of any of them is a loss.
-    pub(in super::super) fn sight(&self) -> LedgerSight {
+    pub(in super::super) fn sight(&self) -> Result<LedgerSight, LedgerError> {
+        if self.servers.iter().any(SimulatedServer::is_away) {
+            return Err(LedgerError::Unavailable("the connection was refused".into()));
+        }
         let names: Vec<String> = self.servers.iter().map(SimulatedServer::name).collect();
-        LedgerSight { ledger: LedgerIdentity::new(&names.join("+")), is_witness: true }
+        Ok(LedgerSight { ledger: LedgerIdentity::new(&names.join("+")), is_witness: true })
     }
 
     /// The server that holds `sale`.

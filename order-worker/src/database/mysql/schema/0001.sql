@@ -254,8 +254,10 @@ CREATE TABLE IF NOT EXISTS floodgate_instances (
 
 -- Logs that workers drain, and the part of the limit, in millionths, that each drain may use until its time is over.
 CREATE TABLE IF NOT EXISTS floodgate_workers (
-    log_id     CHAR(16)     NOT NULL PRIMARY KEY,
+    log_id     CHAR(16)     NOT NULL, -- of a process that closes orders: its life
     life       CHAR(16)     NOT NULL, -- of the process; random
     share_ppm  INT UNSIGNED NOT NULL,
-    expires_at CHAR(24)     NOT NULL
+    expires_at CHAR(24)     NOT NULL,
+    work       VARCHAR(8)   NOT NULL DEFAULT 'drain', -- drain, close
+    PRIMARY KEY (work, log_id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin;

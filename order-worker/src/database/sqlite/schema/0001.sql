@@ -262,8 +262,10 @@ CREATE TABLE floodgate_instances (
 
 -- Logs that workers drain, and the part of the limit, in millionths, that each drain may use until its time is over.
 CREATE TABLE floodgate_workers (
-    log_id     TEXT    NOT NULL PRIMARY KEY,
+    log_id     TEXT    NOT NULL, -- of a process that closes orders: its life
     life       TEXT    NOT NULL, -- of the process; random
     share_ppm  INTEGER NOT NULL,
-    expires_at TEXT    NOT NULL
+    expires_at TEXT    NOT NULL,
+    work       TEXT    NOT NULL DEFAULT 'drain', -- drain, close
+    PRIMARY KEY (work, log_id)
 ) WITHOUT ROWID;
