@@ -20,6 +20,10 @@ pub enum Condition {
     NoEpoch,
     /// Others see the ledger that the sales live in, this process sees another one.
     OtherLedger,
+    /// The registry has another opening of the own log: nothing is promised here until a restart.
+    OtherOpening,
+    /// The orders database lacks orders that the own log has handed over: nothing is promised here until a restart.
+    OrdersLost,
     /// A write to the own log failed, or it was closed.
     LogFailed,
     /// The own log or its disk has no room, or its directory is gone.
@@ -67,10 +71,12 @@ pub const BACKLOG_PERCENT_MAX: u64 = 90;
 
 impl Condition {
     /// Every one of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::ShuttingDown,
         Self::NoEpoch,
         Self::OtherLedger,
+        Self::OtherOpening,
+        Self::OrdersLost,
         Self::LogFailed,
         Self::LogFull,
         Self::LogStalled,
@@ -100,6 +106,8 @@ impl Condition {
             Self::ShuttingDown => "shutting-down",
             Self::NoEpoch => "no-epoch",
             Self::OtherLedger => "other-ledger",
+            Self::OtherOpening => "other-opening",
+            Self::OrdersLost => "orders-lost",
             Self::LogFailed => "log-failed",
             Self::LogFull => "log-full",
             Self::LogStalled => "log-stalled",
@@ -132,6 +140,14 @@ impl Condition {
             Self::OtherLedger => {
                 "others see the stock ledger that the sales live in, and this process another one: compare stock.redis_urls and \
                  stock.sentinel_master here and there; the log names both"
+            }
+            Self::OtherOpening => {
+                "the registry of the orders database has another opening of this process's log: the database was put back, or a copy of \
+                 the log was opened; nothing is promised here until a restart, which says what to do"
+            }
+            Self::OrdersLost => {
+                "the orders database lacks orders that this process's log has handed over: it was put back to an older state; nothing is \
+                 promised here until a restart. Stop everything and do what docs/queue.md, \"After a restore of the database\", says"
             }
             Self::LogFailed => {
                 "the queue takes no records: a write to its disk failed, or it was closed; a restart tells what it holds"
@@ -235,8 +251,17 @@ mod tests {
             .filter(|condition| condition.stops_gateway())
             .map(Condition::word)
             .collect();
-        let expected =
-            ["shutting-down", "no-epoch", "other-ledger", "log-failed", "log-full", "log-stalled", "backlog"];
+        let expected = [
+            "shutting-down",
+            "no-epoch",
+            "other-ledger",
+            "other-opening",
+            "orders-lost",
+            "log-failed",
+            "log-full",
+            "log-stalled",
+            "backlog",
+        ];
         assert_eq!(stopping, expected);
     }
 

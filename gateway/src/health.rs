@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use queue::TopicState;
 use serde::Serialize;
-use stock::{LedgerError, LedgerServer, Timestamp};
+use stock::{LedgerError, LedgerServer, Stopped, Timestamp};
 use tokio::time::timeout;
 
 use crate::Gateway;
@@ -89,12 +89,15 @@ impl Gateway {
             [ledger_answers, ledger_in_part, ledger_open, orders_reachable]
                 .map(|is| is.load(Ordering::Relaxed));
         let (log, elsewhere) = (self.parts.topic.state(), self.stock.is_elsewhere());
+        let stopped = self.parts.epoch_gate.stopped();
         let is_foreign = !self.stock.foreign_sales().is_empty();
         let has_backlog = self.parts.topic.backlog_percent() >= BACKLOG_PERCENT_MAX;
         let holds = [
             (Condition::ShuttingDown, self.draining.load(Ordering::Relaxed)),
             (Condition::NoEpoch, self.parts.epoch_gate.offered() == 0),
             (Condition::OtherLedger, elsewhere),
+            (Condition::OtherOpening, stopped == Some(Stopped::OtherOpening)),
+            (Condition::OrdersLost, stopped == Some(Stopped::OrdersLost)),
             (Condition::LogFailed, matches!(log, TopicState::Poisoned | TopicState::Closed)),
             (Condition::LogFull, log == TopicState::Full),
             (Condition::LogStalled, log == TopicState::Stalled),

@@ -64,7 +64,7 @@ pub use schema::SchemaState;
 pub use shares::{Beat, LogBeat, Renewed, Share, Work};
 pub use sqlite::{Executor, SharedConnection, StockClaim, schema_sql};
 pub use transitions::CloseCause;
-pub use witness::{Begun, Life, Sight, WITNESS_MAX_MS, Witness};
+pub use witness::{Ahead, Begun, Life, Sight, WITNESS_MAX_MS, Witness};
 
 #[cfg(feature = "mysql")]
 use mysql::MysqlDatabase;

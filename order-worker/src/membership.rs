@@ -27,7 +27,9 @@
 //! - *The row is read after the state was seen* where "never opened" is believed: then it was so when that state was made, and an
 //!   older one can no longer be opened.
 //! - *Never ahead of the database.* A life begins there first. A ledger that has had more lives than the database knows of tells that
-//!   the database was put back to an older state: it is rebuilt from the rows that are left.
+//!   the database was put back to an older state: it is rebuilt from the rows that are left, with the pauses that it had.
+//! - *Nothing that was handed over is forgotten.* A log whose newest finished records have no rows is not merged: the ledger stays closed
+//!   until that log hands them over again. So a database that is put back while processes run sells no unit twice.
 //! - *One ledger.* A life is recorded with the ledger that it is built on. Who is connected to another one installs, merges and opens
 //!   nothing there, and begins the next life only once no other member has seen the recorded one for 5 s: see
 //!   [`crate::database::witness`]. So a process whose configuration names another server, or that a partition left on an old
@@ -49,6 +51,7 @@ mod lease;
 mod logs;
 pub mod merge;
 pub mod operator;
+mod overtake;
 mod round;
 mod same_database;
 pub mod tie;
@@ -67,6 +70,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::database::{Database, ENGINE_DISK, Instance};
 use crate::metrics::MembershipMetrics;
 use merge::RebuildError;
+use overtake::RowWatch;
 use round::{Standing, View};
 
 pub use logs::{log_at, logs_on_this_machine, place_of};
@@ -137,6 +141,8 @@ pub struct Member {
     here_at: Option<Instant>,
     /// A life that the ledger had when the database had not begun it: not to be believed, nor any before it.
     behind: u64,
+    /// Whether the database still has what our log has handed over.
+    rows: RowWatch,
     /// The registry lacks our log: the round has to join again. Written by the lease's loop, cleared by the round; it guards
     /// nothing else, so relaxed.
     forgotten: Arc<AtomicBool>,
@@ -159,6 +165,7 @@ impl Member {
             view,
             here_at: None,
             behind: 0,
+            rows: RowWatch::default(),
             forgotten: Arc::default(),
         }
     }

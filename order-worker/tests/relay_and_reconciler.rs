@@ -10,7 +10,7 @@ use std::time::Duration;
 use order_worker::database::{Begun, By, DatabaseError, Outcome, RejectReason};
 use order_worker::{DrainConfig, Pace, ReconcileError, Relay, bring};
 use prometheus_client::registry::Registry;
-use stock::ledger::{IdState, ReserveOutcome, Settlement};
+use stock::ledger::{IdState, ReserveBatch, ReserveOutcome, ReserveRequest, Settlement};
 use stock::{EmbeddedFlag, EmbeddedLedger, Flag, Ledger, LedgerError, Reservation, Stock};
 use tokio::sync::watch;
 use world::{OWNER, UNSEEN, World, author, order_id, sale_id};
@@ -333,7 +333,22 @@ async fn a_sale_that_its_ledger_still_sells_is_not_settled() {
     world.advance(3_600_000 + 60_000);
     world.reconciler().pass().await.unwrap();
     assert!(!world.database.sale(&sale).await.unwrap().unwrap().settled, "its window is not over there");
-    world.reserve(&sale, 1, "u", 1).await.unwrap();
+    // By the ledger's clock, as a gateway reserves.
+    let batch = ReserveBatch {
+        sale: sale.clone(),
+        epoch: world.stock.snapshot(&sale).await.unwrap().epoch,
+        deadline_ms: world.stock.now_ms_of(&sale).await.unwrap() + 500,
+        terms_version: 1,
+        owner: OWNER,
+        requests: vec![ReserveRequest {
+            order_id: order_id(1),
+            user: "u".parse().unwrap(),
+            quantity: 1,
+            metadata: None,
+        }],
+    };
+    let reserved = world.stock.reserve(&batch).await.unwrap().outcomes;
+    assert!(matches!(reserved[..], [ReserveOutcome::Pending { .. }]), "{reserved:?}");
     let cancelled = Settlement { order_id: order_id(1), user: "u".parse().unwrap(), quantity: 1 };
     world.stock.release(&sale, &[cancelled]).await.unwrap();
     world.advance(behind_ms);

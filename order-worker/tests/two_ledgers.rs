@@ -146,10 +146,12 @@ async fn an_outage_gives_the_sales_to_no_process_that_names_another_ledger() {
     };
     let mut stray = strays.member(true);
     stray.start().await.unwrap();
+    world.advance(1);
+    until("both have said what they see", async || seen_now() == 2).await;
 
-    // For three times as long as a word counts nobody can connect.
+    // For longer than a word counts nobody can connect.
     ours.set_away(true);
-    for _ in 0..5 {
+    for _ in 0..3 {
         world.advance(3_000);
         until("both repeat their word", async || seen_now() == 2).await;
         stray.start().await.unwrap();

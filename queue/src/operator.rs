@@ -80,6 +80,39 @@ pub async fn finished(topic: &Topic, group: &str, max: usize) -> Result<Vec<Mess
     }
 }
 
+/// Records that a reset has put a group past, though it had not finished them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skipped {
+    /// Not this one: the last that was finished.
+    pub after: Option<Position>,
+    /// The last of them.
+    pub through: Position,
+}
+
+impl Skipped {
+    /// Whether the record there is one of them.
+    #[must_use]
+    pub fn contains(&self, position: Position) -> bool {
+        self.after.is_none_or(|after| after < position) && position <= self.through
+    }
+}
+
+/// What resets have put a group past, oldest first; not what a later reset went back to. Where there are very many, some of what lies
+/// between the oldest counts as skipped too.
+///
+/// # Errors
+/// `UnknownGroup`, `Corrupt`, `Io`.
+pub async fn skipped(topic: &Topic, group: &str) -> Result<Vec<Skipped>, QueueError> {
+    let ranges = match topic {
+        Topic::Disk(topic) => topic.skipped(group)?,
+    };
+    let skipped = |(after, through)| Skipped {
+        after: (after > 0).then_some(Position(after)),
+        through: Position(through),
+    };
+    Ok(ranges.into_iter().map(skipped).collect())
+}
+
 /// Walks every batch of every segment of every topic below a directory, whether it is in use or not, and changes nothing.
 ///
 /// # Errors

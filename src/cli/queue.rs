@@ -40,7 +40,8 @@ pub(crate) enum QueueCommand {
     /// Have a consumer group go on from another place: earlier to repeat records, later to skip some
     ///
     /// The group must be free: stop its consumer first (for order-worker, stop floodgate). Going back repeats records:
-    /// harmless for order-worker, which recognises orders that it has written. Going forward skips records for good.
+    /// harmless for order-worker, which recognises orders that it has written; a shared stock ledger is rebuilt then. Going forward skips
+    /// records for good; the log remembers which.
     ResetOffset(reset::ResetOffset),
     /// Take a log for this orders database that its start refused: a copy, one put back from a backup, another deployment's, or one that is
     /// newer than a database that was put back
@@ -73,7 +74,7 @@ pub(super) async fn run(command: QueueCommand, config: &Config) -> Result<(), Fa
             attach(config).await?;
             verify::run(&config.queue.directory, json)
         }
-        QueueCommand::ResetOffset(reset) => reset.run(&attach(config).await?).await,
+        QueueCommand::ResetOffset(reset) => reset.run(config, &attach(config).await?).await,
         QueueCommand::Accept(accept) => accept.run(config, &attach(config).await?).await,
         QueueCommand::DeadLetters(letters) => letters.run(config).await,
         QueueCommand::ProbeDisk(probe) => probe.run(config),

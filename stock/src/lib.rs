@@ -23,7 +23,7 @@ pub use flag::{EmbeddedFlag, Flag, FlagCell, FlagState, FlagVersion};
 pub use ids::{DeploymentId, IdError, OrderId, Owner, SaleId, UserId};
 #[cfg(feature = "redis")]
 pub use ledger::RedisLedger;
-pub use ledger::epoch_gate::{EpochGate, UnderWay};
+pub use ledger::epoch_gate::{EpochGate, Stopped, UnderWay};
 pub use ledger::{EmbeddedLedger, Ledger, LedgerError, LedgerIdentity, LedgerServer, LedgerSight};
 pub use order_status::{OrderStatus, UnknownOrderStatus};
 pub use reservation::Reservation;

@@ -74,7 +74,8 @@ fn an_edit_that_cannot_be_made_says_why_and_changes_nothing() {
     fails(&["s", "--label", "x"], 2, "NAME=VALUE");
     fails(&["nobody", "--price", "1"], 1, "no such sale");
     fails(&["s", "--currency", "yen"], 1, "currency");
-    fails(&["s", "--starts-at", "2099-01-01T00:00:00Z"], 1, "10 s before the start");
+    let later = ["s", "--starts-at", "2099-01-01T00:00:00Z", "--ends-at", "2099-01-02T00:00:00Z"];
+    fails(&later, 1, "10 s before the start");
     fails(&["s", "--pay-within-s", "0"], 1, "pay_within_s");
     assert_eq!(site.call("GET", "/api/v1/sales/s", &[], "").json(), before);
 }

@@ -188,7 +188,7 @@ fn wrong_configuration_names_the_key() {
     fails_with(&site, &["ledger", "rebuild"], 2, &["rebuilt at each start"]);
     fails_with(&site, &["worker"], 2, &["stock.backend"]);
     let order = "01M7YMPT5MDHF5W669RCMTQ7B4";
-    fails_with(&site, &["orders", "close", order], 2, &["later version", "orders cancel"]);
+    fails_with(&site, &["orders", "close", order], 1, &["admin"]);
     site.configure("[drain]\norders_per_second_max = 0\n");
     fails_with(&site, &[], 2, &["drain.orders_per_second_max"]);
     site.configure("[orders]\ndatabase_url = \"mysql://u:secret@h/d\"\n");

@@ -88,6 +88,11 @@ fn a_restored_database_gets_back_what_the_queue_keeps() {
     fails_with(&site, &[], 1, &["lacks order", "queue reset-offset", "--before"]);
     let reset = site.run(&["queue", "reset-offset", "floodgate-orders", "order-worker", "--before", &before]);
     assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    let words = String::from_utf8_lossy(&reset.stdout).into_owned();
+    assert!(
+        words.contains("Payments") && words.contains("payment.check_url"),
+        "what the log does not give back: {words}"
+    );
 
     let server = site.start();
     wait_for_rest(&site, promised.len());

@@ -1,8 +1,11 @@
 //! The sales port: what is on offer, versioned, so that anyone may push it to the ledger until both are equal.
 
+mod edit;
+
 use serde_json::{Value, json};
 use stock::{SaleDefinition, SaleEdit, SaleId, SaleVersion, Timestamp};
 
+pub(super) use self::edit::{Terms, edited, older_terms};
 use super::{Database, DatabaseError, adapter};
 use crate::journal::{Action, Author, Change};
 
@@ -285,6 +288,8 @@ pub(super) const LIFT: &str = "settled = 0, opened_epoch = 0 * opened_epoch, ins
 /// `by_whom` and `reason` of a version that no operator made: the ledger had a newer one than a database that was put back.
 pub(super) const RAISED_BY: &str = "floodgate";
 pub(super) const RAISED_FOR: &str = "the stock ledger was ahead of the database";
+/// Who paused a sale of which the ledger alone remembers that an operator did.
+pub(super) const STILL_PAUSED_BY: &str = "stock ledger";
 
 /// The total after a restock, or `None` where this very restock is recorded already.
 pub(super) fn restocked_total(
@@ -312,93 +317,6 @@ pub(super) fn restocked_total(
         DatabaseError::Invalid(format!("sale {sale} would offer more than {} units", u32::MAX))
     })?;
     Ok(Some(total))
-}
-
-/// How long before its start a sale may be postponed or shortened for the last time: until then every gateway knows.
-const FIXED_BEFORE_START_MS: u64 = 10_000;
-
-/// The row after an edit, or `None` where nothing changes. Its version is the next one.
-pub(super) fn edited(
-    row: &SaleRow,
-    edit: &SaleEdit,
-    now: Timestamp,
-) -> Result<Option<SaleRow>, DatabaseError> {
-    let before = &row.definition;
-    let after = edit.of(before);
-    if after == *before {
-        return Ok(None);
-    }
-    let sale = &before.id;
-    let invalid = |why: String| Err(DatabaseError::Invalid(format!("sale {sale}: {why}")));
-    if row.withdrawn_at.is_some() {
-        return invalid("it is withdrawn: publish a new one".into());
-    }
-    if let Err(fault) = after.validate() {
-        return invalid(fault.to_string());
-    }
-    let is_about_to_start = now.0 + FIXED_BEFORE_START_MS > before.starts_at.0;
-    if after.starts_at != before.starts_at {
-        if is_about_to_start {
-            return invalid(
-                "starts_at can be changed until 10 s before the start: `floodgate sales pause` holds it up"
-                    .into(),
-            );
-        }
-        if after.starts_at.0 < now.0 + FIXED_BEFORE_START_MS {
-            return invalid("starts_at must be 10 s ahead at least".into());
-        }
-    }
-    if after.ends_at < before.ends_at {
-        if is_about_to_start && now < before.starts_at {
-            return invalid(
-                "ends_at can be brought forward until 10 s before the start, and after it".into(),
-            );
-        }
-        if after.ends_at <= now {
-            return invalid("ends_at must lie ahead: `floodgate sales pause` ends it at once".into());
-        }
-    }
-    let version = row.version + 1;
-    let has_other_terms = Terms::of(&after) != Terms::of(before);
-    let terms_version = if has_other_terms { version } else { row.terms_version };
-    // One that is settled and ends later now is lifted by the reconciler.
-    Ok(Some(SaleRow { version, terms_version, ends_at: after.ends_at, definition: after, ..row.clone() }))
-}
-
-/// What an order is judged by: of the version under which it was promised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Terms {
-    pub(super) price: u64,
-    pub(super) currency: String,
-    pub(super) per_user_limit: u32,
-    pub(super) pay_within_s: u32,
-}
-
-impl Terms {
-    pub(super) fn of(definition: &SaleDefinition) -> Self {
-        Self {
-            price: definition.price,
-            currency: definition.currency.clone(),
-            per_user_limit: definition.per_user_limit,
-            pay_within_s: definition.pay_within_s,
-        }
-    }
-
-    /// Minor units, for so many. Always there for what fits: a checked definition's price times its limit does.
-    pub(super) fn amount(&self, quantity: u32) -> Option<i64> {
-        let amount = self.price.checked_mul(u64::from(quantity))?;
-        i64::try_from(amount).ok()
-    }
-
-    pub(super) fn pay_by(&self, now: Timestamp) -> Timestamp {
-        Timestamp(now.0 + u64::from(self.pay_within_s) * 1_000)
-    }
-}
-
-/// The version whose terms a reservation was made under, where they are not the row's. A record that names none was made before a
-/// first edit; one that names a version that is not there, before the database was put back: the row's terms are all there is.
-pub(super) fn older_terms(row: &SaleRow, sale_version: Option<u64>) -> Option<u64> {
-    sale_version.filter(|version| *version < row.terms_version)
 }
 
 /// The row of a sale that has just been published.

@@ -49,6 +49,15 @@ impl Sight {
     }
 }
 
+/// What the ledger has of a sale whose row was put back to an older state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// The row's goes above it.
+    pub version: u64,
+    /// An operator paused the sale, and the row may not know.
+    pub paused: bool,
+}
+
 /// Why a member must not begin a life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witness {
@@ -124,18 +133,19 @@ impl Database {
     /// be repeated.
     ///
     /// The life begins with the version of each sale in `above` raised above the one given there, where it is not, and what the sale
-    /// offers as it was: the ledger, which keeps what is newer, then believes the row. All of it is one transaction.
+    /// offers as it was: the ledger, which keeps what is newer, then believes the row. Such a row that the ledger has paused is paused, since no
+    /// rebuild lifts an operator's pause; and it was opened before, whatever it says. All of it is one transaction.
     ///
     /// # Errors
     /// See [`DatabaseError`].
     pub async fn next_epoch_after(
         &self,
         current: u64,
-        above: &[(SaleId, u64)],
+        above: &[(SaleId, Ahead)],
         sight: Sight,
     ) -> Result<Begun, DatabaseError> {
         // In the order of their ids, as all who lock several sales.
-        let above: BTreeMap<SaleId, u64> = above.iter().cloned().collect();
+        let above: BTreeMap<SaleId, Ahead> = above.iter().cloned().collect();
         adapter!(self, database => database.next_epoch_after(current, above, sight).await)
     }
 }

@@ -78,7 +78,7 @@ pub enum InstanceError {
 }
 
 /// What an operator does about a database that is older than the log.
-const RESTORE_DRILL: &str = "`floodgate queue accept LOG` for each log that its start does not take, then `floodgate queue reset-offset \
+pub(super) const RESTORE_DRILL: &str = "`floodgate queue accept LOG` for each log that its start does not take, then `floodgate queue reset-offset \
                              floodgate-orders order-worker --before TIME` for every log, with a time before the backup was begun; the \
                              queue gives back what it keeps (docs/queue.md, \"After a restore of the database\")";
 

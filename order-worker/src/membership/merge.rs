@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use queue::{Message, Opening, Position, QueueError, Topic, TopicState, operator};
 use stock::ledger::{BATCH_MAX, Settlement};
 use stock::reservation::DecodeError;
-use stock::{LedgerError, LedgerIdentity, Owner, Reservation, SaleId, Stock};
+use stock::{LedgerError, LedgerIdentity, OrderId, Owner, Reservation, SaleId, Stock, Stopped};
 
+use super::instance::RESTORE_DRILL;
+use super::same_database::{Unread, finished_without_row};
 use super::tie::Misfit;
 use crate::database::{Database, DatabaseError, Instance, SaleRow};
 use crate::topics::DRAIN_GROUP;
@@ -85,6 +87,18 @@ pub enum RebuildError {
         /// As the registry has it.
         row: Opening,
     },
+    /// What the log has handed over would be forgotten and its units sold again. Nothing is sold meanwhile.
+    #[error(
+        "the orders database lacks order {order}, which the log of instance {owner} handed over before: it was put back to an older state. \
+         Nothing is sold until it has its orders: stop every gateway and worker, put the newest state back, or have what it lacks \
+         written again: {RESTORE_DRILL}"
+    )]
+    OrdersLost {
+        /// Whose log.
+        owner: Owner,
+        /// One of those that are missing.
+        order: OrderId,
+    },
     /// What is at an instance's place is not its newest log.
     #[error(
         "the log at the place of instance {0} {1}: the stock ledger waits for the newest one; put it back, or give up what it promised \
@@ -119,10 +133,31 @@ impl RebuildError {
             | Self::Alive(_)
             | Self::Drains(_)
             | Self::OtherOpening { .. }
+            | Self::OrdersLost { .. }
             | Self::NotTheLog(..)
             | Self::LeftOut(_)
             | Self::OtherAlive(_)
             | Self::UnknownInstance(_) => false,
+        }
+    }
+}
+
+impl RebuildError {
+    /// Whether the process that owns the log of `own` promises nothing more until it is started again.
+    pub(super) fn stops(&self, own: Owner) -> Option<Stopped> {
+        match self {
+            Self::OtherOpening { owner, .. } if *owner == own => Some(Stopped::OtherOpening),
+            Self::OrdersLost { owner, .. } if *owner == own => Some(Stopped::OrdersLost),
+            _ => None,
+        }
+    }
+}
+
+impl From<Unread> for RebuildError {
+    fn from(error: Unread) -> Self {
+        match error {
+            Unread::Database(error) => error.into(),
+            Unread::Queue(error) => error.into(),
         }
     }
 }
@@ -157,7 +192,8 @@ fn waiting_words(instances: &[Instance]) -> String {
 /// Nothing of an older epoch may be appended to it any more.
 ///
 /// # Errors
-/// [`LedgerError::Open`]: the ledger was opened without it. Any error leaves some of it merged, which a repeat completes.
+/// [`LedgerError::Open`]: the ledger was opened without it. [`RebuildError::OrdersLost`]: it must not be merged. Any error leaves some of it
+/// merged, which a repeat completes.
 pub(crate) async fn merge_log(
     database: &Database,
     stock: &Stock,
@@ -165,6 +201,10 @@ pub(crate) async fn merge_log(
     owner: Owner,
     epoch: u64,
 ) -> Result<usize, RebuildError> {
+    // What is behind the offset comes from the rows: were they put back to an older state, nobody would know of it.
+    if let Some(order) = finished_without_row(orders, database).await? {
+        return Err(RebuildError::OrdersLost { owner, order });
+    }
     // Read here, when the log has got its last record: every sale of a record was published before.
     let sales = database.unsettled_sales().await?;
     let mut after = match orders.committed(DRAIN_GROUP).await {

@@ -1,6 +1,7 @@
 //! What an operator sees of the instances and the ledger's life, and may do: begin a new one, with or without a log, or on what another
 //! deployment left.
 
+use queue::{Position, Topic};
 use serde::Serialize;
 use stock::ledger::BATCH_MAX;
 use stock::{LedgerError, Owner, SaleId, Stock};
@@ -8,6 +9,7 @@ use stock::{LedgerError, Owner, SaleId, Stock};
 use super::merge::RebuildError;
 use crate::database::{Database, LedgerChange};
 use crate::journal::Author;
+use crate::topics::DRAIN_GROUP;
 
 /// The ledger's life and everybody's part in it.
 #[derive(Debug, Clone, Serialize)]
@@ -107,6 +109,23 @@ pub async fn status(database: &Database, stock: Option<&Stock>) -> Result<Status
 pub async fn begin_rebuild(database: &Database, author: &Author) -> Result<u64, RebuildError> {
     let epoch = database.epoch().await?;
     Ok(database.change_ledger(epoch, LedgerChange::Rebuild, author).await?)
+}
+
+/// Has a log hand over again what it has behind `through`, to a database that was put back, and begins a new life of the ledger:
+/// one that outlived its processes remembers what those rows no longer say. Answers with its epoch.
+///
+/// A crash between the two leaves a ledger that is not the rows' any more: a repeat begins the life.
+///
+/// # Errors
+/// `GroupHeld` while a worker drains the log; `NotKept`; the log's, the database's.
+pub async fn hand_over_again(
+    database: &Database,
+    orders: &Topic,
+    through: Option<Position>,
+    author: &Author,
+) -> Result<u64, RebuildError> {
+    queue::operator::reset_to_position(orders, DRAIN_GROUP, through).await?;
+    begin_rebuild(database, author).await
 }
 
 /// What is given up with an instance's log. `None`: unknown, since the ledger has forgotten it or cannot be asked.

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use queue::Queue;
 use queue::failpoint::hit;
-use stock::ledger::Snapshot;
 use stock::{LedgerError, LedgerIdentity, Owner, SaleId};
 use tokio::time::{Instant, timeout};
 
 use super::merge::{RebuildError, merge_log, merge_rows, owes_nothing};
 use super::tie::{self, TieError};
 use super::{Member, take_part};
-use crate::database::{Begun, Instance, LIFTED_EPOCH, SaleRow, Sight, WITNESS_MAX_MS, Witness};
+use crate::database::{Ahead, Begun, Instance, LIFTED_EPOCH, SaleRow, Sight, WITNESS_MAX_MS, Witness};
 use crate::topics::ORDERS_TOPIC;
 
 /// A sale that was claimed and is missing for so long was not installed, or is lost again.
@@ -69,6 +68,11 @@ pub(super) struct View {
 }
 
 impl View {
+    /// Whether a sale was open when last looked at.
+    pub(super) fn any_is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     pub(super) fn of(epoch: u64, began: bool) -> Self {
         Self {
             epoch,
@@ -102,7 +106,7 @@ enum Place {
 }
 
 impl Member {
-    pub(super) async fn round(&mut self) -> Result<Standing, RebuildError> {
+    pub(super) async fn next_step(&mut self) -> Result<Standing, RebuildError> {
         // The epoch before everything else: nothing of an older one begins here any more.
         let life = self.database.life().await?;
         self.stock.sales_live_in(life.ledger.clone());
@@ -221,7 +225,11 @@ impl Member {
     }
 
     /// The same, with the versions of these sales above those given.
-    async fn begin_above(&mut self, epoch: u64, above: &[(SaleId, u64)]) -> Result<u64, RebuildError> {
+    pub(super) async fn begin_above(
+        &mut self,
+        epoch: u64,
+        above: &[(SaleId, Ahead)],
+    ) -> Result<u64, RebuildError> {
         let sight = Sight { member: self.row.get(), ledger: self.stock.ledger().sight()? };
         let seen = sight.ledger.as_ref().map(|sight| sight.ledger.clone());
         // A crash before the write leaves the loss to be noticed again; one after it leaves an epoch that nobody has begun to
@@ -279,35 +287,6 @@ impl Member {
         if let Some(own) = &self.own {
             own.epoch_gate.raise(epoch);
         }
-    }
-
-    // ## any epoch of a database that was put back => the next one, above what the ledger has of every sale
-    /// The ledger knows more than the database: more lives, or newer versions of a sale, which it would keep against the rows. Those rows
-    /// are the truth that is left, so their versions go above the ledger's in the step that begins the life.
-    async fn overtake(&mut self, epoch: u64) -> Result<(), RebuildError> {
-        let mut above = Vec::new();
-        for row in self.database.unsettled_sales().await? {
-            match self.stock.snapshot(&row.definition.id).await {
-                Ok(snapshot) => {
-                    self.behind = self.behind.max(snapshot.epoch);
-                    above.push((row.definition.id, snapshot.version));
-                }
-                Err(LedgerError::UnknownSale(_) | LedgerError::Amnesia | LedgerError::Foreign { .. }) => {}
-                // What it has is not known yet: the next round begins anew.
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.begin_above(epoch, &above).await.map(drop)
-    }
-
-    /// Whether the ledger has a version of the sale that the database has not, though a version is a row first.
-    async fn is_newer(&self, row: &SaleRow, snapshot: &Snapshot) -> Result<bool, RebuildError> {
-        let is_newer = |row: &SaleRow| {
-            let is_other = snapshot.total != row.total || snapshot.paused != row.paused_by.is_some();
-            snapshot.version > row.version || snapshot.version == row.version && is_other
-        };
-        // `row` was read before the ledger was asked: a change may have come between, and is a row by now.
-        Ok(is_newer(row) && self.database.sale(&row.definition.id).await?.is_some_and(|row| is_newer(&row)))
     }
 
     /// `row` was read before the ledger is asked here.
@@ -384,12 +363,7 @@ impl Member {
             Some(row) if !row.left_out && row.opening == Some(own.opening) => row.merged_epoch >= epoch,
             // Left out, or forgotten, but alive.
             _ => {
-                take_part(&self.database, &own).await.inspect_err(|error| {
-                    if matches!(error, RebuildError::OtherOpening { .. }) {
-                        // No life of the ledger is ours any more.
-                        own.epoch_gate.raise(u64::MAX);
-                    }
-                })?;
+                take_part(&self.database, &own).await?;
                 false
             }
         };
@@ -404,6 +378,10 @@ impl Member {
                 Err(RebuildError::Ledger(LedgerError::Open)) => {
                     self.begin_after(epoch).await?;
                     return Ok(false);
+                }
+                Err(error @ RebuildError::OrdersLost { .. }) => {
+                    self.close_without().await?;
+                    return Err(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -460,6 +438,10 @@ impl Member {
             Err(RebuildError::Ledger(LedgerError::Open)) => {
                 self.begin_after(epoch).await?;
                 Ok(false)
+            }
+            Err(error @ RebuildError::OrdersLost { .. }) => {
+                self.close_without().await?;
+                Err(error)
             }
             Err(error) => Err(error),
         }

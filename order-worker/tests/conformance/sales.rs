@@ -1,6 +1,8 @@
 //! Sales, epoch and instances.
 
-use order_worker::database::{Begun, By, DatabaseError, LIFTED_EPOCH, LedgerChange, Published, RejectReason};
+use order_worker::database::{
+    Ahead, Begun, By, DatabaseError, LIFTED_EPOCH, LedgerChange, Published, RejectReason,
+};
 use queue::Opening;
 use stock::{DeploymentId, Owner, SaleEdit, SaleId, Timestamp};
 
@@ -178,10 +180,10 @@ pub(crate) async fn an_edit_is_a_version_with_terms_of_its_own(fixture: Fixture)
     let published = fixture.publish("s", 3, 2).await;
     let id = &published.id;
     let edit = async |edit: SaleEdit| database.edit_sale(id, &edit, &author()).await;
-    let row = edit(SaleEdit { title: Some("红包".into()), ..SaleEdit::default() }).await.unwrap();
-    assert_eq!((row.version, row.terms_version, &*row.definition.title), (2, 1, "红包"));
+    let row = edit(SaleEdit { title: Some("月饼".into()), ..SaleEdit::default() }).await.unwrap();
+    assert_eq!((row.version, row.terms_version, &*row.definition.title), (2, 1, "月饼"));
     assert_eq!(
-        edit(SaleEdit { title: Some("红包".into()), ..SaleEdit::default() }).await.unwrap(),
+        edit(SaleEdit { title: Some("月饼".into()), ..SaleEdit::default() }).await.unwrap(),
         row,
         "no change"
     );
@@ -192,7 +194,7 @@ pub(crate) async fn an_edit_is_a_version_with_terms_of_its_own(fixture: Fixture)
     let first = database.sale_version(id, 1).await.unwrap().unwrap();
     assert_eq!(first.definition, published);
     let third = database.sale_version(id, 3).await.unwrap().unwrap();
-    assert_eq!((third.definition.price, &*third.definition.title), (7, "红包"));
+    assert_eq!((third.definition.price, &*third.definition.title), (7, "月饼"));
 
     // A configuration that says the same publishes it no second time; the first one differs now.
     assert_eq!(database.publish(&row.definition, &author()).await.unwrap(), Published::Unchanged);
@@ -425,7 +427,13 @@ pub(crate) async fn a_life_begins_above_the_versions_of_the_ledger(fixture: Fixt
     for id in ["a", "b"] {
         database.restock(&ahead, id, 1, &author()).await.unwrap();
     }
-    let above = [(level.clone(), 1), (behind.clone(), 6), (ahead.clone(), 2), (sale_id("nowhere"), 3)];
+    let above = [
+        (level.clone(), 1, false),
+        (behind.clone(), 6, true),
+        (ahead.clone(), 2, true),
+        (sale_id("nowhere"), 3, false),
+    ];
+    let above = above.map(|(sale, version, paused)| (sale, Ahead { version, paused }));
     let versions = async || {
         let rows = database.sales().await.unwrap();
         rows.iter().map(|row| (row.definition.id.clone(), row.version, row.total)).collect::<Vec<_>>()
@@ -444,6 +452,14 @@ pub(crate) async fn a_life_begins_above_the_versions_of_the_ledger(fixture: Fixt
     assert_eq!(versions().await, after);
     let kept = database.sale_version(&behind, 7).await.unwrap().unwrap();
     assert_eq!((kept.definition.total, kept.by_whom.as_str()), (10, "floodgate"));
+    let pauses: Vec<_> = database.sales().await.unwrap().into_iter().map(|row| row.paused_by).collect();
+    assert_eq!(
+        pauses,
+        [None, Some("stock ledger".to_owned()), None],
+        "a pause stays where the row is the older one"
+    );
+    assert_eq!(kept.paused_by.as_deref(), Some("stock ledger"));
+    assert!(database.sale(&behind).await.unwrap().unwrap().was_opened(), "it was in a ledger");
     assert!(kept.reason.is_some_and(|reason| reason.contains("ahead of the database")));
     assert_eq!(database.sale_version(&ahead, 4).await.unwrap(), None);
     let restocked = database.restock(&behind, "c", 5, &author()).await.unwrap();

@@ -43,8 +43,18 @@ impl Process {
 
     /// With room for so many records that the drain has not settled.
     pub(crate) async fn start_closed_with_room(world: World, directory: &Path, backlog_max: u64) -> Self {
+        Self::open(world, directory, (backlog_max, Duration::ZERO)).await
+    }
+
+    /// Keeping what is drained, as production does: what tells of a database that was put back is still there after a restart.
+    pub(crate) async fn start_closed_keeping(world: World, directory: &Path) -> Self {
+        Self::open(world, directory, (10_000_000, Duration::from_secs(86_400))).await
+    }
+
+    async fn open(world: World, directory: &Path, (backlog_max, keep_drained): (u64, Duration)) -> Self {
         let mut options = DiskOptions::new(directory.join("queue"), world.now());
         options.backlog_max = backlog_max;
+        options.keep_drained = keep_drained;
         options.segment_bytes = 256 << 10;
         options.tied = true;
         let queue = Queue::open_disk(options, &mut Registry::default()).unwrap();

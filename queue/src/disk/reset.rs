@@ -1,5 +1,5 @@
-//! Putting a group back to what is kept, or forward: what counts as finished, for the group itself and for retention. Keeps nothing
-//! from going.
+//! Putting a group back to what is kept, or forward: what counts as finished, for the group itself and for retention. One that goes
+//! forward leaves word of what it skips. Keeps nothing from going.
 
 use super::group::DiskGroup;
 use super::progress::Change;
@@ -19,9 +19,16 @@ impl DiskGroup {
             // It may have gone since the caller looked: less than what was asked for would be a loss without a word.
             return Err(QueueError::NotKept { oldest_ms: self.topic.files.oldest_ms() });
         }
+        let (was, low) = (self.progress.low(), low.max(oldest));
+        let limits = self.topic.limit_files(&self.name);
+        if low > was {
+            // Before the offset moves. A crash in between leaves word of records that the group still gets: who asks for what it skipped
+            // asks for nothing less than that.
+            limits.add_skipped((was, low))?;
+        }
         // Of what is told to retention below, nothing of before counts.
         let dropped = std::mem::take(&mut self.dropped);
-        if let Err(error) = self.keep(vec![Change::Reset { low: low.max(oldest) }]) {
+        if let Err(error) = self.keep(vec![Change::Reset { low }]) {
             self.dropped = dropped;
             return Err(error);
         }
@@ -34,6 +41,8 @@ impl DiskGroup {
         }
         self.topic.note_group(&self.name, &self.progress);
         // A crash before this, or an error, leaves a cut that lies ahead again: the next holder is told of it.
-        self.topic.limit_files(&self.name).forget_cut()
+        self.topic.limit_files(&self.name).forget_cut()?;
+        // The same leaves word of records as skipped that it gets again.
+        self.topic.limit_files(&self.name).forget_skipped_above(low)
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::files::io;
 use super::format::{self, SOURCE_BYTES};
 use super::group::DiskGroup;
+use super::limits::Range;
 use super::reader::Reader;
 use super::shared::{OwnTopic, TopicShared, charge};
 use crate::failpoint;
@@ -176,6 +177,11 @@ impl DiskTopic {
     ) -> Result<Vec<DeadLetter>, QueueError> {
         self.committed(group)?;
         super::dead_letters::letters(&self.shared, group, after, max)
+    }
+
+    pub(crate) fn skipped(&self, group: &str) -> Result<Vec<Range>, QueueError> {
+        self.committed(group)?;
+        self.shared.limit_files(group).skipped()
     }
 
     pub(crate) fn position_before(&self, unix_ms: u64) -> Result<Option<Position>, QueueError> {

@@ -1,6 +1,7 @@
 //! `queue accept`: a log that fits no registry is taken for this orders database, on an operator's word.
 
 use clap::Args;
+use order_worker::membership::operator::begin_rebuild;
 use order_worker::membership::tie::{self, Misfit, TieError};
 use queue::{Queue, QueueError};
 use stock::Owner;
@@ -46,6 +47,10 @@ impl Accept {
             Err(error @ TieError::Misfit(_)) => return Err(Failure::Failed(error.to_string())),
             Ok(misfit) => misfit,
         };
+        if misfit.is_some() && engines::ledger_outlives(config) {
+            // It may remember what that database, or that log, does not. A crash before it leaves the life to `queue reset-offset`.
+            begin_rebuild(&database, &config.journal_key()?.operator("command line")).await?;
+        }
         let shown = &config.orders.database_url;
         let words = match misfit {
             None => format!("Log {log} fits {shown} as it is: nothing is changed."),

@@ -1,17 +1,24 @@
 //! `queue reset-offset`: a consumer group goes on from another place.
 
 use clap::Args;
-use order_worker::{DRAIN_GROUP, ORDERS_TOPIC};
+use order_worker::membership::operator::hand_over_again;
+use order_worker::{Author, DRAIN_GROUP, Database, ORDERS_TOPIC};
 use queue::{Position, Queue, QueueError, Topic, operator};
 use stock::Timestamp;
 
 use super::super::Failure;
-use crate::stdout;
+use crate::config::Config;
+use crate::{engines, stdout};
 
 /// What skipping leaves behind, where it is promised orders that are skipped.
 const SKIPPED_ORDERS: &str = "The skipped records are promised orders, which nobody writes now. Their buyers hear `queued`, and their units stay \
      reserved, until the stock ledger is rebuilt: before gateways start again, or they may append some of these orders anew. Begin it \
      with `floodgate ledger rebuild` (an embedded ledger is rebuilt at each start); `floodgate audit` names what is left of them.";
+
+/// What the log does not give back.
+const PAYMENTS: &str = "Payments, cancellations and refunds since the backup are not in the log. Before you start again set payment.check_url, \
+     which is asked before an unpaid order is closed; without one, set payment.grace_s high, start, have the provider send its notifications \
+     again (or send them from its statement), and set it back: an order that was paid would be closed as unpaid.";
 
 /// Which group goes on where.
 #[derive(Debug, Args)]
@@ -55,17 +62,22 @@ struct Place {
 }
 
 impl ResetOffset {
-    pub(super) async fn run(self, queue: &Queue) -> Result<(), Failure> {
+    pub(super) async fn run(self, config: &Config, queue: &Queue) -> Result<(), Failure> {
         let topic = super::topic(queue, &self.topic).await?;
+        let is_of_promises = self.topic == ORDERS_TOPIC && self.group == DRAIN_GROUP;
         let before = topic.committed(&self.group).await?;
-        let through = self.to.through(&topic).await?;
+        let mut through = self.to.through(&topic).await?;
         if self.to.before.is_some() && through >= before {
-            return Ok(stdout::line(format_args!(
+            stdout::line(format_args!(
                 "group {} of {} is at {} already, which was written before that time: it stays there",
                 self.group,
                 self.topic,
                 super::position(before)
-            ))?);
+            ))?;
+            if !is_of_promises {
+                return Ok(());
+            }
+            through = before;
         }
         if through > topic.end() {
             return Err(Failure::Usage(format!(
@@ -86,7 +98,18 @@ impl ResetOffset {
                 self.group
             )));
         }
-        operator::reset_to_position(&topic, &self.group, through).await?;
+        let is_again = is_of_promises && through <= before;
+        match is_again.then(|| engines::ledger_outlives(config)) {
+            Some(true) => {
+                // Before the offset moves: without them the ledger would be left as it is.
+                let (database, author) = rebuilder(config).await?;
+                let epoch = hand_over_again(&database, &topic, through, &author).await?;
+                stdout::line(format_args!(
+                    "the stock ledger is rebuilt from epoch {epoch} on: what it remembers may not be what the rows say"
+                ))?;
+            }
+            Some(false) | None => operator::reset_to_position(&topic, &self.group, through).await?,
+        }
         stdout::line(format_args!(
             "group {} of {} goes on behind {}, before it was {}",
             self.group,
@@ -94,11 +117,20 @@ impl ResetOffset {
             super::position(through),
             super::position(before)
         ))?;
-        if skipped > 0 && self.topic == ORDERS_TOPIC && self.group == DRAIN_GROUP {
+        if skipped > 0 && is_of_promises {
             stdout::line(SKIPPED_ORDERS)?;
+        }
+        if is_again {
+            stdout::line(PAYMENTS)?;
         }
         Ok(())
     }
+}
+
+/// What begins a new life of a shared ledger.
+async fn rebuilder(config: &Config) -> Result<(Database, Author), Failure> {
+    let author = config.journal_key()?.operator("command line");
+    Ok((engines::open_database_to_read(config).await?, author))
 }
 
 impl Place {

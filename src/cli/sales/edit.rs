@@ -158,7 +158,9 @@ async fn through_the_listener(
 fn definition(answer: &Value) -> Result<SaleDefinition, Failure> {
     let mut shown = answer.clone();
     if let Value::Object(fields) = &mut shown {
-        for beside in ["total_now", "sold", "paused_by", "version", "terms_version", "standing"] {
+        for beside in
+            ["total_now", "sold", "paused_by", "withdrawn_at", "version", "terms_version", "standing"]
+        {
             fields.remove(beside);
         }
     }

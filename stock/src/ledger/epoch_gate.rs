@@ -9,13 +9,22 @@
 //! Never on the way of a refused request: a batch enters, not a buyer.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::Owner;
+
+/// Why an instance promises nothing any more until its process is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// The registry has another opening of its log than this process made.
+    OtherOpening,
+    /// The orders database lacks orders that its log has handed over.
+    OrdersLost,
+}
 
 /// See the module. One a process, shared by purchase path and membership.
 #[derive(Debug)]
@@ -26,6 +35,7 @@ pub struct EpochGate {
     barrier: Mutex<Barrier>,
     /// Whether the last renewal of the lease succeeded. A lone fact that guards nothing: relaxed serves.
     leased: AtomicBool,
+    stopped: OnceLock<Stopped>,
     left: Notify,
 }
 
@@ -52,6 +62,7 @@ impl EpochGate {
             orphans: watch::Sender::new(Arc::default()),
             barrier: Mutex::default(),
             leased: AtomicBool::new(true),
+            stopped: OnceLock::new(),
             left: Notify::new(),
         }
     }
@@ -83,6 +94,19 @@ impl EpochGate {
     pub fn raise(&self, epoch: u64) {
         let mut barrier = self.barrier.lock();
         barrier.floor = barrier.floor.max(epoch);
+    }
+
+    /// No life of the ledger is this instance's any more: nothing of any begins here. The first reason stays.
+    pub fn stop(&self, why: Stopped) {
+        // The reason first, so that who is refused finds one.
+        self.stopped.get_or_init(|| why);
+        self.raise(u64::MAX);
+    }
+
+    /// Why it promises nothing any more; `None`: it may.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.stopped.get().copied()
     }
 
     /// Waits until nothing of an epoch before `epoch` is under way. For ever, if an append's end will never be known in this
@@ -206,6 +230,20 @@ mod tests {
         assert!(is_settled(&epoch_gate, 3));
         epoch_gate.raise(1);
         assert!(epoch_gate.enter(1).is_none(), "the floor never falls");
+    }
+
+    #[test]
+    fn nothing_begins_behind_a_stop_whatever_is_offered_later() {
+        let epoch_gate = Arc::new(EpochGate::new());
+        epoch_gate.offer(1);
+        drop(epoch_gate.enter(1).unwrap());
+        assert_eq!(epoch_gate.stopped(), None);
+        epoch_gate.stop(Stopped::OrdersLost);
+        epoch_gate.stop(Stopped::OtherOpening);
+        epoch_gate.raise(2);
+        epoch_gate.offer(2);
+        assert!(epoch_gate.enter(2).is_none());
+        assert_eq!(epoch_gate.stopped(), Some(Stopped::OrdersLost), "the first reason stays");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod audit;
 mod deploy;
+mod leases;
 mod link;
 mod scripts;
 mod server;
@@ -334,42 +335,11 @@ impl RedisLedger {
         Ok(if answer.number::<u8>()? == 1 { Some(answer.number()?) } else { None })
     }
 
-    pub(super) async fn renew_lease(&self, owner: Owner, ttl_ms: u64) -> Result<u64, LedgerError> {
-        let key = wire::leases_key(&self.inner.key_prefix);
-        let answer = self.call(&scripts::RENEW_LEASE, [&*key].into_iter(), |call| {
-            call.arg(owner.to_string()).arg(ttl_ms);
-        });
-        answer.await?.number()
-    }
-
-    pub(super) async fn end_lease(&self, owner: Owner) -> Result<(), LedgerError> {
-        let key = wire::leases_key(&self.inner.key_prefix);
-        let answer = self.call(&scripts::END_LEASE, [&*key].into_iter(), |call| {
-            call.arg(owner.to_string());
-        });
-        answer.await.map(drop)
-    }
-
-    pub(super) async fn leases(&self) -> Result<(u64, Vec<(Owner, u64)>), LedgerError> {
-        let key = wire::leases_key(&self.inner.key_prefix);
-        let mut answer = self.call(&scripts::LEASES, [&*key].into_iter(), |_| {}).await?;
-        let now_ms = answer.number()?;
-        let mut leases = Vec::new();
-        while !answer.is_done() {
-            let owner = answer.word()?;
-            let owner =
-                u64::from_str_radix(&owner, 16).map_err(|_| wire::strange(&Value::SimpleString(owner)))?;
-            leases.push((Owner(owner), answer.number()?));
-        }
-        leases.sort_unstable();
-        Ok((now_ms, leases))
-    }
-
+    /// Runs a step of one sale.
     fn keys(&self, sale: &SaleId) -> SaleKeys {
         SaleKeys::new(&self.inner.key_prefix, sale)
     }
 
-    /// Runs a step of one sale.
     async fn sale_call(
         &self,
         script: &Script,

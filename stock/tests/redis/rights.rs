@@ -29,7 +29,7 @@ fn allow(server: &Redis, rules: &[&str]) {
 #[tokio::test]
 async fn the_documented_login_may_do_everything_and_nothing_beside() {
     let (server, url) = server_for(&documented());
-    assert_eq!(deploy_scripts(&config(&url)).await.unwrap().scripts.len(), 19);
+    assert_eq!(deploy_scripts(&config(&url)).await.unwrap().scripts.len(), 20);
     let ledger = connect(&url).await;
     let sale = Sale::open(&ledger, 10).await;
     assert_eq!(sale.take([1]).await, 1);

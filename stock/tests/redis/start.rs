@@ -44,7 +44,7 @@ async fn deploying_loads_every_script_and_changes_nothing() {
     let server = redis(AppendFsync::Off);
     let keys_before = server.command(&["DBSIZE"]).unwrap();
     let deployed = deploy_scripts(&config(&server.url())).await.unwrap();
-    assert_eq!(deployed.scripts.len(), 19);
+    assert_eq!(deployed.scripts.len(), 20);
     for script in &deployed.scripts {
         assert_eq!(server.command(&["SCRIPT", "EXISTS", &script.sha]).unwrap().trim(), "1", "{script:?}");
     }

@@ -58,7 +58,7 @@ impl MysqlDatabase {
 
     pub(in crate::database) async fn open_refunds(&self) -> Result<OpenRefunds, DatabaseError> {
         self.read(async |session| {
-            let now = now(&mut session.ask(NOW).await?)?;
+            let now = now(&mut session.transact(NOW).await?)?;
             let since = Timestamp(now.0.saturating_sub(OVERDUE_MS));
             let count = format!(
                 "SELECT (SELECT COUNT(*) FROM floodgate_refunds WHERE next_try_at <= '{now}'),

@@ -11,11 +11,11 @@ use super::session::{NOW, Session, now};
 use super::sql::{Text, TextOrNull, get, parsed, parsed_option};
 use super::{MysqlDatabase, journal};
 use crate::database::sales::{
-    LIFT, RAISED_BY, RAISED_FOR, changed, difference, edited, offered, published, read_offered,
-    restocked_total,
+    LIFT, RAISED_BY, RAISED_FOR, STILL_PAUSED_BY, changed, difference, edited, offered, published,
+    read_offered, restocked_total,
 };
 pub(super) use crate::database::sales::{Terms, broken};
-use crate::database::{DatabaseError, Published, SaleRow, SaleVersionRow};
+use crate::database::{Ahead, DatabaseError, Published, SaleRow, SaleVersionRow};
 use crate::journal::{Action, Author};
 
 const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, \
@@ -366,16 +366,24 @@ async fn bump(
 /// See [`Database::next_epoch_after`](crate::Database::next_epoch_after). No operator changed anything: the journal has no row of it.
 pub(super) async fn raise_versions(
     session: &mut Session,
-    above: &BTreeMap<SaleId, u64>,
+    above: &BTreeMap<SaleId, Ahead>,
 ) -> Result<(), Fault> {
     for (sale, above) in above {
         let mut answers = session.transact(&(lock(sale) + NOW)).await?;
-        let Some(row) = answers.row().map(sale_row).transpose()?.filter(|row| row.version <= *above) else {
+        let Some(row) = answers.row().map(sale_row).transpose()? else { continue };
+        if row.version > above.version {
             continue;
-        };
+        }
         let now = now(&mut answers)?;
-        let row = SaleRow { version: above + 1, ..row };
-        let raise = update(sale, &now.to_string(), &format!("version = {}", row.version));
+        let still_paused = above.paused.then(|| STILL_PAUSED_BY.to_owned());
+        let paused_by = row.paused_by.clone().or(still_paused);
+        let row = SaleRow { version: above.version + 1, paused_by, ..row };
+        let paused_by = TextOrNull(row.paused_by.as_deref());
+        let change = format!(
+            "version = {}, opened_epoch = COALESCE(opened_epoch, 0), paused_by = {paused_by}",
+            row.version
+        );
+        let raise = update(sale, &now.to_string(), &change);
         let version = version_by(&row, (RAISED_BY, Some(RAISED_FOR)), now)?;
         session.transact(&(raise + &version)).await?;
     }

@@ -44,7 +44,7 @@ impl MysqlDatabase {
 
     pub(in crate::database) async fn is_drained(&self, log: Owner) -> Result<bool, DatabaseError> {
         self.read(async move |session| {
-            let now = now(&mut session.ask(NOW).await?)?;
+            let now = now(&mut session.transact(NOW).await?)?;
             let look = format!(
                 "SELECT EXISTS (SELECT 1 FROM floodgate_workers
                                 WHERE work = 'drain' AND log_id = '{log}' AND expires_at > '{now}');"

@@ -11,7 +11,7 @@ use super::sales::raise_versions;
 use super::session::{NOW, Session, now};
 use super::sql::{Answers, Text, get, parsed};
 use crate::database::witness::{Word, fresh, refusal};
-use crate::database::{Begun, DatabaseError, Life, Sight};
+use crate::database::{Ahead, Begun, DatabaseError, Life, Sight};
 
 /// Its row is made by the first life on a ledger that outlives its process.
 const LEDGER: &str = "SELECT value FROM floodgate_meta WHERE name = 'ledger'";
@@ -41,7 +41,7 @@ impl MysqlDatabase {
     pub(in crate::database) async fn next_epoch_after(
         &self,
         current: u64,
-        above: BTreeMap<SaleId, u64>,
+        above: BTreeMap<SaleId, Ahead>,
         sight: Sight,
     ) -> Result<Begun, DatabaseError> {
         self.write(async move |session| {

@@ -9,10 +9,10 @@ use stock::{SaleDefinition, SaleEdit, SaleId, Timestamp};
 
 use super::{DatabaseError, SqliteDatabase, journal, parsed, parsed_option, signed, unsigned};
 use crate::database::sales::{
-    LIFT, RAISED_BY, RAISED_FOR, broken, changed, difference, edited, offered, published, read_offered,
-    restocked_total,
+    LIFT, RAISED_BY, RAISED_FOR, STILL_PAUSED_BY, broken, changed, difference, edited, offered, published,
+    read_offered, restocked_total,
 };
-use crate::database::{Published, SaleRow, SaleVersionRow};
+use crate::database::{Ahead, Published, SaleRow, SaleVersionRow};
 use crate::journal::{Action, Author};
 
 const COLUMNS: &str = "sale_id, total, sold, version, definition, starts_at, ends_at, paused_by, opened_epoch, settled, installed_epoch, \
@@ -379,11 +379,14 @@ fn record(
 pub(super) fn raise_versions(
     transaction: &Transaction<'_>,
     now: Timestamp,
-    above: &BTreeMap<SaleId, u64>,
+    above: &BTreeMap<SaleId, Ahead>,
 ) -> Result<(), DatabaseError> {
     for (sale, above) in above {
-        if find(transaction, sale)?.is_some_and(|row| row.version <= *above) {
-            let row = update(transaction, sale, now, "version = ?3", &signed(above + 1))?;
+        if find(transaction, sale)?.is_some_and(|row| row.version <= above.version) {
+            let pause = format!(", paused_by = COALESCE(paused_by, '{STILL_PAUSED_BY}')");
+            let pause = if above.paused { pause.as_str() } else { "" };
+            let change = format!("version = ?3, opened_epoch = COALESCE(opened_epoch, 0){pause}");
+            let row = update(transaction, sale, now, &change, &signed(above.version + 1))?;
             record_version(transaction, now, (RAISED_BY, Some(RAISED_FOR)), &row)?;
         }
     }

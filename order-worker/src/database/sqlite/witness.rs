@@ -9,7 +9,7 @@ use super::registry::{begin, epoch};
 use super::sales::raise_versions;
 use super::{DatabaseError, SqliteDatabase, parsed};
 use crate::database::witness::{Word, fresh, refusal};
-use crate::database::{Begun, Life, Sight};
+use crate::database::{Ahead, Begun, Life, Sight};
 
 impl SqliteDatabase {
     pub(in crate::database) async fn life(&self) -> Result<Life, DatabaseError> {
@@ -27,7 +27,7 @@ impl SqliteDatabase {
     pub(in crate::database) async fn next_epoch_after(
         &self,
         current: u64,
-        above: BTreeMap<SaleId, u64>,
+        above: BTreeMap<SaleId, Ahead>,
         sight: Sight,
     ) -> Result<Begun, DatabaseError> {
         self.write(move |transaction, now| {

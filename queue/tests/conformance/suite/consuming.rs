@@ -425,6 +425,28 @@ pub(crate) async fn reset_goes_back_and_forth(fixture: Fixture) {
     operator::reset_to_position(&topic, "workers", Some(positions[4])).await.unwrap();
     let mut group = topic.group("workers", StartAt::Oldest).await.unwrap();
     assert!(pull(&mut group, 10).await.is_empty());
+    let skipped = operator::skipped(&topic, "workers").await.unwrap();
+    assert_eq!(
+        skipped,
+        [operator::Skipped { after: None, through: positions[4] }],
+        "all were on their way again"
+    );
+    assert!(positions.iter().all(|position| skipped[0].contains(*position)));
+    group.reset(Some(positions[1])).await.unwrap();
+    group.reset(Some(positions[2])).await.unwrap();
+    group.ack(positions[3]).await.unwrap();
+    group.reset(Some(positions[4])).await.unwrap();
+    let skipped = operator::skipped(&topic, "workers").await.unwrap();
+    let between = operator::Skipped { after: Some(positions[3]), through: positions[4] };
+    assert_eq!(
+        skipped,
+        [operator::Skipped { after: None, through: positions[2] }, between],
+        "what touches is one, and what was acknowledged in between was not skipped"
+    );
+    group.reset(Some(positions[2])).await.unwrap();
+    let skipped = operator::skipped(&topic, "workers").await.unwrap();
+    assert_eq!(skipped, [operator::Skipped { after: None, through: positions[2] }], "it gets the rest again");
+    group.reset(Some(positions[4])).await.unwrap();
     let beyond = (positions[4].to_string().parse::<u64>().unwrap() + 1).to_string().parse().unwrap();
     assert!(matches!(group.reset(Some(beyond)).await, Err(QueueError::OutOfRange(_))));
     assert!(matches!(group.commit(beyond).await, Err(QueueError::OutOfRange(_))));
